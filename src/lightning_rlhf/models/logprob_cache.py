@@ -1,0 +1,80 @@
+"""Reference log-probs, computed once per text and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class LogprobCache:
+    """One SQLite file of token log-probs, keyed by the text's tokens and the reference's weights.
+
+    A key says everything the value depends on, so a changed file, template, order or model never meets
+    a stale row. Several processes may share the file, and a killed run loses nothing it had computed.
+
+    Args:
+        path: the file; made if absent.
+        fingerprint: of whoever computes the log-probs, see ``weights_fingerprint``.
+    """
+
+    def __init__(self, path: str | Path, fingerprint: bytes):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.fingerprint = fingerprint
+        self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self.file.execute("PRAGMA journal_mode=WAL")
+        self.file.execute(
+            "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+        )
+
+    def _keys(self, digests: Tensor) -> list[bytes]:
+        return [self.fingerprint + row.tobytes() for row in digests.cpu().numpy()]
+
+    def get(self, digests: Tensor) -> Tensor | None:
+        """Log-probs of all completions one after the other, or None if one is missing.
+
+        Args:
+            digests: (C, 2) int64.
+
+        Returns:
+            (N,) fp32 on the CPU.
+        """
+        found = []
+        for key in self._keys(digests):
+            row = self.file.execute("SELECT value FROM logprobs WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                return None
+            found.append(np.frombuffer(row[0], dtype=np.float32))
+        return torch.from_numpy(np.concatenate(found))
+
+    def put(self, digests: Tensor, logprobs: Tensor, lengths: Tensor) -> None:
+        """Keep the log-probs of some completions.
+
+        Args:
+            digests: (C, 2) int64.
+            logprobs: (N,) of their tokens, one completion after the other.
+            lengths: (C,) tokens of each.
+        """
+        values = logprobs.detach().float().cpu().split(lengths.tolist())
+        rows = [(k, v.numpy().tobytes()) for k, v in zip(self._keys(digests), values, strict=True)]
+        self.file.execute("BEGIN IMMEDIATE")
+        self.file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
+        self.file.execute("COMMIT")
+
+
+def weights_fingerprint(parameters: dict[str, nn.Parameter], samples: int = 64) -> bytes:
+    """16 bytes that tell one set of weights from another: names, shapes and evenly spaced values.
+
+    Training moves every weight of a tensor, so a sample sees it without reading gigabytes.
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(parameters.items()):
+        flat = parameter.detach().flatten()
+        seen = flat[:: max(1, flat.numel() // samples)]
+        hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        hasher.update(seen.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return hasher.digest()

@@ -1,0 +1,1 @@
+"""Floor 3. One LightningModule per method; siblings import only ``base``."""

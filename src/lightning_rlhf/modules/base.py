@@ -1,0 +1,228 @@
+"""What every method shares: the backbone's life in a Trainer, optimizer, checkpoints, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_rlhf.batches import PromptBatch
+from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.models.backbone import POLICY, Backbone
+from lightning_rlhf.models.generation import generate
+from lightning_rlhf.modules import checkpoint, guards, hparams
+
+
+class Table(NamedTuple):
+    """Rows to look at."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+def fused_adamw(params: Iterable[Any], lr: float) -> Optimizer:
+    """Torch's fused AdamW without weight decay, which Lightning may clip under bf16-mixed.
+
+    Fused optimizers say they unscale gradients themselves; Lightning then refuses to clip at all, with
+    or without a gradient scaler.
+    """
+    optimizer = AdamW(params, lr=lr, weight_decay=0.0, fused=True)
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
+
+
+def warmup_cosine(optimizer: Optimizer, steps: float, warmup: float) -> LambdaLR:
+    """Linear warm-up over a share of the run, then a cosine to 0; constant where a run has no end."""
+    rise = max(1.0, warmup * steps) if steps != float("inf") else 100.0
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise if rise > 1 else 1.0
+        if steps == float("inf"):
+            return 1.0
+        progress = min(1.0, (step - rise) / max(1.0, steps - rise))
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+
+    return LambdaLR(optimizer, factor)
+
+
+class AlignmentModule(LightningModule):
+    """A method of preference optimization on a backbone.
+
+    A subclass says which roles it trains, creates the others in ``add_roles``, and turns a batch into
+    a ``Loss`` in ``objective``. Optimization is automatic, so every Trainer flag works.
+
+    Inside somebody's own LightningModule, call this one's ``configure_model``, ``training_step``,
+    ``configure_optimizers``, ``on_save_checkpoint`` and ``on_load_checkpoint`` from theirs.
+
+    Args:
+        backbone: the base and its roles; a description until ``configure_model``.
+        lr: peak learning rate.
+        warmup: share of the run over which the learning rate rises.
+        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW without weight decay.
+        lr_scheduler: optimizer to a scheduler, stepped after every update; None for a cosine to 0.
+    """
+
+    trained: ClassVar[tuple[str, ...]] = (POLICY,)  # roles that receive gradients
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        lr: float,
+        warmup: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.lr = lr
+        self.warmup = warmup
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.strict_loading = (
+            False  # a checkpoint carries no frozen weight; ours is checked by name
+        )
+        self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
+
+    # ---- to be given by a method ----
+
+    def add_roles(self) -> None:
+        """Create the roles this method needs."""
+        for name in self.trained:
+            self.backbone.add_role(name)
+
+    def objective(self, batch: Any) -> Loss:
+        """A batch's loss and metrics."""
+        raise NotImplementedError
+
+    def batch_size(self, batch: Any) -> int:
+        """What a batch weighs in an epoch's mean."""
+        raise NotImplementedError
+
+    # ---- life in a Trainer ----
+
+    def setup(self, stage: str) -> None:
+        guards.check_trainer(self.trainer, self.backbone.quantization)
+        if not self.hparams:
+            self.save_hyperparameters(hparams.describe(self))
+
+    def configure_model(self) -> None:
+        """Load the base and create the roles; nothing the second time."""
+        trainer = self._trainer
+        device = trainer.strategy.root_device if trainer is not None else self.device
+        self.backbone.load(device)
+        self.add_roles()
+        self.backbone.train_roles(*self.trained)
+        self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"name": r, "params": self.backbone.role_parameters(r)} for r in self.trained]
+        make: Callable[..., Optimizer] = self.optimizer or fused_adamw
+        optimizer = make(groups, lr=self.lr)
+        scheduler = (
+            self.lr_scheduler(optimizer)
+            if self.lr_scheduler is not None
+            else warmup_cosine(optimizer, self.trainer.estimated_stepping_batches, self.warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step("train", batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step("test", batch)
+
+    def _step(self, stage: str, batch: Any) -> Tensor:
+        loss = self.objective(batch)
+        training = stage == "train"
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in loss.metrics.items()},
+            batch_size=self.batch_size(batch),
+            sync_dist=not training,
+        )
+        self.log(
+            f"{stage}/loss",
+            loss.value.detach(),
+            prog_bar=True,
+            batch_size=self.batch_size(batch),
+            sync_dist=not training,
+        )
+        return loss.value
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log through whichever module the Trainer runs: this one, or the one that holds it."""
+        root = self._trainer.lightning_module if self._trainer is not None else self
+        if root is self:
+            super().log(*args, **kwargs)
+        else:
+            root.log(*args, **kwargs)
+
+    # ---- checkpoints: adapters and heads, not one frozen weight ----
+
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
+        checkpoint_["rng"] = checkpoint.rng_state()
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
+        self.backbone.train_roles(*self.trained)
+        self._rng = checkpoint_.get("rng")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Put the generators back where the checkpoint had them: making loaders has drawn from them."""
+        if self._rng is not None:
+            checkpoint.set_rng_state(self._rng)
+            self._rng = None
+
+    def _prefix(self) -> str:
+        """What the running module's state dict puts before the backbone's names."""
+        root = self._trainer.lightning_module if self._trainer is not None else self
+        return next(f"{name}." for name, m in root.named_modules() if m is self.backbone)
+
+    # ---- looking at what was learnt ----
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """Complete prompts as the policy: rows of prompt and completion."""
+        if not isinstance(batch, PromptBatch):
+            raise ValueError(
+                f"{type(self).__name__} predicts completions of PromptData, not {type(batch).__name__}"
+            )
+        prompts = [ids.tolist() for ids in batch.prompt_ids]
+        answers = generate(self.backbone, POLICY, prompts)
+        return [
+            {"prompt": self.decode(p), "completion": self.decode(a.ids), "finished": a.finished}
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+
+    def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
+        """Greedy answers to n held-out prompts, as every role that can talk."""
+        prompts = data.sample_prompts(n)
+        roles = [name for name in self.backbone.roles if name not in self.backbone.heads]
+        answers = [
+            generate(self.backbone, role, prompts, max_new_tokens, temperature=0.0)
+            for role in roles
+        ]
+        rows = [
+            [self.decode(prompt), *(self.decode(a.ids) for a in said)]
+            for prompt, *said in zip(prompts, *answers, strict=True)
+        ]
+        return Table(["prompt", *roles], rows)
+
+    def decode(self, ids: list[int]) -> str:
+        """Token ids as text, special tokens left out."""
+        text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text

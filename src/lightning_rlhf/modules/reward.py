@@ -1,0 +1,137 @@
+"""Reward modelling."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics.classification import BinaryCalibrationError
+
+from lightning_rlhf.batches import PreferenceBatch, RankingBatch
+from lightning_rlhf.data.collate import token_batch
+from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.reward import (
+    ordered_pairs,
+    plackett_luce_loss,
+    ranking_loss,
+    rating_loss,
+    reward_loss,
+)
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.modules.base import AlignmentModule, Table
+
+REWARD = "reward"
+
+
+class RewardModule(AlignmentModule):
+    """A scalar reward from preferences: an adapter and an fp32 head, read at the last real token.
+
+    Pairs train Bradley-Terry (margins and soft labels where the rows have them); rankings of K train
+    the loss named by ``ranking``.
+
+    Args:
+        backbone: the base and its roles.
+        centering: weight of the pull of a pair's rewards to a sum of 0; 0.01 keeps the scale at home.
+        ranking: for rows of K: "pairs" (every ordered pair, InstructGPT), "plackett_luce", or "rating"
+            (regress to the rows' ratings).
+        lr: peak learning rate.
+        warmup: share of the run over which the learning rate rises.
+        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
+        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+    """
+
+    trained = (REWARD,)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        centering: float = 0.0,
+        ranking: Literal["pairs", "plackett_luce", "rating"] = "pairs",
+        lr: float = 1e-4,
+        warmup: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        self.centering = centering
+        self.ranking = ranking
+        self.calibration = BinaryCalibrationError(n_bins=10)
+
+    def add_roles(self) -> None:
+        self.backbone.add_role(REWARD, head=True)
+
+    def objective(self, batch: PreferenceBatch | RankingBatch) -> Loss:
+        scores = self.backbone.scores(batch.tokens, REWARD)
+        if isinstance(batch, RankingBatch):
+            loss, (better, worse) = (
+                self._rank(scores, batch),
+                ordered_pairs(batch.group, batch.rank),
+            )
+        else:
+            better, worse = batch.chosen, batch.rejected
+            loss = reward_loss(
+                scores[better], scores[worse], batch.margin, batch.label, self.centering
+            )
+        if not self.training:
+            self._calibrate(scores[better] - scores[worse])
+        return loss
+
+    def _rank(self, scores: Tensor, batch: RankingBatch) -> Loss:
+        if self.ranking == "pairs":
+            return ranking_loss(scores, batch.group, batch.rank)
+        if self.ranking == "plackett_luce":
+            return plackett_luce_loss(scores, batch.group, batch.rank)
+        if batch.rating is None:
+            raise ValueError('ranking="rating" needs rows with ratings; these have ranks only')
+        return rating_loss(scores, batch.rating)
+
+    def _calibrate(self, margin: Tensor) -> None:
+        """Folded: how sure the model is against how often it is right.
+
+        P(chosen) against all-ones would call a perfectly calibrated model off by 0.3.
+        """
+        self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
+
+    def batch_size(self, batch: PreferenceBatch | RankingBatch) -> int:
+        if isinstance(batch, RankingBatch):
+            return int(batch.group[-1]) + 1
+        return len(batch.chosen)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_calibration("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_calibration("test")
+
+    def _log_calibration(self, stage: str) -> None:
+        if self.calibration.update_called:
+            self.log(f"{stage}/calibration_error", self.calibration.compute(), sync_dist=True)
+            self.calibration.reset()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """Score completions: a row each, with its text."""
+        if not isinstance(batch, PreferenceBatch | RankingBatch):
+            raise ValueError(f"RewardModule scores PreferenceData, not {type(batch).__name__}")
+        scores = self.backbone.scores(batch.tokens, REWARD).tolist()
+        texts = [
+            self.decode(ids[mask].tolist())
+            for ids, mask in zip(batch.tokens.input_ids, batch.tokens.attention_mask, strict=True)
+        ]
+        return [{"text": t, "score": s} for t, s in zip(texts, scores, strict=True)]
+
+    @torch.no_grad()
+    def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
+        """The n first held-out rows with their scores."""
+        rows = data.sample_rows(n)
+        tokens = token_batch(rows, data.tokenizer.pad_token_id)
+        tokens = self.transfer_batch_to_device(tokens, self.device, 0)
+        scores = iter(self.backbone.scores(tokens, REWARD).tolist())
+        table = [
+            [self.decode(row.prompt_ids), self.decode(ids[:max_new_tokens]), rank, next(scores)]
+            for row in rows
+            for ids, rank in zip(row.completion_ids, row.ranks, strict=True)
+        ]
+        return Table(["prompt", "completion", "rank", "score"], table)
