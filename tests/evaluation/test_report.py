@@ -11,7 +11,9 @@ from base64 import b64decode
 from html import escape
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from lightning_rlhf.evaluation import report
@@ -170,6 +172,14 @@ def test_results_json_is_the_results(folder):
     rows = {"stages": Stage, "answers": Answers, "curves": Curve}
     lists = {name: [row(**x) for x in fields[name]] for name, row in rows.items()}
     assert Results(**fields | lists) == RESULTS
+
+
+def test_results_json_takes_the_scalars_of_numpy_and_torch(tmp_path):
+    stage = Stage("SFT", 1.0, {"good": np.float32(0.5), "eos": torch.tensor(0.25)})
+    report.write_report(RESULTS._replace(stages=[stage], answers=[], curves=[]), tmp_path)
+    (fields,) = json.loads((tmp_path / "results.json").read_text())["stages"]
+    assert fields["metrics"] == {"good": 0.5, "eos": 0.25}
+    assert [row[1] for row in RESULTS._replace(stages=[stage]).rows()] == ["50.0%", "25.0%", "1 s"]
 
 
 def test_the_picture_is_a_png_of_a_sensible_size(folder, tmp_path):

@@ -44,7 +44,9 @@ i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-r
 b { float: right; margin-left: 8px; border-radius: 99px } @media (max-width: 700px) {
   picture { order: 1 } .answers tr:first-child { display: none } .figures td { font-size: 13px }
   .answers :is(tbody, tr, td, small) { display: block } td:first-child { font-weight: 600 }
-  .answers td { border: 0; padding: 4px 0 } .answers tr { padding: 10px 0 } }
+  .answers td { border: 0; padding: 4px 0 } .answers tr { padding: 10px 0 }
+  .many, .many tbody { display: block } .many tr { display: flex; flex-wrap: wrap }
+  .many td { flex: 100% } .many tr > * + * { flex: 1; min-width: 0 } .many th { font-size: 11px } }
 """
 
 
@@ -79,8 +81,7 @@ class Results(NamedTuple):
         return {s.name: _COLOURS[i % len(_COLOURS)] for i, s in enumerate(self.stages)}
 
     def answering(self) -> list[str]:
-        order = [stage.name for stage in self.stages]
-        return sorted({name for a in self.answers for name in a.by_stage}, key=order.index)
+        return sorted({n for a in self.answers for n in a.by_stage}, key=list(self.colours()).index)
 
     def headlines(self) -> list[str]:
         names = dict.fromkeys(name for stage in self.stages for name in stage.metrics)
@@ -110,8 +111,7 @@ def write_report(results: Results, folder: str | Path) -> Report:
     """Write `report.png`, `report.html` (one file, nothing else needed) and `results.json`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     report = Report(draw(results, Path(folder) / "report.png"), Path(folder) / "report.html")
-    page = _clean(_page(results)).encode("utf-8", "replace")  # a lone surrogate becomes "?"
-    report.html.write_bytes(page)
+    report.html.write_bytes(_clean(_page(results)).encode("utf-8", "replace"))  # surrogates
     items = results._asdict().items()
     fields = {k: [row._asdict() for row in v] if isinstance(v, list) else v for k, v in items}
     (Path(folder) / "results.json").write_text(json.dumps(fields, indent=1, default=float))
@@ -170,9 +170,8 @@ def _png(results: Results, theme: dict[str, str], narrow: bool, title: str = "")
     rows = math.ceil(len(bars) / columns), math.ceil(len(curves) / columns)
     heights = [0.8 + 0.24 * len(results.stages)] * rows[0] + [2.2] * rows[1] or [0.1]
     size = (3.9 if narrow else 11.7, sum(heights) + 0.5 * bool(title))
-    layout = ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.09)
-    figure = Figure(size, dpi=160, layout=layout, facecolor=theme["paper"])
-    figure.suptitle(_clean(title), x=0.01, ha="left", size=14, color=theme["ink"], **_TITLE)
+    figure = Figure(size, dpi=160, layout=ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.09))
+    figure.suptitle(_clean(title)[:90], x=0.01, ha="left", size=14, color=theme["ink"], **_TITLE)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for place, name in enumerate(bars):
         _draw_bars(figure.add_subplot(grid[place], frame_on=False), results, name, theme)
@@ -181,7 +180,7 @@ def _png(results: Results, theme: dict[str, str], narrow: bool, title: str = "")
     for axes in figure.axes:
         axes.tick_params(length=0, labelsize=8.5, labelcolor=theme["muted"])
         axes.xaxis.label.set(size=8.5, color=theme["muted"])
-    figure.savefig(buffer := io.BytesIO(), format="png")  # drawn by Agg: no pyplot, no state
+    figure.savefig(buffer := io.BytesIO(), format="png", facecolor=theme["paper"])  # by Agg
     return buffer.getvalue()
 
 
@@ -200,7 +199,7 @@ def _draw_bars(axes: Axes, results: Results, metric: str, theme: dict[str, str])
 def _draw_curve(axes: Axes, results: Results, curve: Curve, theme: dict[str, str]) -> None:
     colour, share = results.colours()[curve.stage], _is_share(curve.metric, curve.values)
     axes.plot(curve.steps, curve.values, "-o", color=colour, markersize=5, markevery=[-1], zorder=3)
-    axes.locator_params(nbins=4)
+    axes.locator_params("x", nbins=4, integer=True)
     axes.grid(color=theme["line"], linewidth=0.8)
     axes.set_xlabel(f"step (ends at {_number(curve.values[-1], share)})")
     if share:
@@ -247,4 +246,5 @@ def _page(results: Results) -> str:
 <section>{tiles}</section><picture>
 {"".join(f'<source media="{m}" srcset="data:image/png;base64,{png}">' for m, png in sources)}
 <img alt="Shares per stage; training curves" src="data:image/png;base64,{usual}"></picture>
-{answers + "</table>" if names else ""}<h2>All figures</h2><table class=figures>{figures}</table>"""
+{answers + "</table>" if names else ""}<h2>All figures</h2>
+<table class="figures{" many" * (len(dots) > 3)}">{figures}</table>"""

@@ -88,6 +88,11 @@ class Backbone(nn.Module):
         """The resolved model: a folder or a hub id."""
         return loading.resolve(self.name_or_path)
 
+    @property
+    def public_name(self) -> str:
+        """The name by which peft or vLLM find the base elsewhere: a hub id where one was given."""
+        return self.path if self.name_or_path.endswith(".gguf") else self.name_or_path
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer; can be had before the model is loaded."""
@@ -341,7 +346,7 @@ class Backbone(nn.Module):
             raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
         else:
             head, config = export.head_as_peft(self.heads[name]) if name in self.heads else ({}, {})
-            lora.save(self.base, name, folder, head, base_model_name_or_path=self.path, **config)
+            lora.save(self.base, name, folder, head, base_model_name_or_path=self.public_name, **config)
         self.tokenizer.save_pretrained(folder)
         return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
@@ -169,6 +170,13 @@ class AlignmentModule(LightningModule):
             super().log(*args, **kwargs)
         else:
             root.log(*args, **kwargs)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's, without its list of every frozen weight the checkpoint rightly lacks."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found keys that are in the model state dict but not")
+            return super().load_from_checkpoint(*args, **kwargs)
 
     # ---- checkpoints: adapters and heads, not one frozen weight ----
 

@@ -1,0 +1,32 @@
+"""Trained roles as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_rlhf.callbacks.folder import run_folder
+from lightning_rlhf.modules.base import AlignmentModule
+
+
+class SaveRoles(Callback):
+    """At the end of fit, write each trained role for peft, transformers and vLLM.
+
+    Args:
+        folder: where to, a subfolder for each role; None for the run's own folder.
+    """
+
+    def __init__(self, folder: str | None = None):
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, AlignmentModule) or not trainer.is_global_zero:
+            return
+        parent = Path(self.folder) if self.folder else run_folder(trainer)
+        backbone = pl_module.backbone
+        for role in pl_module.trained:
+            if backbone.lora is None and role in backbone.heads:
+                continue  # whole-model heads live in the checkpoint
+            rank_zero_info(f"{role} saved to {backbone.save_role(role, parent / role)}")

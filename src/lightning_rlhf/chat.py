@@ -1,0 +1,107 @@
+"""Floor 4. Talk to a trained role, its reference beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from lightning_rlhf.data.formats import Message
+from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.generation import generate
+from lightning_rlhf.models.loading import DType, Quantization
+
+
+def chat(
+    role: str,
+    reference: str | None = None,
+    prompt: str | None = None,
+    quantization: Quantization | None = None,
+    dtype: DType = "auto",
+    temperature: float = 0.7,
+    max_new_tokens: int = 256,
+    template: str = "auto",
+) -> None:
+    """Talk to a role; every answer stands beside that of its reference.
+
+    Args:
+        role: a folder that ``fit`` wrote (``runs/.../policy``), or any model.
+        reference: folder of the role it was trained from; without one, the bare base.
+        prompt: ask this once and leave, instead of a conversation.
+        quantization: hold the base in 4 bits, as in training.
+        dtype: of the base.
+        temperature: 0 is greedy.
+        max_new_tokens: where an answer is cut.
+        template: how a conversation becomes text, as in the data modules.
+    """
+    backbone = load_role(role, reference, quantization, dtype)
+    template_ = ChatTemplate(backbone.tokenizer, template)
+    console = Console()
+    names = [name for name in (POLICY, REFERENCE) if name in backbone.roles]
+    history: list[Message] = []
+    for line in [prompt] if prompt is not None else _lines(console):
+        history.append({"role": "user", "content": line})
+        # one question is a string, so that models without a chat template see just that
+        ids = template_.encode_prompt(history if len(history) > 1 else line)
+        said = {
+            name: backbone.tokenizer.decode(
+                generate(backbone, name, [ids], max_new_tokens, temperature)[0].ids,
+                skip_special_tokens=True,
+            ).strip()
+            for name in names
+        }
+        panels = [Panel(Text(text), title=name) for name, text in said.items()]
+        console.print(Columns(panels, equal=True, expand=True))
+        history.append({"role": "assistant", "content": said[POLICY]})
+
+
+def load_role(
+    role: str, reference: str | None, quantization: Quantization | None, dtype: DType
+) -> Backbone:
+    """A backbone with the role as its policy, and its reference.
+
+    Raises:
+        ValueError: the two adapters are of different bases.
+    """
+    base = base_of(role)
+    adapters = {} if base == role else {POLICY: role}
+    if reference is not None:
+        if base_of(reference) != base:
+            raise ValueError(
+                f"{reference} is of base {base_of(reference)}, but {role} is of base {base}"
+            )
+        adapters[REFERENCE] = reference
+    backbone = Backbone(base, quantization, dtype=dtype, adapters=adapters).load()
+    if POLICY in adapters:
+        backbone.add_role(REFERENCE, trainable=False)
+    else:
+        backbone.add_role(POLICY, trainable=False)
+    backbone.train_roles()
+    return backbone
+
+
+def base_of(role: str) -> str:
+    """The base model of a PEFT folder; any other name is a model itself."""
+    config = Path(role) / "adapter_config.json"
+    if not config.is_file():
+        return role
+    return str(json.loads(config.read_text())["base_model_name_or_path"])
+
+
+def _lines(console: Console) -> object:
+    if sys.stdin.isatty():
+        console.print("Type a message; an empty line ends the conversation.", style="dim")
+    while True:
+        try:
+            line = console.input("[bold]you> [/bold]").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line

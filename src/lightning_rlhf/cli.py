@@ -1,0 +1,98 @@
+"""Floor 4. The command line: LightningCLI's verbs, and a few beside them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningCLI
+
+from lightning_rlhf.callbacks import SaveRoles
+from lightning_rlhf.chat import chat
+from lightning_rlhf.quickstart.run import quickstart
+
+VERBS = {"chat": chat, "quickstart": quickstart}
+HELP = """\
+lightning-rlhf: preference optimization for PyTorch Lightning
+
+  fit         train:     lightning-rlhf fit --config configs/dpo.yaml
+  validate    measure a checkpoint on the held-out part
+  test        the same, once
+  predict     write completions or scores as rows
+  chat        talk to a trained role, its reference beside it
+  quickstart  SFT, reward model and DPO on a toy world: three minutes on a CPU
+
+`lightning-rlhf VERB --help` says more. Any method swaps in by its class: --model RewardModule.
+"""
+
+
+class AlignmentCLI(LightningCLI):
+    """LightningCLI over every module and DataModule, ours or yours."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line alone.
+
+        Lightning would let a resumed checkpoint's arguments win over those just typed, and say nothing.
+        What a checkpoint cannot change (base, rank, roles) is checked as it loads.
+        """
+
+
+def run_cli(args: list[str]) -> LightningCLI:
+    """Parse and run one of LightningCLI's verbs."""
+    return AlignmentCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,  # a module takes its optimizer itself
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"default_root_dir": "runs", "callbacks": [SaveRoles()]},
+        parser_kwargs={"prog": "lightning-rlhf"},
+        args=args,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point. A mistake of the user's is one sentence; a fault of ours is a traceback."""
+    args = sys.argv[1:] if args is None else args
+    quiet()
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    try:
+        if args[0] in VERBS:
+            auto_cli(VERBS[args[0]], args=args[1:], as_positional=True)
+        else:
+            run_cli(args)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        if os.environ.get("LIGHTNING_RLHF_TRACEBACK") or not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether we raised it ourselves: then its sentence was written for the user."""
+    innermost: Any = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(innermost).is_relative_to(Path(__file__).parent)
+
+
+def quiet() -> None:
+    """Silence what no user of ours can act on."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for message in (
+        ".*litlogger.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*'set_vital' is deprecated.*",
+        ".*does not have many workers.*",
+        ".*num_workers.*bottleneck.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

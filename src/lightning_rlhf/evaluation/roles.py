@@ -1,0 +1,70 @@
+"""Figures about a trained role: how far it moved from its reference, how well it ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.batches import PreferenceBatch, TokenBatch
+from lightning_rlhf.data.collate import pad_rows
+from lightning_rlhf.functional.logprobs import token_logprobs
+from lightning_rlhf.functional.masking import segment_sum
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.generation import Completion
+
+
+@torch.no_grad()
+def sampled_kl(
+    backbone: Backbone,
+    role: str,
+    reference: str,
+    prompts: Sequence[list[int]],
+    completions: Sequence[Completion],
+    batch_size: int = 64,
+) -> float:
+    """``E_role[log role - log reference]`` in nats per answer, from the role's own samples (k1).
+
+    Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance alone.
+    """
+    eos = backbone.tokenizer.eos_token_id
+    total = 0.0
+    for start in range(0, len(prompts), batch_size):
+        rows = [
+            (p + c.ids + [eos] * c.finished, [False] * len(p) + [True] * (len(c.ids) + c.finished))
+            for p, c in zip(
+                prompts[start : start + batch_size],
+                completions[start : start + batch_size],
+                strict=True,
+            )
+        ]
+        tokens = to_device(pad_rows(rows, backbone.tokenizer.pad_token_id), backbone.base.device)
+        log_ratio = token_logprobs(backbone.logits(tokens, role), tokens.target) - token_logprobs(
+            backbone.logits(tokens, reference), tokens.target
+        )
+        total += float(segment_sum(log_ratio, tokens.sequence, tokens.completions).sum())
+    return total / len(prompts)
+
+
+@torch.no_grad()
+def reward_accuracy(backbone: Backbone, role: str, batches: Any) -> float:
+    """Share of pairs that a reward role orders rightly; a tie counts as wrong.
+
+    Args:
+        backbone: whose role.
+        role: one with a scalar head.
+        batches: an iterable of ``PreferenceBatch``, a loader.
+    """
+    right: list[Tensor] = []
+    for batch in batches:
+        assert isinstance(batch, PreferenceBatch)
+        scores = backbone.scores(to_device(batch.tokens, backbone.base.device), role).cpu()
+        right.append(scores[batch.chosen] > scores[batch.rejected])
+    return float(torch.cat(right).float().mean())
+
+
+def to_device(tokens: TokenBatch, device: torch.device) -> TokenBatch:
+    """A batch of tokens on a device."""
+    return TokenBatch(*(field.to(device) for field in tokens))

@@ -1,0 +1,176 @@
+"""SFT, reward model, DPO: three modules, one Trainer each, on the micro-world."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pytorch_lightning import LightningDataModule, Trainer, seed_everything
+from pytorch_lightning.loggers import CSVLogger
+from rich.console import Console
+
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData
+from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.evaluation.report import Answers, Curve, Results, Stage, print_results, write_report
+from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.generation import Completion, generate
+from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.dpo import DPOModule
+from lightning_rlhf.modules.reward import REWARD, RewardModule
+from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.quickstart.model import write_base
+from lightning_rlhf.quickstart.world import World, judge
+
+MAX_ANSWER = 32  # tokens; the longest good answer of the world is shorter by half
+
+
+class Sampled(NamedTuple):
+    """Held-out prompts answered by a role, and what the oracle says."""
+
+    answers: list[str]
+    scores: list[float]
+    metrics: dict[str, float]
+
+
+def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.0) -> Results:
+    """Train a small model from scratch to follow preferences, and show what changed.
+
+    Args:
+        seed: of the world, the model and the training.
+        folder: where models, logs and the report go.
+        scale: of every stage's length; below 1 for a quick look, not for the figures.
+    """
+    seed_everything(seed, verbose=False)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    console = Console()
+    home = Path(folder)
+    shutil.rmtree(home, ignore_errors=True)
+    world = World(seed)
+    prompts = world.prompts(held_out=True)
+    size = write_base(home / "base", world.vocabulary(), seed)
+    stages: list[Stage] = []
+
+    # 1. SFT trains the whole of the small model; its result is the base of everything after.
+    console.rule("1/3 SFT: imitate demonstrations, good and bad")
+    base = Backbone(str(home / "base"), lora=None, dtype="float32")
+    demonstrations = DemonstrationData(
+        world.demonstrations(int(6000 * scale)), val_fraction=0.05, batch_size=64
+    )
+    seconds = fit(SFTModule(base, lr=3e-3), demonstrations, home / "sft", epochs=5)
+    sft_model = base.save_role(POLICY, home / "sft" / "model")
+    before = sample(base, POLICY, prompts)
+    stages.append(Stage("SFT", seconds, before.metrics))
+
+    # 2. A reward model: its own LoRA adapter and head on the SFT model.
+    console.rule("2/3 Reward model: learn which answer people prefer")
+    backbone = Backbone(str(sft_model), lora=LoRA(r=16), dtype="float32")
+    preferences = world.preferences(int(3000 * scale))
+    data = PreferenceData(preferences, val_fraction=0.05, batch_size=32)
+    seconds = fit(RewardModule(backbone, lr=2e-3), data, home / "reward", epochs=3)
+    unseen = PreferenceData(
+        world.preferences(500, held_out=True, noise=0.0),
+        val_fraction=0.0,
+        batch_size=64,
+        tokenizer=backbone.tokenizer,
+    )
+    unseen.setup()
+    backbone.eval()
+    accuracy = reward_accuracy(backbone, REWARD, unseen.train_dataloader())
+    stages.append(Stage("Reward", seconds, {"reward_accuracy": accuracy}))
+
+    # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off.
+    console.rule("3/3 DPO: prefer what people prefer")
+    seconds = fit(DPOModule(backbone, beta=0.1, lr=1e-3), data, home / "dpo", epochs=3)
+    after = sample(backbone, POLICY, prompts)
+    stages.append(Stage("DPO", seconds, after.metrics))
+
+    results = Results(
+        title="lightning-rlhf quickstart",
+        subtitle="All figures from held-out combinations of task and manner, judged by the oracle",
+        stages=stages,
+        answers=[
+            Answers(p, {"SFT": a, "DPO": b}, {"SFT": x, "DPO": y})
+            for p, a, b, x, y in list(
+                zip(prompts, before.answers, after.answers, before.scores, after.scores, strict=True)
+            )[:: max(1, len(prompts) // 12)]
+        ],
+        curves=[
+            curve("SFT", home / "sft", "train/loss"),
+            curve("Reward", home / "reward", "train/rewards/accuracies"),
+            curve("DPO", home / "dpo", "train/rewards/margins"),
+        ],
+        facts={
+            "model": f"Llama, {size:,} parameters, from scratch",
+            "world": f"{len(world.vocabulary())} words, {len(prompts)} held-out prompts",
+            "seed": str(seed),
+        },
+    )
+    report = write_report(results, home)
+    print_results(results, console)
+    console.print(f"The report: {report.html}   the picture: {report.png}")
+    return results
+
+
+def fit(module: AlignmentModule, data: LightningDataModule, folder: Path, epochs: int) -> float:
+    """Train a module as any user would; returns the seconds it took."""
+    start = time.perf_counter()
+    Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=5,
+        gradient_clip_val=1.0,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+    ).fit(module, data)
+    return time.perf_counter() - start
+
+
+def sample(backbone: Backbone, role: str, prompts: list[str]) -> Sampled:
+    """Answer every prompt at temperature 1 and ask the oracle."""
+    template = ChatTemplate(backbone.tokenizer)
+    ids = [template.encode_prompt(prompt) for prompt in prompts]
+    completions = generate(backbone, role, ids, MAX_ANSWER, temperature=1.0, batch_size=128)
+    answers = [backbone.tokenizer.decode(c.ids) for c in completions]
+    verdicts = [
+        judge(p, a, c.finished) for p, a, c in zip(prompts, answers, completions, strict=True)
+    ]
+    scores = [v.score for v in verdicts]
+    return Sampled(
+        answers,
+        scores,
+        {
+            "fully_good": mean([v.fully_good for v in verdicts]),
+            "oracle_score": mean(scores),
+            "eos_share": mean([c.finished for c in completions]),
+            "kl": kl_to_reference(backbone, role, ids, completions),
+        },
+    )
+
+
+def kl_to_reference(
+    backbone: Backbone, role: str, prompts: list[list[int]], completions: list[Completion]
+) -> float:
+    """Nats per answer; 0 before there is a reference to move away from."""
+    if REFERENCE not in backbone.roles:
+        return 0.0
+    return sampled_kl(backbone, role, REFERENCE, prompts, completions)
+
+
+def curve(stage: str, folder: Path, metric: str) -> Curve:
+    """One metric of a stage's log."""
+    with (folder / "metrics.csv").open() as file:
+        points = [(int(r["step"]), float(r[metric])) for r in csv.DictReader(file) if r.get(metric)]
+    return Curve(stage, metric, [s for s, _ in points], [v for _, v in points])
+
+
+def mean(values: list[float] | list[bool]) -> float:
+    """Of a list that is not empty."""
+    return sum(values) / len(values)
