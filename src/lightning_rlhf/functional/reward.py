@@ -75,7 +75,7 @@ def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     winner, loser = ordered_pairs(group, rank)
     pair_group = group[winner]
     groups = int(group.max()) + 1
-    pairs = torch.bincount(pair_group, minlength=groups)
+    pairs = torch.bincount(pair_group, minlength=groups).to(scores.dtype)
     weight = 1.0 / pairs[pair_group] / (pairs > 0).sum()
     nll = -F.logsigmoid(scores[winner] - scores[loser])
     return Loss((weight * nll).sum(), score_metrics(scores[winner], scores[loser]))

@@ -26,14 +26,15 @@ class Role(NamedTuple):
 
     trainable: bool
     adapter: bool  # False: the bare base, or the whole model where there is no LoRA
+    copied: bool = False  # where there is no LoRA: runs through the frozen copy
 
 
 class Backbone(nn.Module):
     """A causal language model and its roles; a *description* until ``load`` builds it.
 
     A role is a named LoRA adapter on the shared base, plus a scalar head where it needs one.
-    Constructing a backbone costs nothing and reads nothing: a plan, ``--print_config`` and a resumed
-    run all rely on that. Lightning's ``configure_model`` calls ``load``.
+    Constructing a backbone costs nothing and reads nothing: a plan, ``--print_config`` and a
+    resumed run all rely on that. Lightning's ``configure_model`` calls ``load``.
 
     With ``lora=None`` the base itself is trained, whole: one trained role, for small models; its
     ``reference`` is then a frozen copy.
@@ -44,7 +45,7 @@ class Backbone(nn.Module):
         lora: the adapters' shape, or None to train the whole model.
         dtype: of the frozen base and of its computation; adapters and heads are always fp32.
         adapters: role -> PEFT folder it starts from, e.g. ``{"policy": "runs/sft"}``.
-        gradient_checkpointing: recompute each layer in the backward: less memory, a third more time.
+        gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
         attention: transformers' name of an attention implementation; None lets it choose.
     """
 
@@ -63,8 +64,8 @@ class Backbone(nn.Module):
             raise ValueError(
                 "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None"
             )
-        if lora is None and (wrong := set(adapters or {}) - {POLICY}):
-            raise ValueError(f"adapters for {sorted(wrong)} need LoRA: give lora=LoRA()")
+        if lora is None and adapters:
+            raise ValueError(f"adapters for {sorted(adapters)} need LoRA: give lora=LoRA()")
         self.name_or_path = name_or_path
         self.quantization = quantization
         self.lora = lora
@@ -117,7 +118,7 @@ class Backbone(nn.Module):
         return self.model
 
     def load(self, device: torch.device | str = "cpu") -> Backbone:
-        """Build the model on a device, and the roles named in ``adapters``; does nothing the second time."""
+        """Build the model on a device, and the roles named in ``adapters``; once."""
         if self.model is not None:
             return self
         self.model = loading.load_causal_lm(
@@ -129,9 +130,9 @@ class Backbone(nn.Module):
         )
         self.model.requires_grad_(False)
         if self.gradient_checkpointing:
-            self.model.activation_checkpointing_enable(
-                {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
-            )
+            old_name = self.model.gradient_checkpointing_enable  # before transformers 5.21
+            enable = getattr(self.model, "activation_checkpointing_enable", old_name)
+            enable({"use_reentrant": False, "context_fn": self._checkpoint_contexts})
         self._plain_head = head_is_plain(self.model)
         for role in self.adapters:
             self.add_role(role, trainable=role != REFERENCE)
@@ -147,9 +148,9 @@ class Backbone(nn.Module):
     ) -> None:
         """Create a role; a role that is there already keeps its weights.
 
-        It starts from its folder in ``adapters``, else as a copy of the role ``like``, else as a fresh
-        adapter, which is the bare base until trained. A frozen role with nothing to start from *is* the
-        bare base and costs nothing.
+        It starts from its folder in ``adapters``, else as a copy of the role ``like``, else as a
+        fresh adapter, which is the bare base until trained. A frozen role with nothing to start from
+        *is* the bare base and costs nothing.
 
         Args:
             name: an identifier; the modules use policy, reference, reward and critic.
@@ -176,7 +177,7 @@ class Backbone(nn.Module):
         if not trainable and folder is None and not copied:
             self.roles[name] = Role(trainable, adapter=False)
             return
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         if folder is not None:
             config, tensors = lora.read(Path(folder))
         elif copied:
@@ -185,7 +186,12 @@ class Backbone(nn.Module):
             assert self.lora is not None
             config = self.lora.config()
         config.modules_to_save, config.inference_mode = None, False  # heads are ours
-        lora.inject(self.base, name, config)
+        try:
+            lora.inject(self.base, name, config)
+        except ValueError as error:
+            if folder is None:
+                raise
+            raise ValueError(f"{folder} holds an adapter of another base model: {error}") from error
         if folder is not None:
             lora.load(self.base, name, tensors, Path(folder))
         elif copied:
@@ -200,24 +206,29 @@ class Backbone(nn.Module):
 
     def _add_whole_role(self, name: str, trainable: bool) -> None:
         if not trainable:
-            self.frozen = copy.deepcopy(self.base).requires_grad_(False)
+            self._freeze_copy()
         elif any(role.trainable for role in self.roles.values()):
             taken = [n for n, role in self.roles.items() if role.trainable]
             raise ValueError(
                 f"without LoRA the base holds one trained role, and {taken[0]!r} is it: "
                 f"give lora=LoRA() to train {name!r} beside it"
             )
-        self.roles[name] = Role(trainable, adapter=False)
+        self.roles[name] = Role(trainable, adapter=False, copied=not trainable)
+
+    def _freeze_copy(self) -> None:
+        # Checkpointing's context_fn holds this backbone, which must not be copied with the model.
+        self.frozen = copy.deepcopy(self.base, {id(self): self}).requires_grad_(False)
+        self.frozen.zero_grad()
 
     def _read_head(self, name: str) -> None:
         if name in self.adapters:
             _, tensors = lora.read(Path(self.adapters[name]))
-            export.read_head(self.heads[name], tensors, self.adapters[name])
+            export.read_head(self.head(name), tensors, self.adapters[name])
 
     def copy_role(self, source: str, target: str) -> None:
         """Copy one role's weights over another's: iterated DPO moves its reference so."""
         if self.lora is None:
-            self.frozen = copy.deepcopy(self.base).requires_grad_(False)
+            self._freeze_copy()
             return
         if not self.roles[target].adapter:
             self.roles.pop(target)
@@ -256,14 +267,26 @@ class Backbone(nn.Module):
         self._restore_requires_grad()
 
     def role_parameters(self, name: str) -> list[nn.Parameter]:
-        """A role's own parameters, in a stable order: adapter, then head; whole model without LoRA."""
+        """A role's own parameters in a stable order: adapter, or whole model without LoRA; head."""
         role = self.roles[name]
         own = list(lora.parameters(self.base, name).values()) if role.adapter else []
         if self.lora is None:
-            own = list((self.base if role.trainable else self.frozen or nn.Module()).parameters())
+            own = list(self.model_of(name).parameters())
         if name in self.heads:
             own += list(self.heads[name].parameters())
         return own
+
+    def head(self, role: str) -> ScalarHead:
+        """A role's scalar head.
+
+        Raises:
+            KeyError: the role has none.
+        """
+        if role not in self.heads:
+            raise KeyError(f"role {role!r} has no scalar head: those with one are {[*self.heads]}")
+        head = self.heads[role]
+        assert isinstance(head, ScalarHead)
+        return head
 
     def reference_weights(self) -> dict[str, nn.Parameter]:
         """Everything the reference's log-probs depend on, by name."""
@@ -280,7 +303,7 @@ class Backbone(nn.Module):
         return self.lora is None or ".lora_" in key or key.startswith("heads.")
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """For ``torch.utils.checkpoint``: the backward recomputes a layer as the role it was run as.
+        """For ``torch.utils.checkpoint``: a backward recomputes a layer as the role it ran as.
 
         Without it, a role switched between forward and backward gives wrong gradients and no error.
         """
@@ -291,8 +314,8 @@ class Backbone(nn.Module):
     # ---- forward ----
 
     def model_of(self, role: str) -> PreTrainedModel:
-        """The model a role's forward runs through: the shared one, or the frozen copy without LoRA."""
-        if self.lora is None and not self.roles[role].trainable:
+        """The model a role runs through: the shared one, or without LoRA the frozen copy."""
+        if self.roles[role].copied:
             assert self.frozen is not None
             return self.frozen
         return self.base
@@ -321,7 +344,7 @@ class Backbone(nn.Module):
     def scores(self, tokens: TokenBatch, role: str) -> Tensor:
         """A role's scalar head at each completion's last token: (C,) fp32."""
         hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.last]
-        return self.heads[role](hidden)
+        return self.head(role)(hidden)
 
     # ---- saving ----
 
@@ -329,7 +352,8 @@ class Backbone(nn.Module):
         """Write a role for peft, transformers and vLLM, its tokenizer beside it.
 
         A policy is a plain PEFT adapter. A role with a head is a ``SEQ_CLS`` adapter that loads on
-        ``AutoModelForSequenceClassification(num_labels=1)``, head included. Without LoRA, the whole model.
+        ``AutoModelForSequenceClassification(num_labels=1)``, head included. Without LoRA, the whole
+        model.
 
         Raises:
             ValueError: the role is the bare base, so that there is nothing to save.
@@ -345,13 +369,20 @@ class Backbone(nn.Module):
         elif not role.adapter:
             raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
         else:
-            head, config = export.head_as_peft(self.heads[name]) if name in self.heads else ({}, {})
-            lora.save(self.base, name, folder, head, base_model_name_or_path=self.public_name, **config)
+            head, config = export.head_as_peft(self.head(name)) if name in self.heads else ({}, {})
+            config["base_model_name_or_path"] = self.public_name
+            lora.save(self.base, name, folder, head, **config)
         self.tokenizer.save_pretrained(folder)
         return folder
 
     def save_merged(self, name: str, folder: str | Path, dtype: loading.DType = "bfloat16") -> Path:
-        """Write base and adapter as one plain transformers model, dequantised before merging."""
+        """Write base and adapter as one plain transformers model, dequantised before merging.
+
+        Raises:
+            ValueError: the role has a scalar head, which a causal language model cannot carry.
+        """
+        if name in self.heads:
+            raise ValueError(f"merging would lose the head of role {name!r}: use save_role")
         folder = Path(folder)
         adapter = name if self.roles[name].adapter else None
         export.save_merged(self.model_of(name), adapter, folder, loading.torch_dtype(dtype))

@@ -76,7 +76,7 @@ def merged_state_dict(
 
 
 def save_merged(model: PreTrainedModel, role: str | None, folder: Path, dtype: torch.dtype) -> None:
-    """Write ``merged_state_dict`` as a folder that ``from_pretrained`` reads, without quantisation."""
+    """Write ``merged_state_dict`` as a folder that ``from_pretrained`` reads, unquantised."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

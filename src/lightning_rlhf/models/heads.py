@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 class ScalarHead(nn.Module):
     """A linear map from a hidden state to one number, in fp32 whatever the base computes in.
 
-    In bf16 at a small learning rate a head does not move at all. Initialised N(0, 1/sqrt(d + 1)), as
-    in summarization from feedback (arXiv 2009.01325), so that first scores are of order one.
+    In bf16 at a small learning rate a head does not move at all. Initialised N(0, 1/sqrt(d + 1)),
+    as in summarization from feedback (arXiv 2009.01325), so that first scores are of order one.
     """
 
     def __init__(self, hidden_size: int):
@@ -51,7 +51,7 @@ def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def head_is_plain(model: PreTrainedModel, tolerance: float = 1e-2) -> bool:
-    """Whether ``head_logits`` says what the model's own forward says; tried on three tokens at load."""
+    """Whether ``head_logits`` says what the model itself says; tried on three tokens at load."""
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     whole = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state

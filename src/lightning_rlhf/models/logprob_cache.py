@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class LogprobCache:
     """One SQLite file of token log-probs, keyed by the text's tokens and the reference's weights.
 
-    A key says everything the value depends on, so a changed file, template, order or model never meets
-    a stale row. Several processes may share the file, and a killed run loses nothing it had computed.
+    A key says everything the value depends on, so a changed file, template, order or model never
+    meets a stale row. Several processes may share the file; a killed run loses nothing it computed.
 
     Args:
         path: the file; made if absent.

@@ -25,7 +25,7 @@ class LoRA:
         r: rank.
         alpha: scale; the update is ``alpha / r * B A``.
         dropout: on the adapter's input. DPO and PPO compare two forwards of one text and want 0.
-        target_modules: PEFT's names of the layers to adapt; "all-linear" leaves the output head out.
+        target_modules: PEFT's names of the layers to adapt; "all-linear" spares the output head.
     """
 
     r: int = 16
@@ -48,7 +48,7 @@ class LoRA:
 def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
     """Put a new adapter named after its role into every target layer, in fp32.
 
-    PEFT would give it the base's dtype: in bf16 at a small learning rate 0.4 % of its entries ever move.
+    PEFT would give it the base's dtype: in bf16 at a small learning rate hardly an entry ever moves.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -74,7 +74,7 @@ def layers(model: nn.Module) -> list[LoraLayer]:
 
 
 def parameters(model: nn.Module, role: str) -> dict[str, nn.Parameter]:
-    """A role's adapter parameters by their full name. By name, since PEFT flips ``requires_grad``."""
+    """A role's adapter parameters, told by their names, since PEFT flips ``requires_grad``."""
     return {n: p for n, p in model.named_parameters() if re.search(rf"\.lora_\w+\.{role}\.", n)}
 
 
@@ -138,7 +138,8 @@ def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     """
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
-            f"{folder} holds no {WEIGHTS_FILE}: give a folder written by save_role or by peft's save_pretrained"
+            f"{folder} holds no {WEIGHTS_FILE}: "
+            "give a folder written by save_role or by peft's save_pretrained"
         )
     return LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS_FILE)
 
@@ -156,8 +157,8 @@ def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) 
     )
     if wrong:
         raise ValueError(
-            f"{folder} holds an adapter of another base model: {len(wrong)} of {len(own)} tensors do not "
-            f"fit, the first {wrong[0]!r}; load it on the model named in its adapter_config.json"
+            f"{folder} holds an adapter of another base model: {len(wrong)} of {len(own)} tensors "
+            f"do not fit, the first {wrong[0]!r}; load it on the model named in its adapter_config.json"
         )
     with torch.no_grad():
         for name, parameter in own.items():

@@ -24,12 +24,13 @@ def write_base(folder: Path, words: list[str], seed: int) -> int:
     tokenizer = word_tokenizer(words)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
+        hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=128,
+        initializer_range=0.08,  # 1/sqrt(hidden): the usual 0.02 is meant for wide models
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -1,0 +1,45 @@
+"""What every test may use. Nothing here reaches a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
+
+import pytest
+import torch
+from support import NUMBERS
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lightning_rlhf.cli import quiet
+from lightning_rlhf.quickstart.model import word_tokenizer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Two test processes with two threads each wait for one another ten times as long as they work."""
+    torch.set_num_threads(1)
+    quiet()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Llama of 64 words that any test may load."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    tokenizer = word_tokenizer(NUMBERS)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,74 @@
+"""Small runs of every module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import CSVLogger
+from support import number_pairs
+
+from lightning_rlhf import (
+    Backbone,
+    DemonstrationData,
+    DPOModule,
+    LoRA,
+    PreferenceData,
+    RewardModule,
+    SFTModule,
+)
+from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.modules.base import AlignmentModule
+
+METHODS = {
+    "sft": (SFTModule, DemonstrationData),
+    "reward": (RewardModule, PreferenceData),
+    "dpo": (DPOModule, PreferenceData),
+}
+
+
+class Runs:
+    """Modules, data and Trainers of one test."""
+
+    def __init__(self, base: str, folder: Path):
+        self.base = base
+        self.folder = folder
+
+    def backbone(self, **kwargs: Any) -> Backbone:
+        return Backbone(self.base, **{"dtype": "float32", "lora": LoRA(r=4), **kwargs})
+
+    def make(
+        self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
+    ) -> tuple[AlignmentModule, RowsData]:
+        seed_everything(0, verbose=False)
+        module, data = METHODS[method]
+        return (
+            module(self.backbone(quantization=quantization), lr=5e-3),
+            data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
+        )
+
+    def trainer(self, **kwargs: Any) -> Trainer:
+        quiet = {
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "logger": CSVLogger(self.folder / "logs"),
+            "log_every_n_steps": 1,
+            "default_root_dir": self.folder,
+        }
+        return Trainer(**{**quiet, **kwargs})
+
+    def weights(self, module: AlignmentModule) -> dict[str, torch.Tensor]:
+        return {
+            n: p.detach().clone()
+            for role in module.trained
+            for n, p in enumerate_names(module.backbone, role)
+        }
+
+
+def enumerate_names(backbone: Backbone, role: str) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(f"{role}.{i}", p) for i, p in enumerate(backbone.role_parameters(role))]
