@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,8 +62,6 @@ def sentencepiece() -> PreTrainedTokenizerBase:
     )
     pieces = [line for text in TEXT for line in (text, *text.split(" "), "\n\n", "\n\nHuman:")]
     learned.train_from_iterator(pieces, trainer)
-    import json
-
     model = json.loads(learned.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     tokenizer = Tokenizer(

@@ -1,1 +1,4 @@
-"""Floor 2. From files to batches: formats, templates, tokens, collation, DataModules. Never sees a model."""
+"""Floor 2. From files to batches: formats, templates, tokens, collation, DataModules.
+
+Never sees a model.
+"""

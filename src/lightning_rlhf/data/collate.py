@@ -15,9 +15,9 @@ from lightning_rlhf.data.tokens import TokenRow
 def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> TokenBatch:
     """One sequence to a row, padded on the right.
 
-    Here, and only here, is the shift by one: the token at place t is predicted by the hidden state at
-    t - 1. The first token of a row has no predecessor and cannot count. Padding is told by length, not
-    by id, so pad == eos loses no end token.
+    Here, and only here, is the shift by one: the token at place t is predicted by the hidden state
+    at t - 1. The first token of a row has no predecessor and cannot count. Padding is told by
+    length, not by id, so pad == eos loses no end token.
 
     Args:
         sequences: (ids, counts) of each row.

@@ -1,10 +1,12 @@
-"""Rows as people store them, read into one shape each: a conversation, a pair, a ranking, a prompt.
+"""Rows as people store them, read into one shape each: conversation, pair, ranking, prompt.
 
-A *prompt* is a string kept as it is, or messages ``{"role", "content"}`` that end before the answer.
+A *prompt* is a string kept as it is, or messages ``{"role", "content"}`` that end before the
+answer.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -104,12 +106,12 @@ def read_messages(value: list[Any]) -> list[Message]:
 
 
 def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
-    """``messages``, ``prompt`` + ``completion``, ``text``, or the better side of a preference row."""
+    """``messages``, ``prompt`` + ``completion``, ``text``, or the better side of a pair."""
     if row.get("messages") is not None:
         return _conversation(read_messages(row["messages"]))
     if row.get("completion") is not None:
         return Demonstration(
-            read_prompt(row["prompt"]), _filled(read_text(row["completion"], "completion"))
+            read_prompt(row.get("prompt")), _filled(read_text(row["completion"], "completion"))
         )
     if row.get("text") is not None:
         if is_transcript(row["text"]):
@@ -126,25 +128,33 @@ def _conversation(messages: list[Message]) -> Conversation:
 
 
 def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
-    """``prompt`` + ``chosen`` + ``rejected``, or two whole conversations that share their prompt."""
-    if row.get("prompt") is not None:
-        prompt = read_prompt(row["prompt"])
-        chosen, rejected = (
-            read_text(row["chosen"], "chosen"),
-            read_text(row["rejected"], "rejected"),
-        )
+    """``prompt`` + ``chosen`` + ``rejected``, or two whole conversations that share their prompt.
+
+    A prompt beside two whole conversations only says again what they start with.
+    """
+    sides = row.get("chosen"), row.get("rejected")
+    prompt: Prompt
+    if row.get("prompt") is None or any(isinstance(s, list) and len(s) > 1 for s in sides):
+        prompt, chosen, rejected = _split_conversations(*sides)
     else:
-        prompt, chosen, rejected = _split_conversations(row["chosen"], row["rejected"])
+        prompt = read_prompt(row["prompt"])
+        chosen, rejected = read_text(sides[0], "chosen"), read_text(sides[1], "rejected")
     if chosen == rejected and not allow_equal:
         raise BadRow("identical pair")
-    label = row.get("label")
+    label, margin = (
+        None if row.get(field) is None else read_number(row[field], field)
+        for field in ("label", "margin")
+    )
     if label is not None and not 0 <= label <= 1:
-        raise BadRow(f"label {label} is no probability")
-    return Pair(prompt, _filled(chosen), _filled(rejected), label, row.get("margin"))
+        raise BadRow(f"label {label:g} is no probability")
+    return Pair(prompt, _filled(chosen), _filled(rejected), label, margin)
 
 
 def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
-    """Two conversations that differ in their last turn only. The cut is between turns, never inside a token."""
+    """Two conversations that differ in their last turn only.
+
+    The cut is between turns, never inside a token.
+    """
     sides = [
         parse_transcript(side) if is_transcript(side) else read_messages(side)
         for side in (chosen, rejected)
@@ -160,19 +170,46 @@ def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str
 
 
 def read_ranking(row: dict[str, Any]) -> Ranking:
-    """``prompt`` + ``completions`` with ``ranks`` (lower is better) or ``ratings`` (higher is better)."""
+    """``prompt`` + ``completions`` with ``ranks`` (lower is better) or ``ratings`` (higher is).
+
+    With neither, the completions stand from best to worst. Ranks come back as 0, 1, 2...
+    """
+    if not isinstance(row["completions"], list):
+        raise BadRow(f"completions is {type(row['completions']).__name__}, not a list")
     completions = [_filled(read_text(c, "completions")) for c in row["completions"]]
-    ratings = row.get("ratings")
-    if ratings is not None:
-        order = sorted(set(ratings), reverse=True)
-        ranks = [order.index(rating) for rating in ratings]
+    ratings = None
+    if row.get("ratings") is not None:
+        ratings = read_numbers(row["ratings"], "ratings")
+        ranks = _places([-rating for rating in ratings])
+    elif row.get("ranks") is not None:
+        ranks = _places(read_numbers(row["ranks"], "ranks"))
     else:
-        ranks = list(row.get("ranks") or range(len(completions)))  # best to worst
+        ranks = list(range(len(completions)))
     if len(ranks) != len(completions):
         raise BadRow(f"{len(completions)} completions but {len(ranks)} ranks")
     if len(set(ranks)) < 2:
         raise BadRow("no completion is better than another")
-    return Ranking(read_prompt(row["prompt"]), completions, ranks, ratings)
+    return Ranking(read_prompt(row.get("prompt")), completions, ranks, ratings)
+
+
+def read_number(value: Any, field: str) -> float:
+    """A finite number."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRow(f"{field} {value!r} is no number")
+    return float(value)
+
+
+def read_numbers(values: Any, field: str) -> list[float]:
+    """A list of finite numbers."""
+    if not isinstance(values, list):
+        raise BadRow(f"{field} is {type(values).__name__}, not a list")
+    return [read_number(value, field) for value in values]
+
+
+def _places(values: list[float]) -> list[int]:
+    """The place of each value from the lowest up; equal values share one."""
+    order = sorted(set(values))
+    return [order.index(value) for value in values]
 
 
 def _filled(text: str) -> str:

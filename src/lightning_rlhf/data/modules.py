@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.formats import BadRow
+from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Source, load_rows, name_of
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import Report, TokenRow
@@ -36,24 +38,29 @@ TOKEN_ROW = Features(
         "dropped": Value("string"),  # why the row cannot be used, or ""
     }
 )
+CODE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
 
 
 def encode_or_drop(
-    row: dict[str, Any], encode: Encode, chat: ChatTemplate, max_length: int
+    row: dict[str, Any], encode: Encode, chat: ChatTemplate, max_length: int, code: str
 ) -> dict:
-    """A token row as columns; a row that cannot be used keeps its reason instead."""
+    """A token row as columns; a row that cannot be used keeps its reason instead.
+
+    ``datasets`` finds rows it made before by the arguments of their maker: ``code`` is among them,
+    so that no row outlives the code it came from.
+    """
     try:
         return {**encode(row, chat, max_length)._asdict(), "dropped": ""}
     except BadRow as reason:
-        return {**{name: None for name in TOKEN_ROW}, "dropped": str(reason)}
+        return {**dict.fromkeys(TOKEN_ROW), "dropped": str(reason)}
 
 
 def held_out(opening: str, fraction: float) -> bool:
     """Whether every row that grew from this opening belongs to the validation split.
 
-    By a hash of the prompt, never by row: answers to one prompt on both sides of a split would let a
-    model score well by memory. The same prompt falls on the same side in every run.
+    By a hash of the prompt, never by row: answers to one prompt on both sides of a split would let
+    a model score well by memory. The same prompt falls on the same side in every run.
     """
     value = int.from_bytes(hashlib.blake2b(opening.encode(), digest_size=8).digest(), "big")
     return value < fraction * 2**64
@@ -101,6 +108,10 @@ class RowsData(LightningDataModule):
         super().__init__()
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
+        if max_length < 2:
+            raise ValueError(
+                f"max_length must hold a prompt and an answer: 2 or more, got {max_length}"
+            )
         self.source = source
         self.val_source = val_source
         self.val_fraction = val_fraction
@@ -131,7 +142,8 @@ class RowsData(LightningDataModule):
             )
             if found is None:
                 raise ValueError(
-                    f"{type(self).__name__} needs a tokenizer: give tokenizer=, or fit a module that has one"
+                    f"{type(self).__name__} needs a tokenizer: give tokenizer=, "
+                    "or fit a module that has one"
                 )
             self._tokenizer = found
         return self._tokenizer
@@ -166,6 +178,7 @@ class RowsData(LightningDataModule):
                 encode=type(self).encode,
                 chat=ChatTemplate(self.tokenizer, self.template),
                 max_length=self.max_length,
+                code=CODE,
             ),
             remove_columns=rows.column_names,
             features=TOKEN_ROW,
@@ -188,8 +201,9 @@ class RowsData(LightningDataModule):
         if not any(needed <= set(found) for needed in self.accepts):
             wanted = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in self.accepts)
             raise ValueError(
-                f"{name_of(source)} has the columns {{{', '.join(found)}}} but {type(self).__name__} needs "
-                f"{wanted}; columns={{'yours': 'ours'}} renames them"
+                f"{name_of(source)} has the columns {{{', '.join(found)}}} "
+                f"but {type(self).__name__} needs {wanted}; "
+                "columns={'yours': 'ours'} renames them"
             )
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
@@ -198,16 +212,20 @@ class RowsData(LightningDataModule):
         return StatefulDataLoader(
             rows,
             batch_size=self.batch_size,
-            shuffle=shuffle,
-            generator=torch.Generator().manual_seed(self.seed) if shuffle else None,
+            sampler=self._sampler(rows, shuffle),
             collate_fn=partial(
-                collate_rows, collate=self._collate(), pad_id=self.tokenizer.pad_token_id
+                collate_rows, collate=self._collate(rows), pad_id=self.tokenizer.pad_token_id or 0
             ),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _collate(self) -> Callable[[Sequence[TokenRow], int], Any]:
+    def _sampler(self, rows: Dataset, shuffle: bool) -> ResumableSampler:
+        processes = getattr(self.trainer, "world_size", 1)
+        rank = getattr(self.trainer, "global_rank", 0)
+        return ResumableSampler(rows, processes, rank, shuffle, self.seed)
+
+    def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow], int], Any]:
         return type(self).collate
 
     def train_dataloader(self) -> Any:
@@ -277,12 +295,12 @@ class PreferenceData(RowsData):
         {"prompt", "completions"},
     )
 
-    def _collate(self) -> Callable[[Sequence[TokenRow], int], PreferenceBatch | RankingBatch]:
-        assert self.train_rows is not None, "setup has not run"
-        pairs = (
-            len(self.train_rows[0]["completion_ids"]) == 2 and self.train_rows[0]["ratings"] is None
-        )
-        return collate.preference_batch if pairs else collate.ranking_batch
+    def _collate(
+        self, rows: Dataset
+    ) -> Callable[[Sequence[TokenRow], int], PreferenceBatch | RankingBatch]:
+        pairs = all(ranks == [0, 1] for ranks in rows["ranks"])
+        rated = any(ratings is not None for ratings in rows["ratings"])
+        return collate.preference_batch if pairs and not rated else collate.ranking_batch
 
 
 class PromptData(RowsData):

@@ -15,8 +15,8 @@ def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
     """Rows of a local file, of a hub data set, or as given.
 
     Args:
-        source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a hub id, a list
-            of rows, or a ``datasets.Dataset``.
+        source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a hub id, a
+            list of rows, or a ``datasets.Dataset``.
         split: which split of a hub data set.
 
     Raises:
@@ -42,7 +42,8 @@ def _load_named(source: str, split: str) -> Dataset:
             raise FileNotFoundError(f"no data file at {path}")
         if suffix not in READERS:
             raise ValueError(
-                f"{path}: cannot read {suffix or 'a file without a suffix'}; known are {', '.join(READERS)}"
+                f"{path}: cannot read {suffix or 'a file without a suffix'}; "
+                f"known are {', '.join(READERS)}"
             )
         return load_dataset(READERS[suffix], data_files=str(path), split="train")
     return load_dataset(source, split=split)

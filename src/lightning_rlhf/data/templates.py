@@ -6,12 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.data.formats import Message, Prompt
+from lightning_rlhf.data.formats import BadRow, Message, Prompt
 
 SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
-ANCHOR = "\n"  # text before a completion, so that no tokenizer takes it for the start of a document
+# text before a completion, so that no tokenizer takes it for the start of a document; the first of
+# them that does not melt into the completion
+ANCHORS = ("\n", "a", ".", "0")
 
 
 class ChatTemplate:
@@ -19,9 +22,10 @@ class ChatTemplate:
 
     Args:
         tokenizer: whose tokens.
-        template: "auto" (the tokenizer's chat template; without one, string prompts are kept as they
-            are and messages go through "plain"), "plain" (``\\n\\nHuman: ...\\n\\nAssistant: ...``),
-            "raw" (contents joined, nothing added), or a path to a Jinja file.
+        template: "auto" (the tokenizer's chat template; without one, string prompts are kept as
+            they are and messages go through "plain"), "plain" (``\\n\\nHuman: ...``,
+            ``\\n\\nAssistant: ...``), "raw" (contents joined, nothing added), or a path to a Jinja
+            file. Text without a prompt is kept as it is by all but "plain".
 
     Raises:
         FileNotFoundError: a template that is neither a name nor a file.
@@ -32,20 +36,20 @@ class ChatTemplate:
         self.template = template
         self.jinja: str | None = None
         if template == "auto":
-            self.jinja = tokenizer.chat_template  # type: ignore[assignment]
+            self.jinja = tokenizer.get_chat_template() if tokenizer.chat_template else None
         elif template not in ("plain", "raw"):
             if not Path(template).is_file():
                 raise FileNotFoundError(
                     f'template {template!r} is neither "auto", "plain", "raw" nor a file'
                 )
-            self.jinja = Path(template).read_text()
+            self.jinja = Path(template).read_text(encoding="utf-8")
 
     # ---- text ----
 
     def render(self, prompt: Prompt, answer: str | None = None) -> str:
         """The text up to where an answer starts, or up to and with the given answer."""
         if isinstance(prompt, str):
-            if self.jinja is None and self.template != "plain":
+            if self.template != "plain" and (self.jinja is None or not prompt):
                 return prompt + (answer or "")
             prompt = [{"role": "user", "content": prompt}] if prompt else []
         messages = (
@@ -59,12 +63,17 @@ class ChatTemplate:
         return text + "\n\nAssistant:" if answer is None else text
 
     def _render_jinja(self, messages: list[Message], generation_prompt: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.jinja,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-        )
+        if not messages:
+            raise BadRow("the chat template needs a turn before the answer")
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.jinja,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
+        except TemplateError as reason:
+            raise BadRow(f"the chat template refuses: {reason}") from reason
         assert isinstance(text, str)
         return text
 
@@ -75,7 +84,7 @@ class ChatTemplate:
         return self._with_bos(self._ids(self.render(prompt)))
 
     def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
-        """Token ids of an answer and its end token, cut off the rendered conversation at the prompt.
+        """Token ids of an answer and its end token: what the whole conversation adds to its prompt.
 
         Raises:
             ValueError: a template that renders the prompt differently once the answer is there.
@@ -103,8 +112,10 @@ class ChatTemplate:
         return with_bos, [False] * (len(with_bos) - len(ids)) + counts
 
     def _until_stop(self, ids: list[int]) -> list[int]:
-        """Cut what a template writes after the last end token; add an end token where there is none."""
+        """Cut what a template writes after the last end token; add one where there is none."""
         eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise ValueError("the tokenizer has no eos_token: set one, else no answer can end")
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] == eos:
                 return ids[: i + 1]
@@ -118,27 +129,29 @@ class ChatTemplate:
     def _continuation(self, text: str) -> list[int]:
         """Tokens of a text that follows another.
 
-        SentencePiece-like tokenizers put a space before the first word they see. Where that would change
-        the text, it is tokenised behind an anchor and the anchor's tokens are taken off.
+        SentencePiece-like tokenizers put a space before the first word they see. Where that would
+        change the text, it is tokenised behind an anchor and the anchor's tokens are taken off.
         """
         alone = self._ids(text)
         if not self._prefixes_a_space:
             return alone
-        anchored = self._ids(ANCHOR + text)
-        lead = self._ids(ANCHOR)
-        return anchored[len(lead) :] if anchored[: len(lead)] == lead else alone
+        return next((ids for a in ANCHORS if (ids := self._behind(a, text)) is not None), alone)
+
+    def _behind(self, anchor: str, text: str) -> list[int] | None:
+        """Tokens of a text behind an anchor; None where the two share a token."""
+        lead, both = self._ids(anchor), self._ids(anchor + text)
+        return both[len(lead) :] if lead and both[: len(lead)] == lead else None
 
     @cached_property
     def _prefixes_a_space(self) -> bool:
-        lead, word = self._ids(ANCHOR), self._ids("a")
-        return bool(lead and word) and self._ids(ANCHOR + "a") == lead + self._ids(ANCHOR + "a")[
-            len(lead) :
-        ] != (lead + word)
+        return any(self._behind(a, "a") not in (None, self._ids("a")) for a in ANCHORS)
 
     def _with_bos(self, ids: list[int]) -> list[int]:
-        """BOS exactly once: a chat template writes its own, otherwise the tokenizer's habit decides."""
+        """BOS exactly once: a chat template writes its own, else the tokenizer's habit decides."""
         bos = self._bos
-        return [bos, *ids] if bos is not None and self.jinja is None and ids[:1] != [bos] else ids
+        if bos is None or ids[:1] == [bos] or (ids and self.jinja is not None):
+            return ids
+        return [bos, *ids]
 
     @cached_property
     def _bos(self) -> int | None:
@@ -155,6 +168,6 @@ def _tail(before: str, whole: str) -> str:
     )
     raise ValueError(
         "the chat template does not keep the prompt as a prefix of the conversation: it writes "
-        f"{before[at : at + 40]!r} before an answer but {whole[at : at + 40]!r} once the answer is there; "
-        'give template="plain" or a Jinja file that renders both alike'
+        f"{before[at : at + 40]!r} before an answer but {whole[at : at + 40]!r} once the answer is "
+        'there; give template="plain" or a Jinja file that renders both alike'
     )

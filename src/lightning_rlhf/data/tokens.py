@@ -18,7 +18,7 @@ from lightning_rlhf.data.templates import ChatTemplate
 
 
 class TokenRow(NamedTuple):
-    """A prompt and the completions that follow it; ``counts`` marks a completion's tokens that count."""
+    """A prompt and the completions that follow it; ``counts`` marks their tokens that count."""
 
     prompt_ids: list[int]
     completion_ids: list[list[int]]
@@ -38,7 +38,7 @@ def fit_length(
 
     A prompt keeps at least half of ``max_length`` (or all of itself), so no row is left without
     completion tokens. A cut completion loses its end token: the model must not learn to stop there.
-    The first token (a BOS) of a prompt stays.
+    The first token (a BOS) of a prompt stays. ``max_length`` is 2 or more.
     """
     room = max_length - min(len(prompt), max_length // 2)
     kept = [c[:room] for c in completions]
@@ -87,7 +87,7 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     completions = [chat.encode_answer(said, answer) for answer in answers]
     prompt, completions, cut = fit_length(prompt, completions, max_length)
     if len({tuple(c) for c in completions}) < 2:
-        raise BadRow("identical once cut to max_length")
+        raise BadRow("identical once cut to max_length" if cut else "identical once tokenised")
     counts = [[True] * len(c) for c in completions]
     opening = first_user_turn(said)
     return TokenRow(prompt, completions, counts, ranks, ratings, label, margin, opening, cut)
@@ -100,6 +100,8 @@ def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> T
     )
     said = read_prompt(value)
     ids = chat.encode_prompt(said)
+    if not ids:
+        raise BadRow("empty prompt")
     kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
     cut = "prompt" if len(kept) < len(ids) else ""
     return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut)

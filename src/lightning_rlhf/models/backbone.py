@@ -149,8 +149,8 @@ class Backbone(nn.Module):
         """Create a role; a role that is there already keeps its weights.
 
         It starts from its folder in ``adapters``, else as a copy of the role ``like``, else as a
-        fresh adapter, which is the bare base until trained. A frozen role with nothing to start from
-        *is* the bare base and costs nothing.
+        fresh adapter, which is the bare base until trained. A frozen role with nothing to start
+        from *is* the bare base and costs nothing.
 
         Args:
             name: an identifier; the modules use policy, reference, reward and critic.

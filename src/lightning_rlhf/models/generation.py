@@ -39,8 +39,8 @@ def generate(
     """Sample one completion per prompt as a role, plainly, so that log-probs mean what they say.
 
     No top-p, no top-k, no repetition penalty: they would make a KL estimate from these samples
-    negative. So the model's own generation config, which fills in what ours leaves out, is laid aside.
-    Prompts are sorted by length into left-padded batches; the results come in the order of the prompts.
+    negative. So the model's own generation config, which fills in what ours leaves out, is laid
+    aside. Prompts are sorted by length into left-padded batches; results keep the order of prompts.
 
     Args:
         backbone: loaded.

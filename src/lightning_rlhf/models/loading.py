@@ -157,7 +157,7 @@ def guard_4bit_on_cpu(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in place.
 
     On CPUs with AVX512-BF16, one no-grad forward in eval mode packs the weights for an inference
-    kernel without a backward, for good: later training loses the gradient through those layers while
+    kernel without a backward, for good: later training loses the gradient through those layers and
     the loss looks right (bitsandbytes 0.50.2). Any validation loop would do it.
     """
     for module in model.modules():

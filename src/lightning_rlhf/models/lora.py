@@ -48,7 +48,7 @@ class LoRA:
 def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
     """Put a new adapter named after its role into every target layer, in fp32.
 
-    PEFT would give it the base's dtype: in bf16 at a small learning rate hardly an entry ever moves.
+    PEFT would give it the base's dtype: in bf16 at a small learning rate hardly an entry moves.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -158,7 +158,7 @@ def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) 
     if wrong:
         raise ValueError(
             f"{folder} holds an adapter of another base model: {len(wrong)} of {len(own)} tensors "
-            f"do not fit, the first {wrong[0]!r}; load it on the model named in its adapter_config.json"
+            f"do not fit, the first {wrong[0]!r}; load it on the base its adapter_config.json names"
         )
     with torch.no_grad():
         for name, parameter in own.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -52,6 +52,17 @@ def warmup_cosine(optimizer: Optimizer, steps: float, warmup: float) -> LambdaLR
         return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
 
     return LambdaLR(optimizer, factor)
+
+
+def planned_steps(trainer: Trainer) -> float:
+    """How many optimizer steps a fit will take; infinite where nothing ends it.
+
+    Lightning sets up the train loader to count them, before a resumed run has read where its loader
+    stood, and does not look again: the loader would start over. So it is made to set it up once more.
+    """
+    steps = trainer.estimated_stepping_batches
+    trainer.fit_loop._combined_loader = None
+    return steps
 
 
 class AlignmentModule(LightningModule):
@@ -130,7 +141,7 @@ class AlignmentModule(LightningModule):
         scheduler = (
             self.lr_scheduler(optimizer)
             if self.lr_scheduler is not None
-            else warmup_cosine(optimizer, self.trainer.estimated_stepping_batches, self.warmup)
+            else warmup_cosine(optimizer, planned_steps(self.trainer), self.warmup)
         )
         return {
             "optimizer": optimizer,

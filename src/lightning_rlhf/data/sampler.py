@@ -1,0 +1,50 @@
+"""The order of rows: random, the same after a resume, disjoint between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DistributedSampler
+
+
+class ResumableSampler(DistributedSampler):
+    """An order that is a function of seed and epoch alone, and iterators that know their place.
+
+    torchdata's random sampler draws a permutation for every iterator somebody makes, and Lightning
+    makes more of them in a resumed run than in an unbroken one: the next epoch's order would
+    differ. A ``DistributedSampler``, so that Lightning leaves it alone in every strategy.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return _Place(self)
+
+    def order(self, epoch: int) -> list[int]:
+        """This process's rows of an epoch, in their order."""
+        before, self.epoch = self.epoch, epoch
+        rows = list(super().__iter__())
+        self.epoch = before
+        return rows
+
+
+class _Place(Iterator[int]):
+    """A place in one epoch's order; ``StatefulDataLoader`` saves and loads it."""
+
+    def __init__(self, sampler: ResumableSampler):
+        self.sampler = sampler
+        self.load_state_dict({"epoch": sampler.epoch, "yielded": 0})
+
+    def __next__(self) -> int:
+        if self.yielded == len(self.rows):
+            self.sampler.set_epoch(self.epoch + 1)  # as Lightning would, for loops that do not
+            raise StopIteration
+        self.yielded += 1
+        return self.rows[self.yielded - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "yielded": self.yielded}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch: int = state["epoch"]
+        self.yielded: int = state["yielded"]
+        self.rows = self.sampler.order(self.epoch)
