@@ -20,15 +20,15 @@ def shared(path: str) -> Path:
 
 
 def number_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Pairs a tiny model learns at once: the better answer repeats the prompt's last word."""
+    """Pairs a tiny model learns at once: better answers take low numbers, worse ones high numbers."""
     generator = torch.Generator().manual_seed(seed)
-    rows = []
-    while len(rows) < n:
-        length = int(torch.randint(2, 6, (1,), generator=generator))
-        words = [NUMBERS[i] for i in torch.randint(0, 50, (length + 1,), generator=generator)]
-        *prompt, other = words
-        good = " ".join([prompt[-1]] * 2)
-        bad = " ".join([other] * int(torch.randint(1, 5, (1,), generator=generator)))
-        if good != bad:
-            rows.append({"prompt": " ".join(prompt), "chosen": good, "rejected": bad})
-    return rows
+
+    def words(low: int, high: int) -> str:
+        length = int(torch.randint(2, 5, (1,), generator=generator))
+        numbers = torch.randint(low, high, (length,), generator=generator)
+        return " ".join(NUMBERS[i] for i in numbers)
+
+    return [
+        {"prompt": words(0, 50), "chosen": words(0, 25), "rejected": words(25, 50)}
+        for _ in range(n)
+    ]

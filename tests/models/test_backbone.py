@@ -1,9 +1,8 @@
-"""The backbone: what loading builds, padding, precision, checkpointing, training the whole model."""
+"""The backbone: what loading builds, precision, padding, checkpointing, training it whole."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
 import torch
@@ -144,7 +143,7 @@ def test_adapters_and_heads_are_fp32_on_any_base(build, tokens, quantization, dt
 
 
 def test_head_moves_under_bf16_autocast(build, tokens):
-    """At lr 1e-6 every entry of the fp32 head moves; the same head in bf16 would not move at all."""
+    """At lr 1e-6 every entry of the fp32 head moves; the same head in bf16 would stay."""
     backbone = build("reward", heads=("reward",), dtype="bfloat16")
     head = backbone.head("reward").weight
     in_bf16 = nn.Parameter(head.detach().bfloat16())
@@ -225,7 +224,7 @@ def test_without_position_ids_left_padding_would_change_gpt2(build, gpt2, sequen
 
 @contextmanager
 def counted(module: nn.Module):
-    """Counts a module's forwards. Before them: a recompute stops as soon as it has what it needs."""
+    """Counts a module's forwards, before them: a recompute stops once it has what it needs."""
     calls = []
     handle = module.register_forward_pre_hook(lambda *_: calls.append(1))
     yield calls
@@ -285,9 +284,7 @@ def test_whole_model_trains_and_its_reference_stays(build, tokens):
         assert (backbone.logits(tokens, "policy") - before).abs().max() > 0.01
         assert torch.equal(backbone.logits(tokens, "reference"), before)
         backbone.copy_role("policy", "reference")
-        assert torch.equal(
-            backbone.logits(tokens, "reference"), backbone.logits(tokens, "policy")
-        )
+        assert torch.equal(backbone.logits(tokens, "reference"), backbone.logits(tokens, "policy"))
     assert all(p.grad is None for p in backbone.role_parameters("reference"))
     assert all(backbone.keeps(key) for key in backbone.state_dict())
 
@@ -332,13 +329,11 @@ def test_whole_model_with_checkpointing_copies_the_model_only(build, tokens):
 
 
 def test_reference_weights_are_all_the_reference_depends_on(build):
+    base = {name for name, _ in build().base.named_parameters()}
     backbone = build("policy", "reward")
-    base = {n for n, _ in backbone.base.named_parameters() if ".lora_" not in n}
     backbone.add_role("reference", trainable=False)
     assert backbone.reference_weights().keys() == base
     backbone.copy_role("policy", "reference")
     more = backbone.reference_weights().keys() - base
     assert len(more) == 2 * 3 * 7
     assert all(".reference." in name for name in more)
-    names = sorted(backbone.reference_weights())
-    assert all(a != b for a, b in pairwise(names))

@@ -78,7 +78,9 @@ def test_policy_folder_is_peft_to_the_letter(build, base, tmp_path):
     mine = load_file(ours / "adapter_model.safetensors")
     theirs = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     assert {n: t.shape for n, t in mine.items()} == {n: t.shape for n, t in theirs.items()}
-    read = [json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("ours", "theirs")]
+    read = [
+        json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("ours", "theirs")
+    ]
     for written in read:
         written["target_modules"] = sorted(written["target_modules"])
     assert read[0] == read[1]
@@ -120,9 +122,7 @@ def test_reward_role_loads_as_a_sequence_classifier(build, base, tokens, sequenc
 def test_roles_come_back_exactly(build, tokens, tmp_path, quantization):
     saved = build("policy", "reward", heads=("reward",), quantization=quantization)
     folders = {r: str(saved.save_role(r, tmp_path / r)) for r in ("policy", "reward")}
-    back = build(
-        adapters={**folders, "reference": folders["policy"]}, quantization=quantization
-    )
+    back = build(adapters={**folders, "reference": folders["policy"]}, quantization=quantization)
     back.add_role("reward", head=True)
     with torch.no_grad():
         policy = saved.logits(tokens, "policy")
@@ -173,6 +173,14 @@ def test_policy_folder_is_no_reward_role(build, tmp_path):
         backbone.add_role("reward", head=True)
 
 
+def test_adapter_with_more_than_lora_is_refused(build, base, tmp_path):
+    """A trained output head, say, would be dropped without a word."""
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    get_peft_model(plain_model(base), config).save_pretrained(str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match=r"wide trained more than LoRA layers.*lm_head"):
+        build(adapters={"policy": str(tmp_path / "wide")})
+
+
 def test_missing_folder_is_named(build, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere holds no adapter_model\.safetensors"):
         build(adapters={"policy": str(tmp_path / "nowhere")})
@@ -181,7 +189,7 @@ def test_missing_folder_is_named(build, tmp_path):
 def test_bare_base_cannot_be_saved(build, tmp_path):
     backbone = build("policy")
     backbone.add_role("reference", trainable=False)
-    with pytest.raises(ValueError, match="'reference' is the bare base .*: nothing to save"):
+    with pytest.raises(ValueError, match=r"'reference' is the bare base .*: nothing to save"):
         backbone.save_role("reference", tmp_path)
 
 

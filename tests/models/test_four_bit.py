@@ -60,7 +60,8 @@ def test_four_bit_computes_what_its_dequantised_weights_compute(build, base, tok
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     full = {n: p.clone() for n, p in plain.named_parameters()}
     plain.load_state_dict(export.merged_state_dict(backbone.base, None, torch.float32))
-    off = [float((p - full[n]).norm() / full[n].norm()) for n, p in plain.named_parameters()]
+    with torch.no_grad():
+        off = [((p - full[n]).norm() / full[n].norm()).item() for n, p in plain.named_parameters()]
     assert 0.05 < max(off) < 0.15, "NF4 rounds normal weights by about a tenth"
     with torch.no_grad():
         expected = plain(
@@ -83,6 +84,7 @@ def test_gradients_survive_an_evaluation(build, tokens, gradients, dtype):
     assert worst(lora_gradients(evaluated_first, tokens, gradients), before) == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")  # the one sign of the fault
 @pytest.mark.skipif(not repacks_on_this_cpu(), reason="the trap needs a CPU with AVX512-BF16")
 def test_without_the_guard_an_evaluation_spoils_the_gradients(build, tokens, gradients):
     backbone = build("policy", quantization="nf4")

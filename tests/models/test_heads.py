@@ -97,7 +97,8 @@ def test_head_of_its_own_kind_falls_back_to_the_models_logits(odd, build, tokens
     backbone = build("policy", name=odd)
     said = [r for r in caplog.records if r.name == "lightning_rlhf.models.heads"]
     assert [r.getMessage() for r in said] == [
-        "OddForCausalLM has an output head of its own kind: log-probs take the logits of every token"
+        "OddForCausalLM has an output head of its own kind: "
+        "log-probs take the logits of every token"
     ]
     backbone.add_role("reference", trainable=False)
     model = AutoModelForCausalLM.from_pretrained(odd, dtype=torch.float32)

@@ -32,7 +32,7 @@ def built(runs: Runs, name: str) -> tuple[AlignmentModule, list[Any], int]:
     module = MODULES[name](runs.backbone())
     module.configure_model()
     for parameter in module.backbone.role_parameters(module.trained[0]):
-        torch.nn.init.normal_(parameter, std=0.2)  # away from the reference
+        torch.nn.init.normal_(parameter, std=0.05)  # away from the reference
     data = PreferenceData(number_pairs(8), val_fraction=0, tokenizer=module.backbone.tokenizer)
     data.setup()
     return module, data.sample_rows(8), data.tokenizer.pad_token_id

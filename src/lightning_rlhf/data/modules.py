@@ -112,6 +112,8 @@ class RowsData(LightningDataModule):
             raise ValueError(
                 f"max_length must hold a prompt and an answer: 2 or more, got {max_length}"
             )
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be 1 or more, got {max_rows}")
         self.source = source
         self.val_source = val_source
         self.val_fraction = val_fraction
@@ -168,9 +170,7 @@ class RowsData(LightningDataModule):
         rows = load_rows(source, self.split)
         if self.max_rows is not None:
             rows = rows.select(range(min(self.max_rows, len(rows))))
-        rows = rows.rename_columns(
-            {k: v for k, v in self.columns.items() if k in rows.column_names}
-        )
+        rows = self._renamed(rows, source)
         self._require_columns(rows.column_names, source)
         made = rows.map(
             partial(
@@ -196,6 +196,16 @@ class RowsData(LightningDataModule):
         if len(kept) == 0:
             raise ValueError(f"{name_of(source)}: no row can be used: {report}")
         return kept
+
+    def _renamed(self, rows: Dataset, source: Source) -> Dataset:
+        names = {k: v for k, v in self.columns.items() if k in rows.column_names}
+        for old, new in names.items():
+            if new in set(rows.column_names) - set(names):
+                raise ValueError(
+                    f"{name_of(source)}: columns= calls {old!r} {new!r}, "
+                    f"but there is a column {new!r} already; rename that one too"
+                )
+        return rows.rename_columns(names)
 
     def _require_columns(self, found: list[str], source: Source) -> None:
         if not any(needed <= set(found) for needed in self.accepts):

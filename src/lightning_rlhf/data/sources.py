@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 Source = str | list[dict[str, Any]]
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+OPTIONS: dict[str, dict[str, Any]] = {  # an answer may well be "None"
+    "csv": {"keep_default_na": False, "na_values": [""]}
+}
 
 
 def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
@@ -21,7 +25,7 @@ def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: a file of a kind nobody here reads, or without rows.
+        ValueError: a file of a kind nobody here reads, broken, or without rows.
     """
     if isinstance(source, Dataset):
         rows = source
@@ -45,7 +49,12 @@ def _load_named(source: str, split: str) -> Dataset:
                 f"{path}: cannot read {suffix or 'a file without a suffix'}; "
                 f"known are {', '.join(READERS)}"
             )
-        return load_dataset(READERS[suffix], data_files=str(path), split="train")
+        kind = READERS[suffix]
+        try:
+            return load_dataset(kind, data_files=str(path), split="train", **OPTIONS.get(kind, {}))
+        except (DatasetGenerationError, StopIteration, ValueError) as error:
+            reason = str(error.__cause__ or error) or "no rows"
+            raise ValueError(f"{path} cannot be read as {kind}: {reason}") from error
     return load_dataset(source, split=split)
 
 

@@ -90,7 +90,7 @@ class ChatTemplate:
             ValueError: a template that renders the prompt differently once the answer is there.
         """
         before, whole = self.render(prompt), self.render(prompt, answer)
-        return self._until_stop(self._continuation(_tail(before, whole)))
+        return self._until_stop(self._added(before, whole))
 
     def encode_conversation(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
         """Token ids of many turns, and which count: every assistant turn with its end token."""
@@ -101,8 +101,7 @@ class ChatTemplate:
             if message["role"] != "assistant":
                 continue
             before, whole = self.render(messages[:i]), self.render(messages[:i], message["content"])
-            opening = self._continuation(_tail(text, before)) if ids else self._ids(before)
-            spoken = self._continuation(_tail(before, whole))
+            opening, spoken = self._added(text, before), self._added(before, whole)
             turn = self._until_stop(spoken)
             rest = spoken[len(turn) :]  # what a template writes after the end token
             ids += opening + turn + rest
@@ -126,21 +125,22 @@ class ChatTemplate:
             self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text else []
         )
 
-    def _continuation(self, text: str) -> list[int]:
-        """Tokens of a text that follows another.
+    def _added(self, before: str, whole: str) -> list[int]:
+        """Tokens of what ``whole`` says after ``before``.
 
         SentencePiece-like tokenizers put a space before the first word they see. Where that would
         change the text, it is tokenised behind an anchor and the anchor's tokens are taken off.
         """
+        text = _tail(before, whole)
         alone = self._ids(text)
-        if not self._prefixes_a_space:
+        if not before or not self._prefixes_a_space:
             return alone
         return next((ids for a in ANCHORS if (ids := self._behind(a, text)) is not None), alone)
 
     def _behind(self, anchor: str, text: str) -> list[int] | None:
         """Tokens of a text behind an anchor; None where the two share a token."""
         lead, both = self._ids(anchor), self._ids(anchor + text)
-        return both[len(lead) :] if lead and both[: len(lead)] == lead else None
+        return (both[len(lead) :] or None) if lead and both[: len(lead)] == lead else None
 
     @cached_property
     def _prefixes_a_space(self) -> bool:

@@ -289,10 +289,14 @@ class Backbone(nn.Module):
         return head
 
     def reference_weights(self) -> dict[str, nn.Parameter]:
-        """Everything the reference's log-probs depend on, by name."""
+        """Everything the reference's log-probs depend on, by names that no other role changes."""
         if self.lora is None:
             return dict(self.model_of(REFERENCE).named_parameters())
-        base = {n: p for n, p in self.base.named_parameters() if ".lora_" not in n}
+        base = {
+            n.replace(".base_layer.", "."): p
+            for n, p in self.base.named_parameters()
+            if ".lora_" not in n
+        }
         return base | lora.parameters(self.base, REFERENCE)
 
     def keeps(self, key: str) -> bool:

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lightning_rlhf.models.heads import ScalarHead
-from lightning_rlhf.models.lora import PEFT_PREFIX
-
-SCORE = PEFT_PREFIX + "score.weight"  # where PEFT keeps the head of a sequence classifier
+from lightning_rlhf.models.lora import SCORE
 
 
 def head_as_peft(head: ScalarHead) -> tuple[dict[str, Tensor], dict[str, Any]]:

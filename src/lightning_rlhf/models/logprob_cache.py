@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,22 @@ class LogprobCache:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.fingerprint = fingerprint
         self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
-        self.file.execute("PRAGMA journal_mode=WAL")
+        self._share()
         self.file.execute(
             "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
         )
+
+    def _share(self, timeout_s: float = 60) -> None:
+        """Let readers and a writer work at once. SQLite's own timeout does not cover the switch."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.file.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:  # another process is switching it
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _keys(self, digests: Tensor) -> list[bytes]:
         return [self.fingerprint + row.tobytes() for row in digests.cpu().numpy()]
@@ -67,14 +80,27 @@ class LogprobCache:
 
 
 def weights_fingerprint(parameters: dict[str, nn.Parameter], samples: int = 64) -> bytes:
-    """16 bytes that tell one set of weights from another: names, shapes and evenly spaced values.
+    """16 bytes that tell one set of weights from another: names, shapes and values.
 
-    Training moves every weight of a tensor, so a sample sees it without reading gigabytes.
+    A checksum of every bit, at memory speed wherever the weights lie: a step on an embedding moves
+    the rows of a few tokens, which samples alone would miss. They tell one order from another.
     """
     hasher = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(parameters.items()):
-        flat = parameter.detach().flatten()
-        seen = flat[:: max(1, flat.numel() // samples)]
         hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        hasher.update(seen.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        state = getattr(parameter, "quant_state", None)
+        scales = [] if state is None else [state.absmax]  # 4-bit codes are relative to them
+        for tensor in (parameter.data, *scales):
+            flat = tensor.contiguous().flatten()
+            hasher.update(_bytes(flat[:: max(1, flat.numel() // samples)]))
+            bits = flat.view(torch.uint8)
+            if bits.storage_offset() % 8:
+                bits = bits.clone()
+            whole = len(bits) // 8 * 8
+            hasher.update(_bytes(bits[:whole].view(torch.int64).sum()[None]))
+            hasher.update(_bytes(bits[whole:]))
     return hasher.digest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # what PeftModel puts before every name of the model it wraps
+SCORE = PEFT_PREFIX + "score.weight"  # where PEFT keeps the head of a sequence classifier
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,14 @@ def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) 
     """Fill a role's adapter from PEFT-named tensors, every one of them and nothing left over.
 
     Raises:
-        ValueError: the adapter was trained on another base, or with other target modules.
+        ValueError: the adapter was trained on another base, or with more than LoRA layers.
     """
+    more = [n for n in tensors if ".lora_" not in n and n != SCORE]
+    if more:
+        raise ValueError(
+            f"{folder} trained more than LoRA layers, such as {more[0]!r}, which no role carries: "
+            "merge it into its base and start from that"
+        )
     own = {_peft_name(n, role): p for n, p in parameters(model, role).items()}
     given = {n: t for n, t in tensors.items() if ".lora_" in n}
     wrong = sorted(own.keys() ^ given.keys()) or sorted(

@@ -1,0 +1,313 @@
+"""Prompt and answer meet at a token boundary, begin once and end once."""
+
+from __future__ import annotations
+
+import copy
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import shared
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lightning_rlhf.data.formats import BadRow, Message
+from lightning_rlhf.data.templates import ChatTemplate
+
+TURN = (
+    r"{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{{ m.content }}"
+    r"{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+OWN_BOS = "{{ bos_token }}" + TURN
+OWN_END = TURN.replace("{{ eos_token }}", "<|end|>")  # an end token that is not the tokenizer's
+THINKS = TURN.replace(r"{{ '<|assistant|>\n' }}", r"{{ '<|assistant|>\n<think>' }}")
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+
+pieces = st.one_of(
+    st.sampled_from(
+        [
+            "The cat",
+            " sat",
+            "\n",
+            "\n\n",
+            " ",
+            "  ",
+            "Human:",
+            "\n\nHuman: ",
+            "é",
+            "🙂",
+            "東",
+            "a",
+            ".",
+        ]
+    ),
+    st.characters(exclude_categories=["Cs"], exclude_characters="▁"),
+)
+texts = st.lists(pieces, min_size=1, max_size=8).map("".join)
+words = texts.map(str.strip).filter(bool)
+CONVERSATION: list[Message] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 1 + 1 ?"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "Why do you ask?\n"},
+    {"role": "assistant", "content": " Because  I would\n like to know. "},
+    {"role": "user", "content": "Good"},
+]
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, jinja: str) -> ChatTemplate:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = jinja
+    return ChatTemplate(tokenizer)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """What tokens say; a BOS of the tokenizer's own accord is no part of the text."""
+    body = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids
+    return tokenizer.decode(body, clean_up_tokenization_spaces=False)
+
+
+def bos_of_its_own(tokenizer: PreTrainedTokenizerBase) -> int:
+    return tokenizer("a").input_ids.count(tokenizer.bos_token_id)
+
+
+# ---- one answer ----
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    prompt=st.one_of(st.just(""), texts), answer=texts, template=st.sampled_from(["raw", "plain"])
+)
+def test_tokens_say_the_rendered_text_and_end(
+    exact: PreTrainedTokenizerBase, prompt: str, answer: str, template: str
+) -> None:
+    chat = ChatTemplate(exact, template)
+    before, after = chat.encode_prompt(prompt), chat.encode_answer(prompt, answer)
+    assert text_of(exact, before + after) == chat.render(prompt, answer) + "</s>"
+    assert text_of(exact, before) == chat.render(prompt)
+    assert (before + after).count(exact.bos_token_id) == bos_of_its_own(exact)
+    assert after.count(exact.eos_token_id) == 1
+    assert after[-1] == exact.eos_token_id
+
+
+@settings(max_examples=60, deadline=None)
+@given(prompt=words, answer=words, template=st.sampled_from([TURN, OWN_BOS]))
+def test_a_chat_template_says_what_it_renders(
+    tokenizers: dict[str, PreTrainedTokenizerBase], prompt: str, answer: str, template: str
+) -> None:
+    byte_level = tokenizers["byte_level"]
+    chat = with_template(byte_level, template)
+    ids = chat.encode_prompt(prompt) + chat.encode_answer(prompt, answer)
+    # the template's newline after the end token does not count
+    expected = f"<|user|>\n{prompt}\n<|assistant|>\n{answer}</s>"
+    assert text_of(byte_level, ids) == expected
+    assert chat.render(prompt, answer).endswith(expected + "\n")
+
+
+@pytest.mark.parametrize("jinja", [None, TURN, OWN_BOS, OWN_END])
+def test_begins_once_and_ends_once(tokenizer: PreTrainedTokenizerBase, jinja: str | None) -> None:
+    chat = ChatTemplate(tokenizer) if jinja is None else with_template(tokenizer, jinja)
+    begins = {None: bos_of_its_own(tokenizer), OWN_BOS: 1}.get(jinja, 0)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for prompt in ("one two", CONVERSATION[:2]):
+        before, after = chat.encode_prompt(prompt), chat.encode_answer(prompt, "three four")
+        assert (before + after).count(bos) == begins
+        assert before[:begins] == [bos] * begins
+        assert (before + after).count(eos) == 1
+        assert after[-1] == eos
+        assert len(after) > 1
+    ids, counts = chat.encode_conversation(CONVERSATION)
+    assert ids.count(bos) == begins
+    assert [c for i, c in zip(ids, counts, strict=True) if i == eos] == [True, True]
+
+
+def test_an_end_token_in_the_text_is_not_doubled(tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = ChatTemplate(tokenizer, "raw")
+    assert chat.encode_answer("one", " two</s>") == chat.encode_answer("one", " two")
+    with_bos = chat.encode_prompt("<s>one")
+    assert with_bos.count(tokenizer.bos_token_id) == 1
+
+
+def test_text_without_a_prompt_is_kept_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    """As the tokenizer would write it at the start of a document, whatever its chat template."""
+    expected = [*tokenizer("one two").input_ids, tokenizer.eos_token_id]
+    for chat in (
+        ChatTemplate(tokenizer),
+        ChatTemplate(tokenizer, "raw"),
+        with_template(tokenizer, OWN_BOS),
+    ):
+        assert chat.encode_prompt("") + chat.encode_answer("", "one two") == expected
+
+
+def test_words_of_a_word_tokenizer(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    chat = ChatTemplate(tokenizers["word_level"])
+    ids = chat.encode_prompt("one two") + chat.encode_answer("one two", "three")
+    assert chat.tokenizer.convert_ids_to_tokens(ids) == ["one", "two", "three", "</s>"]
+
+
+def test_the_shared_story_tokenizer_keeps_the_text() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared("data/stories260k"))
+    for template in ("raw", "plain"):
+        chat = ChatTemplate(tokenizer, template)
+        for prompt in ("Once upon a time", "Once ", " Once\n", "é\n\n"):
+            for answer in ("there was", " there was\n", "\n\nLily", "  ", "🙂."):
+                ids = chat.encode_prompt(prompt) + chat.encode_answer(prompt, answer)
+                assert text_of(tokenizer, ids) == chat.render(prompt, answer) + "</s>"
+                assert ids.count(tokenizer.bos_token_id) == 1
+
+
+# ---- many turns ----
+
+
+def counted_runs(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], counts: list[bool]
+) -> list[str]:
+    """The text of each run of tokens that counts, read off the growing text."""
+    runs, at = [], 0
+    for counting, group in groupby(counts):
+        end = at + len(list(group))
+        if counting:
+            runs.append(text_of(tokenizer, ids[:end])[len(text_of(tokenizer, ids[:at])) :])
+        at = end
+    return runs
+
+
+@settings(max_examples=40, deadline=None)
+@given(said=st.lists(texts, min_size=2, max_size=5))
+def test_exactly_the_assistant_turns_count(exact: PreTrainedTokenizerBase, said: list[str]) -> None:
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)
+    ]
+    ids, counts = ChatTemplate(exact, "plain").encode_conversation(messages)
+    answers = said[1::2]
+    assert counted_runs(exact, ids, counts) == [f" {answer}</s>" for answer in answers]
+    names = ("Human: ", "Assistant: ")
+    spoken = [f"\n\n{names[i % 2]}{t}{'</s>' * (i % 2)}" for i, t in enumerate(said)]
+    # what follows the last answer is nobody's prompt
+    assert text_of(exact, ids) == "".join(spoken[: 2 * len(answers)])
+
+
+@pytest.mark.parametrize("jinja", [TURN, OWN_BOS])
+def test_assistant_turns_count_in_a_chat_template(
+    tokenizers: dict[str, PreTrainedTokenizerBase], jinja: str
+) -> None:
+    chat = with_template(tokenizers["byte_level"], jinja)
+    ids, counts = chat.encode_conversation(CONVERSATION)
+    answers = [m["content"] + "</s>" for m in CONVERSATION if m["role"] == "assistant"]
+    assert counted_runs(chat.tokenizer, ids, counts) == answers
+    whole = chat.render(CONVERSATION[:4], CONVERSATION[4]["content"])
+    assert text_of(chat.tokenizer, ids) == whole.removeprefix("<s>")
+
+
+def test_an_end_the_template_writes_itself_counts_too(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    chat = with_template(tokenizers["byte_level"], OWN_END)
+    ids, counts = chat.encode_conversation(CONVERSATION[:3])
+    assert counted_runs(chat.tokenizer, ids, counts) == ["two<|end|>\n</s>"]
+
+
+@pytest.mark.parametrize("template", ["plain", OWN_BOS])
+def test_a_conversation_of_one_answer_is_a_prompt_and_an_answer(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    chat = (
+        with_template(tokenizer, template) if "{" in template else ChatTemplate(tokenizer, template)
+    )
+    ids, counts = chat.encode_conversation(CONVERSATION[:3])
+    before = chat.encode_prompt(CONVERSATION[:2])
+    after = chat.encode_answer(CONVERSATION[:2], CONVERSATION[2]["content"])
+    rest = len(ids) - len(before + after)
+    assert ids[: len(ids) - rest] == before + after
+    assert counts == [False] * len(before) + [True] * len(after) + [False] * rest
+
+
+# ---- which template ----
+
+
+def test_named_templates_by_hand(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    tokenizer = tokenizers["byte_level"]
+    auto, plain, raw = (ChatTemplate(tokenizer, name) for name in ("auto", "plain", "raw"))
+    question = [{"role": "tool", "content": "x"}, {"role": "critic", "content": "y"}]
+    assert plain.render("Hi") == "\n\nHuman: Hi\n\nAssistant:"
+    assert plain.render("Hi", "Ho") == "\n\nHuman: Hi\n\nAssistant: Ho"
+    assert plain.render(question, "z") == "\n\nTool: x\n\ncritic: y\n\nAssistant: z"
+    assert raw.render("Hi", " Ho") == "Hi Ho"
+    assert raw.render(question, "z") == "xyz"
+    assert auto.render("Hi", " Ho") == "Hi Ho"
+    assert auto.render(question, "z") == plain.render(question, "z")
+    chat = with_template(tokenizer, TURN)
+    assert chat.render("Hi") == "<|user|>\nHi\n<|assistant|>\n"
+    assert ChatTemplate(chat.tokenizer, "raw").render("Hi") == "Hi"
+    assert ChatTemplate(chat.tokenizer, "plain").render("Hi") == plain.render("Hi")
+
+
+def test_a_template_from_a_file(
+    tokenizers: dict[str, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    tokenizer = tokenizers["byte_level"]
+    file = tmp_path / "chat.jinja"
+    file.write_text(TURN + "{# é #}", encoding="utf-8")
+    assert ChatTemplate(tokenizer, str(file)).render("Hi") == "<|user|>\nHi\n<|assistant|>\n"
+    with pytest.raises(FileNotFoundError) as raised:
+        ChatTemplate(tokenizer, "chatml")
+    assert str(raised.value) == ('template \'chatml\' is neither "auto", "plain", "raw" nor a file')
+
+
+def test_the_default_of_several_chat_templates(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    tokenizer = copy.deepcopy(tokenizers["byte_level"])
+    tokenizer.chat_template = {"default": TURN, "tool_use": OWN_BOS}
+    assert ChatTemplate(tokenizer).render("Hi") == "<|user|>\nHi\n<|assistant|>\n"
+
+
+# ---- what cannot be ----
+
+
+def test_a_prompt_that_is_no_prefix_shows_the_place(tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = with_template(tokenizer, THINKS)
+    with pytest.raises(ValueError) as raised:
+        chat.encode_answer("one", "two three")
+    assert not isinstance(
+        raised.value, BadRow
+    )  # every row has it: no reason to drop rows in silence
+    assert str(raised.value) == (
+        "the chat template does not keep the prompt as a prefix of the conversation: it writes "
+        "'<think>' before an answer but 'two three</s>\\n' once the answer is there; "
+        'give template="plain" or a Jinja file that renders both alike'
+    )
+    with pytest.raises(ValueError, match="prefix of the conversation"):
+        chat.encode_conversation(CONVERSATION)
+
+
+def test_a_template_that_rewrites_older_turns_shows_the_place(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    """As templates do that leave out the thoughts of earlier answers."""
+    forgets = TURN.replace("{{ m.content }}", "{{ m.content if loop.last else 'forgotten' }}")
+    chat = with_template(tokenizers["byte_level"], forgets)
+    with pytest.raises(ValueError, match=r"it writes 'Hi.*' before an answer but 'forgotten"):
+        chat.encode_answer("Hi", "Ho")
+
+
+def test_rows_a_chat_template_refuses_are_bad_rows(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    chat = with_template(tokenizers["byte_level"], REFUSES + TURN)
+    with pytest.raises(BadRow, match=r"^the chat template refuses: no system role$"):
+        chat.encode_prompt(CONVERSATION[:2])
+    chat.encode_prompt(CONVERSATION[1:2])
+    with pytest.raises(BadRow, match=r"^the chat template needs a turn before the answer$"):
+        chat.encode_conversation([{"role": "assistant", "content": "Hi"}])
+
+
+def test_no_answer_ends_without_an_end_token(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    tokenizer = copy.deepcopy(tokenizers["byte_level"])
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="the tokenizer has no eos_token"):
+        ChatTemplate(tokenizer).encode_answer("one", "two")

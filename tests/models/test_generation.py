@@ -1,0 +1,140 @@
+"""Sampling: what a role says is what its probabilities say, whoever stands beside it in a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from lightning_rlhf.models.generation import Completion, generate, left_pad, stop_ids
+
+PROMPTS = [[5, 9, 40, 41, 17, 3], [8], [90, 12, 33], [60, 61, 62, 63, 64, 65, 66, 67, 4], [7, 7]]
+
+
+@pytest.fixture
+def backbone(build):
+    backbone = build("policy")
+    backbone.add_role("reference", trainable=False)
+    return backbone
+
+
+def their_answer(model, prompt, stops, max_new_tokens=8) -> Completion:
+    """Greedy decoding of one prompt by transformers itself, nothing padded."""
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=0
+    )
+    with torch.no_grad():
+        row = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
+    ids = row.tolist()
+    ended = ids[-1] in stops
+    return Completion(ids[:-1] if ended else ids, ended)
+
+
+def test_greedy_is_transformers_greedy(backbone, base):
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    expected = [their_answer(plain, p, stop_ids(backbone)) for p in PROMPTS]
+    assert generate(backbone, "reference", PROMPTS, 8, temperature=0.0) == expected
+    backbone.eval()
+    with backbone.role("policy"):
+        adapted = [their_answer(backbone.base, p, stop_ids(backbone)) for p in PROMPTS]
+    assert generate(backbone, "policy", PROMPTS, 8, temperature=0.0) == adapted
+    assert adapted != expected
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_neighbours_in_a_batch_change_nothing(build, base, write_model, model_ids, family):
+    config = GPT2Config(
+        n_embd=64, n_layer=2, n_head=2, n_positions=32, initializer_range=0.2, **model_ids
+    )
+    name = base if family == "llama" else write_model(config, GPT2LMHeadModel)
+    backbone = build("policy", name=name)
+    alone = [generate(backbone, "policy", [p], 8, temperature=0.0)[0] for p in PROMPTS]
+    for batch_size in (1, 2, 3, 32):
+        assert generate(backbone, "policy", PROMPTS, 8, 0.0, batch_size) == alone
+    assert generate(backbone, "policy", PROMPTS[::-1], 8, 0.0) == alone[::-1]
+    assert len({tuple(a.ids) for a in alone}) == len(PROMPTS), "answers tell the prompts apart"
+
+
+def test_no_prompts_no_answers(backbone):
+    assert generate(backbone, "policy", []) == []
+
+
+def test_an_end_token_is_cut_off_and_told(backbone):
+    """Any stop token of the model's generation config ends an answer, beside the tokenizer's."""
+    free = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
+    assert all(len(a.ids) == 8 and not a.finished for a in free)
+    stop = free[1].ids[3]
+    backbone.base.generation_config.eos_token_id = [backbone.tokenizer.eos_token_id, stop]
+    assert stop_ids(backbone) == sorted([backbone.tokenizer.eos_token_id, stop])
+    ended = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
+    for before, after in zip(free, ended, strict=True):
+        end = before.ids.index(stop) if stop in before.ids else None
+        assert after == Completion(before.ids[:end], finished=end is not None)
+    assert ended[1].finished
+    assert not all(a.finished for a in ended)
+
+
+def test_pad_may_be_the_end_token(backbone):
+    """An answer that ended early is padded with its own end token: finished, and no longer."""
+    expected = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
+    stop = expected[1].ids[3]
+    backbone.tokenizer.eos_token_id = backbone.tokenizer.pad_token_id = stop
+    answers = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
+    for before, after in zip(expected, answers, strict=True):
+        end = before.ids.index(stop) if stop in before.ids else None
+        assert after == Completion(before.ids[:end], finished=end is not None)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_role_are_restored(backbone, training):
+    backbone.train(training)
+    own = backbone.base.generation_config
+    with backbone.role("policy"):
+        generate(backbone, "reference", PROMPTS[:2], 2)
+        assert backbone._active == "policy"
+        with pytest.raises(ValueError):
+            generate(backbone, "reference", [["no", "ids"]], 2)
+    assert {m.training for m in backbone.base.modules()} == {training}
+    assert backbone.base.generation_config is own
+
+
+# ---- sampling ----
+
+
+def chi_square(backbone, prompt, temperature, n=6000) -> float:
+    """Chi-square of first tokens against the model's own probabilities; 95 degrees of freedom."""
+    with torch.no_grad(), backbone.role("policy"):
+        logits = backbone.base(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    expected = n * torch.softmax(logits / temperature, -1)
+    torch.manual_seed(11)
+    answers = generate(backbone, "policy", [prompt] * n, 1, temperature, batch_size=2000)
+    eos = backbone.tokenizer.eos_token_id
+    first = torch.tensor([eos if a.finished else a.ids[0] for a in answers])
+    seen = torch.bincount(first, minlength=len(expected))
+    return float(((seen - expected) ** 2 / expected).sum())
+
+
+LIMIT = 95 + 5 * (2 * 95) ** 0.5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_samples_follow_the_models_probabilities(backbone, temperature):
+    assert chi_square(backbone, [5, 9, 40], temperature) < LIMIT
+
+
+def test_the_models_generation_config_does_not_bend_the_samples(backbone):
+    """Qwen2.5 ships top_k and a repetition penalty; transformers fills in what is left out."""
+    own = GenerationConfig(
+        do_sample=True, top_k=20, top_p=0.8, temperature=0.7, repetition_penalty=2.0, min_p=0.01
+    )
+    backbone.base.generation_config = own
+    assert chi_square(backbone, [5, 9, 40], 1.0) < LIMIT
+    greedy = generate(backbone, "policy", PROMPTS, 16, temperature=0.0)
+    backbone.base.generation_config = GenerationConfig()
+    assert generate(backbone, "policy", PROMPTS, 16, temperature=0.0) == greedy
+
+
+def test_left_pad_puts_pads_and_zeros_in_front():
+    ids, mask = left_pad([[1, 2, 3], [4]], 9, torch.device("cpu"))
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]

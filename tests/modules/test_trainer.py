@@ -1,0 +1,223 @@
+"""Ours inside other people's code: Trainer flags, refusals, loggers, modules around modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.plugins.precision import BitsandbytesPrecision
+from runs import METHODS, Runs
+
+from lightning_rlhf import DPOModule, PromptData, RewardModule
+from lightning_rlhf.callbacks import SampleTable, SaveRoles, WriteRows
+from lightning_rlhf.modules.base import fused_adamw, warmup_cosine
+from lightning_rlhf.modules.guards import check_trainer
+
+NAMES = {
+    "sft": {"loss", "perplexity"},
+    "reward": {
+        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+    },
+    "dpo": {
+        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+        "logps/chosen", "logps/rejected",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"precision": "bf16-mixed", "gradient_clip_val": 0.5},
+        {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
+        {"fast_dev_run": True},
+        {"overfit_batches": 2},
+    ],
+    ids=lambda flags: next(iter(flags)),
+)
+def test_flags_keep_adapters_in_fp32_and_the_loss_finite(
+    runs: Runs, method: str, flags: dict[str, Any]
+) -> None:
+    module, data = runs.make(method, "nf4")
+    trainer = runs.trainer(**flags)
+    trainer.fit(module, data)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    own = module.backbone.role_parameters(module.trained[0])
+    assert {p.dtype for p in own} == {torch.float32}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metrics_have_their_names(runs: Runs, method: str) -> None:
+    module, data = runs.make(method)
+    trainer = runs.trainer()
+    trainer.fit(module, data)
+    wanted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES[method]}
+    extra = {"val/calibration_error"} if method == "reward" else set()
+    assert set(trainer.callback_metrics) == wanted | extra
+    trainer.test(module, data, verbose=False)
+    assert {f"test/{name}" for name in NAMES[method]} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_half_precision_is_refused_with_its_reason(runs: Runs, precision: Any) -> None:
+    module, data = runs.make("dpo")
+    with pytest.raises(ValueError, match=f'precision="{precision}".*use precision="bf16-mixed"'):
+        runs.trainer(precision=precision).fit(module, data)
+
+
+def test_lightnings_own_quantisation_is_refused(runs: Runs) -> None:
+    trainer = runs.trainer()
+    trainer.strategy._precision_plugin = BitsandbytesPrecision.__new__(BitsandbytesPrecision)
+    with pytest.raises(ValueError, match='would quantise the LoRA matrices.*quantization="nf4"'):
+        check_trainer(trainer, None)
+
+
+def test_fused_adamw_can_be_clipped_under_mixed_precision(runs: Runs) -> None:
+    """Lightning refuses an optimizer that says it unscales gradients itself."""
+    optimizer = fused_adamw([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    assert optimizer.param_groups[0]["fused"]
+    assert optimizer.param_groups[0]["weight_decay"] == 0
+    module, data = runs.make("sft")
+    module.optimizer = lambda params, lr: torch.optim.AdamW(params, lr=lr, fused=True)
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        runs.trainer(precision="bf16-mixed", gradient_clip_val=1.0).fit(module, data)
+
+
+def test_warmup_then_cosine() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler, seen = warmup_cosine(optimizer, steps=100, warmup=0.1), []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert seen[55] == pytest.approx(0.5)
+    assert 0 < seen[-1] < 1e-3
+
+
+def test_a_run_in_wandb(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real offline run: metrics, hyperparameters and the table of samples."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = WandbLogger(save_dir=runs.folder, project="tests", offline=True)
+    module, data = runs.make("dpo")
+    runs.trainer(logger=logger, callbacks=[SampleTable(rows=3, max_new_tokens=4)]).fit(module, data)
+    run = logger.experiment
+    summary, config, folder = dict(run.summary), dict(run.config), Path(run.dir)
+    run.finish()
+    assert {f"train/{n}" for n in NAMES["dpo"]} <= set(summary)
+    assert {f"val/{n}" for n in NAMES["dpo"]} <= set(summary)
+    assert config["beta"] == 0.1
+    assert config["backbone"]["init_args"]["lora"]["r"] == 4
+    (table,) = folder.glob("media/table/samples*.json")
+    found = json.loads(table.read_text())
+    assert found["columns"] == ["step", "prompt", "policy", "reference"]
+    assert len(found["data"]) == 3
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, TensorBoardLogger])
+def test_loggers_without_tables_get_a_file(runs: Runs, logger: Any) -> None:
+    module, data = runs.make("reward")
+    log = logger(runs.folder / "log")
+    runs.trainer(logger=log, callbacks=[SampleTable(rows=2)], val_check_interval=0.5).fit(module, data)
+    (file,) = runs.folder.rglob("samples.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(rows[0]) == ["step", "prompt", "completion", "rank", "score"]
+    assert len(rows) == 2 * 2 * 2  # validations, rows, sides
+    assert (runs.folder / "log").rglob("hparams.yaml")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_roles_are_saved_at_the_end(runs: Runs, method: str) -> None:
+    module, data = runs.make(method)
+    runs.trainer(callbacks=[SaveRoles(str(runs.folder / "out"))], max_steps=1).fit(module, data)
+    role = module.trained[0]
+    assert (runs.folder / "out" / role / "adapter_model.safetensors").is_file()
+    assert (runs.folder / "out" / role / "tokenizer.json").is_file()
+
+
+def test_predictions_are_rows_on_disk(runs: Runs) -> None:
+    file = runs.folder / "rows.jsonl"
+    policy, _ = runs.make("sft")
+    prompts = PromptData([{"prompt": "w1 w2"}, {"prompt": "w3"}], val_fraction=0, batch_size=1)
+    runs.trainer(callbacks=[WriteRows(str(file))]).predict(policy, prompts)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["w1 w2", "w3"]
+    assert set(rows[0]) == {"prompt", "completion", "finished"}
+
+    reward, pairs = runs.make("reward", val_fraction=0.0, rows=6)
+    runs.trainer(callbacks=[WriteRows(str(file))]).predict(reward, pairs)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 12
+    assert all(isinstance(row["score"], float) for row in rows)
+
+    dpo, pairs = runs.make("dpo", val_fraction=0.0, rows=6)
+    runs.trainer(callbacks=[WriteRows(str(file))]).predict(dpo, pairs)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert rows == [{"reward_chosen": 0.0, "reward_rejected": 0.0}] * 6
+
+
+class Holder(LightningModule):
+    """Somebody's own module: ours for the preferences, a penalty of their own."""
+
+    def __init__(self, inner: DPOModule):
+        super().__init__()
+        self.inner = inner
+        self.strict_loading = False
+
+    def configure_model(self) -> None:
+        self.inner.configure_model()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        penalty = sum(p.square().sum() for p in self.inner.backbone.role_parameters("policy"))
+        self.log("train/penalty", penalty)
+        return self.inner.training_step(batch, batch_idx) + 1e-6 * penalty
+
+    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.inner.validation_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        return self.inner.configure_optimizers()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.inner.on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.inner.on_load_checkpoint(checkpoint)
+
+
+def test_a_module_inside_a_module_trains_logs_saves_and_resumes(runs: Runs) -> None:
+    inner, data = runs.make("dpo", rows=96)
+    assert isinstance(inner, DPOModule)
+    trainer = runs.trainer(max_epochs=2)
+    trainer.fit(Holder(inner), data)
+    metrics = trainer.callback_metrics
+    assert {"train/penalty", "train/rewards/margins", "val/loss"} <= set(metrics)
+    assert metrics["val/rewards/margins"] > 0
+    path = runs.folder / "holder.ckpt"
+    trainer.save_checkpoint(path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert all(key.startswith("inner.backbone.") and ".lora_" in key for key in state)
+
+    again, data = runs.make("dpo", rows=96)
+    assert isinstance(again, DPOModule)
+    trainer = runs.trainer(max_epochs=3)
+    trainer.fit(Holder(again), data, ckpt_path=str(path))
+    assert trainer.global_step == 3 * 18
+    assert trainer.callback_metrics["val/rewards/margins"] > 0
+
+
+def test_methods_share_one_base_in_memory(runs: Runs) -> None:
+    dpo, data = runs.make("dpo")
+    runs.trainer(max_steps=2).fit(dpo, data)
+    base = dpo.backbone.base
+    reward = RewardModule(dpo.backbone, lr=1e-3)
+    before = runs.weights(dpo)
+    runs.trainer(max_steps=2).fit(reward, data)
+    assert dpo.backbone.base is base
+    assert all(torch.equal(before[n], p) for n, p in runs.weights(dpo).items())
