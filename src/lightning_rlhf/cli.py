@@ -44,20 +44,17 @@ class AlignmentCLI(LightningCLI):
         """
 
 
-def run_cli(args: list[str]) -> LightningCLI:
-    """Parse and run one of LightningCLI's verbs."""
-    return AlignmentCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,  # a module takes its optimizer itself
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"default_root_dir": "runs", "callbacks": [SaveRoles()]},
-        parser_kwargs={"prog": "lightning-rlhf"},
-        args=args,
-    )
+def cli_options() -> dict[str, Any]:
+    """How our command line differs from a plain LightningCLI."""
+    return {
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,  # a module takes its optimizer itself
+        "seed_everything_default": 0,
+        "save_config_kwargs": {"overwrite": True},
+        "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles()]},
+        "parser_kwargs": {"prog": "lightning-rlhf"},
+    }
 
 
 def main(args: list[str] | None = None) -> None:
@@ -71,7 +68,7 @@ def main(args: list[str] | None = None) -> None:
         if args[0] in VERBS:
             auto_cli(VERBS[args[0]], args=args[1:], as_positional=True)
         else:
-            run_cli(args)
+            AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("LIGHTNING_RLHF_TRACEBACK") or not _is_ours(error):
             raise

@@ -221,7 +221,7 @@ def test_the_tokenizer_is_the_modules(words: PreTrainedTokenizerBase) -> None:
     )
     outer, inner = torch.nn.Module(), torch.nn.Module()
     outer.backbone = inner
-    inner.tokenizer = words  # type: ignore[assignment]
+    inner.tokenizer = words
     data.trainer = SimpleNamespace(lightning_module=outer)  # type: ignore[assignment]
     assert data.tokenizer is words
 
@@ -410,7 +410,7 @@ def test_a_tokenizer_without_padding_will_do(words: PreTrainedTokenizerBase) -> 
     bare = type(words)(
         tokenizer_object=words._tokenizer,
         eos_token="</s>",
-        unk_token="<unk>",  # type: ignore[call-arg]
+        unk_token="<unk>",
     )
     assert bare.pad_token_id is None
     data = ready(PreferenceData(ROWS, val_fraction=0, tokenizer=bare))

@@ -40,7 +40,7 @@ class Term:
         options: further arguments of the loss, e.g. ``{"label_smoothing": 0.1}``.
     """
 
-    loss: Callable[[PairLogprobs, float], Tensor]
+    loss: Callable[[PairLogprobs, float], Any]
     weight: float = 1.0
     options: dict[str, float] = field(default_factory=dict)
 
@@ -54,6 +54,10 @@ class Term:
         if wrong := sorted(set(self.options) - set(known)):
             raise ValueError(f"{loss_name(self.loss)} has no option {wrong[0]!r}; it has {known}")
         return partial(self.loss, **self.options) if self.options else self.loss
+
+
+# Losses and divergences return tensors. They are typed Any in constructors, because jsonargparse takes a
+# class there for one whose subclasses are wanted, and then refuses callable classes.
 
 
 class DPOModule(AlignmentModule):
@@ -79,9 +83,9 @@ class DPOModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        loss: Callable[[PairLogprobs, float], Tensor] | list[Term] = dpo_loss,
+        loss: Callable[[PairLogprobs, float], Any] | list[Term] = dpo_loss,
         beta: float = 0.1,
-        divergence: Callable[[Tensor], Tensor] = reverse_kl,
+        divergence: Callable[[Tensor], Any] = reverse_kl,
         ld_alpha: float | None = None,
         wpo: bool = False,
         reference_cache: str | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import shutil
 import time
@@ -54,14 +55,15 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     world = World(seed)
     prompts = world.prompts(held_out=True)
     size = write_base(home / "base", world.vocabulary(), seed)
+    said = write_rows(home / "data/demonstrations.jsonl", world.demonstrations(int(5000 * scale)))
+    preferred = write_rows(home / "data/preferences.jsonl", world.preferences(int(9000 * scale)))
+    unseen = write_rows(home / "data/unseen.jsonl", world.preferences(1000, held_out=True))
     stages: list[Stage] = []
 
     # 1. SFT trains the whole of the small model; its result is the base of everything after.
     console.rule("1/3 SFT: imitate demonstrations, good and bad")
     base = Backbone(str(home / "base"), lora=None, dtype="float32")
-    demonstrations = DemonstrationData(
-        world.demonstrations(int(5000 * scale)), val_fraction=0.05, batch_size=32
-    )
+    demonstrations = DemonstrationData(said, val_fraction=0.05, batch_size=32)
     seconds = fit(SFTModule(base, lr=3e-3), demonstrations, home / "sft", epochs=4)
     sft_model = base.save_role(POLICY, home / "sft" / "model")
     before = sample(base, POLICY, prompts)
@@ -70,18 +72,14 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     # 2. A reward model: its own LoRA adapter and head on the SFT model.
     console.rule("2/3 Reward model: learn which answer people prefer")
     backbone = Backbone(str(sft_model), lora=LoRA(r=16), dtype="float32")
-    preferences = world.preferences(int(9000 * scale), noise=0.1)
-    data = PreferenceData(preferences, val_fraction=0.05, batch_size=24)
+    data = PreferenceData(preferred, val_fraction=0.05, batch_size=24)
     seconds = fit(RewardModule(backbone, lr=1.5e-3), data, home / "reward")
-    unseen = PreferenceData(
-        world.preferences(1000, held_out=True, noise=0.0),
-        val_fraction=0.0,
-        batch_size=64,
-        tokenizer=backbone.tokenizer,
+    judged = PreferenceData(
+        unseen, val_fraction=0.0, batch_size=64, tokenizer=backbone.tokenizer
     )
-    unseen.setup()
+    judged.setup()
     backbone.eval()
-    accuracy = reward_accuracy(backbone, REWARD, unseen.train_dataloader())
+    accuracy = reward_accuracy(backbone, REWARD, judged.train_dataloader())
     stages.append(Stage("Reward", seconds, {"reward_accuracy": accuracy}))
 
     # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off. With a
@@ -117,6 +115,13 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     print_results(results, console)
     console.print(f"The report: {report.html}   the picture: {report.png}")
     return results
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
+    """Rows as a JSONL file, so that the same run can be had from the command line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
 
 
 def fit(module: AlignmentModule, data: LightningDataModule, folder: Path, epochs: int = 1) -> float:

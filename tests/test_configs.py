@@ -1,0 +1,82 @@
+"""Every configuration parses and builds its module, data and Trainer, alone and under every overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lightning_rlhf.callbacks import SampleTable, SaveRoles
+from lightning_rlhf.cli import AlignmentCLI, cli_options
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+METHODS = sorted(CONFIGS.glob("*.yaml"))
+CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
+RUNNABLE = [c for c in METHODS if "class_path: lightning_rlhf" in c.read_text()]
+TITLES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule"}
+
+
+def build(*args: str) -> AlignmentCLI:
+    return AlignmentCLI(
+        LightningModule, LightningDataModule, **{**cli_options(), "run": False}, args=list(args)
+    )
+
+
+def with_configs(*configs: Path) -> list[str]:
+    return [f"--config={c}" for c in configs]
+
+
+@pytest.mark.parametrize("config", RUNNABLE, ids=lambda c: c.stem)
+def test_builds(config: Path) -> None:
+    cli = build(*with_configs(config))
+    assert type(cli.model).__name__ == TITLES[config.stem.split("_")[-1]]
+    assert not cli.model.backbone.is_loaded  # a description costs nothing
+    kinds = {type(c) for c in cli.trainer.callbacks}
+    assert {SampleTable, SaveRoles, ModelCheckpoint} <= kinds
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.stem)
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+def test_cards_lie_over_any_method(method: str, card: Path) -> None:
+    # a GPU cannot be built here: the Trainer's accelerator is the one value put back
+    cli = build(
+        *with_configs(CONFIGS / f"{method}.yaml", card), "--trainer.accelerator=cpu",
+    )  # fmt: skip
+    assert type(cli.model).__name__ == TITLES[method]
+    assert cli.model.backbone.quantization == "nf4"
+    assert cli.model.backbone.lora is not None
+    assert cli.trainer.accumulate_grad_batches == 16
+
+
+def test_swap_by_class_path_and_loss_by_name() -> None:
+    config = with_configs(CONFIGS / "dpo.yaml")
+    cli = build(*config, "--model.loss=lightning_rlhf.functional.dpo.ipo_loss", "--model.beta=0.2")
+    assert cli.model.loss.__name__ == "ipo_loss"
+    assert cli.model.beta == 0.2
+    optimizer = build(*config, "--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5")
+    assert optimizer.model.optimizer is not None
+
+
+def test_a_mix_of_losses_in_yaml(tmp_path: Path) -> None:
+    overlay = tmp_path / "mix.yaml"
+    overlay.write_text(
+        """
+model:
+  init_args:
+    loss:
+      - {loss: lightning_rlhf.functional.dpo.dpo_loss, weight: 0.8}
+      - {loss: lightning_rlhf.functional.dpo.robust_loss, weight: 0.2, options: {label_smoothing: 0.2}}
+    divergence: {class_path: lightning_rlhf.functional.dpo.AlphaDivergence, init_args: {alpha: 0.3}}
+"""
+    )
+    cli = build(*with_configs(CONFIGS / "dpo.yaml", overlay))
+    assert [share for share, _ in cli.model.terms] == [0.8, 0.2]
+    assert cli.model.divergence.alpha == 0.3
+
+
+def test_wandb_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    cli = build(*with_configs(CONFIGS / "dpo.yaml", CONFIGS / "wandb.yaml"))
+    assert type(cli.trainer.logger).__name__ == "WandbLogger"
