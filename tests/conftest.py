@@ -17,7 +17,7 @@ from lightning_rlhf.quickstart.model import word_tokenizer
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Two test processes with two threads each wait for one another ten times as long as they work."""
+    """Two processes of two threads each on two cores mostly wait for one another."""
     torch.set_num_threads(1)
     quiet()
 

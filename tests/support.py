@@ -20,7 +20,7 @@ def shared(path: str) -> Path:
 
 
 def number_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Pairs a tiny model learns at once: better answers take low numbers, worse ones high numbers."""
+    """Pairs a tiny model learns at once: better answers have low numbers, worse ones high."""
     generator = torch.Generator().manual_seed(seed)
 
     def words(low: int, high: int) -> str:

@@ -1,4 +1,4 @@
-"""Every configuration parses and builds its module, data and Trainer, alone and under every overlay."""
+"""Every configuration builds its module, data and Trainer, alone and under overlays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_swap_by_class_path_and_loss_by_name() -> None:
     cli = build(*config, "--model.loss=lightning_rlhf.functional.dpo.ipo_loss", "--model.beta=0.2")
     assert cli.model.loss.__name__ == "ipo_loss"
     assert cli.model.beta == 0.2
-    optimizer = build(*config, "--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5")
+    optimizer = build(
+        *config, "--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5"
+    )
     assert optimizer.model.optimizer is not None
 
 
@@ -67,7 +69,9 @@ model:
   init_args:
     loss:
       - {loss: lightning_rlhf.functional.dpo.dpo_loss, weight: 0.8}
-      - {loss: lightning_rlhf.functional.dpo.robust_loss, weight: 0.2, options: {label_smoothing: 0.2}}
+      - loss: lightning_rlhf.functional.dpo.robust_loss
+        weight: 0.2
+        options: {label_smoothing: 0.2}
     divergence: {class_path: lightning_rlhf.functional.dpo.AlphaDivergence, init_args: {alpha: 0.3}}
 """
     )

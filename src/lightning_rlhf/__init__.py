@@ -1,5 +1,10 @@
 """lightning-rlhf: preference optimization for PyTorch Lightning."""
 
+import logging
+
+# Said at import on every CPU: that an optional kernel of a hub is absent.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA

@@ -1,9 +1,9 @@
 """What travels from the data floor to the modules: named tuples of tensors, shapes in comments.
 
-A *completion* is a run of tokens that counts, seen after its prompt. Rows of tokens may be laid out in
-any way (one padded sequence to a row, or several prompts packed with the completions that share
-them): everything above reads a batch through ``source``, ``target``, ``sequence`` and ``last``, which
-name places in the flattened rows, so that no module knows the layout.
+A *completion* is a run of tokens that counts, seen after its prompt. Rows of tokens may be laid
+out in any way (one padded sequence to a row, or several prompts packed with the completions that
+share them): everything above reads a batch through ``source``, ``target``, ``sequence`` and
+``last``, which name places in the flattened rows, so that no module knows the layout.
 
 Lightning moves nested named tuples between devices unchanged. B rows, T tokens to a row, N tokens
 that count, C completions, P pairs, G prompts.

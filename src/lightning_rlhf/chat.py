@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.columns import Columns
@@ -94,7 +95,7 @@ def base_of(role: str) -> str:
     return str(json.loads(config.read_text())["base_model_name_or_path"])
 
 
-def _lines(console: Console) -> object:
+def _lines(console: Console) -> Iterator[str]:
     if sys.stdin.isatty():
         console.print("Type a message; an empty line ends the conversation.", style="dim")
     while True:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_cli, set_parsing_settings
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningCLI
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.chat import chat
+from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.modules.dpo import Term
 from lightning_rlhf.quickstart.run import quickstart
 
-VERBS = {"chat": chat, "quickstart": quickstart}
+VERBS: dict[str, Callable[..., Any]] = {"chat": chat, "quickstart": quickstart}
 HELP = """\
 lightning-rlhf: preference optimization for PyTorch Lightning
 
@@ -39,9 +41,13 @@ class AlignmentCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the command line alone.
 
-        Lightning would let a resumed checkpoint's arguments win over those just typed, and say nothing.
-        What a checkpoint cannot change (base, rank, roles) is checked as it loads.
+        Lightning would let a resumed checkpoint's arguments win over those just typed, and say
+        nothing. What a checkpoint cannot change (base, rank, roles) is checked as it loads.
         """
+
+
+# Else jsonargparse cannot carry a dataclass over when a method is swapped on the command line.
+set_parsing_settings(subclasses_enabled=[LoRA, Term])
 
 
 def cli_options() -> dict[str, Any]:
@@ -70,25 +76,30 @@ def main(args: list[str] | None = None) -> None:
         else:
             AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        if os.environ.get("LIGHTNING_RLHF_TRACEBACK") or not _is_ours(error):
+        ours = _written_for_users(error)
+        if ours is None or os.environ.get("LIGHTNING_RLHF_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {ours}", file=sys.stderr)
         sys.exit(2)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether we raised it ourselves: then its sentence was written for the user."""
-    innermost: Any = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(innermost).is_relative_to(Path(__file__).parent)
+def _written_for_users(error: BaseException | None) -> BaseException | None:
+    """The error we raised ourselves, also under those that parsers wrapped around it."""
+    while error is not None:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if Path(raised_in).is_relative_to(Path(__file__).parent):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def quiet() -> None:
     """Silence what no user of ours can act on."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for message in (
         ".*litlogger.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*'set_vital' is deprecated.*",
+        ".*args parameter is intended to run from within Python.*",
         ".*does not have many workers.*",
         ".*num_workers.*bottleneck.*",
     ):

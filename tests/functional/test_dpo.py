@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import shared
 from torch import Tensor
 
 from lightning_rlhf.functional import dpo
@@ -75,8 +75,8 @@ class Recorded:
     def recorder_weight(self, alpha: float | None) -> Tensor:
         """(6, 8): how often the recorder's gradient counts each place.
 
-        Its log-probs are 0 off the completion but differentiated there too: every place counts in full,
-        under LD-DPO those after the shared length only on the completion, by alpha.
+        Its log-probs are 0 off the completion but differentiated there too: every place counts in
+        full, under LD-DPO those after the shared length only on the completion, by alpha.
         """
         if alpha is None:
             return torch.ones_like(self.policy)
@@ -230,9 +230,7 @@ def test_a_tie_counts_as_wrong() -> None:
     assert dpo.reward_metrics(pairs, 0.1)["rewards/accuracies"] == 0
 
 
-@pytest.mark.parametrize(
-    ("loss", "e"), [(dpo.exo_pair_loss, 0.0), (dpo.robust_loss, 0.5)]
-)
+@pytest.mark.parametrize(("loss", "e"), [(dpo.exo_pair_loss, 0.0), (dpo.robust_loss, 0.5)])
 def test_label_smoothing_out_of_range_is_named(loss: dpo.PairLoss, e: float) -> None:
     with pytest.raises(ValueError, match=f"got {e}"):
         loss(some_pairs(), 0.1, label_smoothing=e)

@@ -51,9 +51,9 @@ def test_a_soft_label_wants_its_log_odds() -> None:
     assert margin.item() == pytest.approx(math.log(0.9 / 0.1), abs=1e-4)
 
 
-rankings = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=5), min_size=1, max_size=4).filter(
-    lambda groups: any(len(set(ranks)) > 1 for ranks in groups)
-)
+rankings = st.lists(
+    st.lists(st.integers(0, 3), min_size=2, max_size=5), min_size=1, max_size=4
+).filter(lambda groups: any(len(set(ranks)) > 1 for ranks in groups))
 
 
 @settings(max_examples=40, deadline=None)

@@ -147,6 +147,21 @@ def test_reward_adapter_may_start_a_critic(build, tokens, tmp_path):
         assert torch.equal(backbone.scores(tokens, "critic"), saved.scores(tokens, "reward"))
 
 
+def test_a_role_is_written_as_what_it_is_and_not_as_what_it_began_as(build, base, tokens, tmp_path):
+    """A reward adapter read as a policy is a policy: no head is asked for when it is read again."""
+    folder = build("reward", heads=("reward",)).save_role("reward", tmp_path / "reward")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["task_type"] == "SEQ_CLS"
+    assert config["modules_to_save"] == ["score"]
+    backbone = build(adapters={"policy": str(folder)})
+    folder = backbone.save_role("policy", tmp_path / "policy")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["task_type"] == "CAUSAL_LM"
+    assert config["modules_to_save"] is None
+    theirs = PeftModel.from_pretrained(plain_model(base), str(folder)).eval()
+    assert (plain_logits(theirs, tokens) - our_logits(backbone, tokens)).abs().max() < 1e-4
+
+
 # ---- refusals ----
 
 

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from lightning_rlhf.models.generation import Completion, generate, left_pad, stop_ids
+from lightning_rlhf.models.lora import LoRA
 
 PROMPTS = [[5, 9, 40, 41, 17, 3], [8], [90, 12, 33], [60, 61, 62, 63, 64, 65, 66, 67, 4], [7, 7]]
 
@@ -53,6 +54,14 @@ def test_neighbours_in_a_batch_change_nothing(build, base, write_model, model_id
         assert generate(backbone, "policy", PROMPTS, 8, 0.0, batch_size) == alone
     assert generate(backbone, "policy", PROMPTS[::-1], 8, 0.0) == alone[::-1]
     assert len({tuple(a.ids) for a in alone}) == len(PROMPTS), "answers tell the prompts apart"
+
+
+def test_adapters_drop_nothing_out_while_they_answer(build):
+    answers = [
+        generate(build("policy", lora=LoRA(r=4, alpha=8, dropout=p)), "policy", PROMPTS, 8, 0.0)
+        for p in (0.0, 0.5)
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_no_prompts_no_answers(backbone):

@@ -58,18 +58,22 @@ def resume(runs: Runs, module: AlignmentModule, path: Path) -> None:
 
 def test_a_checkpoint_of_another_module_is_refused(runs: Runs) -> None:
     path = save(runs, "dpo")
-    with pytest.raises(ValueError, match=r"no checkpoint of this RewardModule: .*the module and the LoRA"):
+    with pytest.raises(
+        ValueError, match=r"no checkpoint of this RewardModule: .*the module and the LoRA"
+    ):
         resume(runs, RewardModule(runs.backbone()), path)
 
 
 def test_a_checkpoint_of_another_rank_is_refused(runs: Runs) -> None:
     path = save(runs, "dpo")
-    with pytest.raises(ValueError, match=r"another base model or LoRA rank: .*\(4, \d+\) there and \(8, \d+\)"):
+    with pytest.raises(
+        ValueError, match=r"another base model or LoRA rank: .*\(4, \d+\) there and \(8, \d+\)"
+    ):
         resume(runs, DPOModule(runs.backbone(lora=LoRA(r=8))), path)
 
 
 def test_the_reference_copied_from_an_sft_adapter_travels_along(runs: Runs) -> None:
-    """SFT and DPO in one process; a resume in another process knows the SFT adapter from the checkpoint."""
+    """After SFT and DPO in one process, a resume in another finds the SFT adapter."""
     backbone = runs.backbone()
     sft, demonstrations = runs.make("sft")
     sft = SFTModule(backbone, lr=1e-2)
@@ -93,7 +97,7 @@ def test_the_reference_copied_from_an_sft_adapter_travels_along(runs: Runs) -> N
 
 
 def test_a_role_folder_starts_the_next_method(runs: Runs) -> None:
-    """SFT saved, then DPO from its folder: the reference is the SFT adapter, and the first loss ln 2."""
+    """DPO from an SFT folder: the reference is the SFT adapter, the first loss ln 2."""
     sft, data = runs.make("sft")
     runs.trainer().fit(sft, data)
     folder = sft.backbone.save_role("policy", runs.folder / "policy")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import number_pairs
 from runs import Runs
+from support import number_pairs
 from torch import Tensor
 
 from lightning_rlhf import DPOModule, PreferenceData, RewardModule

@@ -95,7 +95,7 @@ def test_xstest_refusals_are_told_from_compliance(tmp_path: Path) -> None:
 def test_full_fine_tuning_then_lora_on_the_result(runs: Runs) -> None:
     """The story of the quickstart in small: whole model first, roles on its result."""
     seed_everything(0, verbose=False)
-    sft, data = runs.make("sft", rows=400)
+    _, data = runs.make("sft", rows=400)
     module = SFTModule(runs.backbone(lora=None), lr=5e-3)
     runs.trainer(max_epochs=3).fit(module, data)
     folder = module.backbone.save_role("policy", runs.folder / "sft")

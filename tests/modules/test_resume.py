@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import METHODS, Runs
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+from runs import METHODS, Runs
 
 
 class Killed(Exception):

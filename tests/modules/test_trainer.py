@@ -124,7 +124,9 @@ def test_a_run_in_wandb(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_loggers_without_tables_get_a_file(runs: Runs, logger: Any) -> None:
     module, data = runs.make("reward")
     log = logger(runs.folder / "log")
-    runs.trainer(logger=log, callbacks=[SampleTable(rows=2)], val_check_interval=0.5).fit(module, data)
+    runs.trainer(logger=log, callbacks=[SampleTable(rows=2)], val_check_interval=0.5).fit(
+        module, data
+    )
     (file,) = runs.folder.rglob("samples.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert list(rows[0]) == ["step", "prompt", "completion", "rank", "score"]

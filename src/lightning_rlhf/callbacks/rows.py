@@ -12,7 +12,7 @@ from lightning_rlhf.callbacks.folder import run_folder
 
 
 class WriteRows(Callback):
-    """Append what ``predict_step`` returns to a JSONL file, batch by batch: a killed run loses one batch.
+    """Append what ``predict_step`` returns to a JSONL file, each batch as it is made.
 
     Each process writes its own file, so nobody waits.
 
@@ -45,4 +45,6 @@ class WriteRows(Callback):
 
     def _file(self, trainer: Trainer) -> Path:
         path = Path(self.path) if self.path else run_folder(trainer) / "predictions.jsonl"
-        return path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}.jsonl")
+        return (
+            path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}.jsonl")
+        )

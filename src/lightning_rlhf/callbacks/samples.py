@@ -15,8 +15,8 @@ from lightning_rlhf.modules.base import AlignmentModule, Table
 class SampleTable(Callback):
     """After each validation, what every role says to the same held-out prompts (or how rows score).
 
-    Goes to every logger that has tables (Weights & Biases), and to ``samples.jsonl`` beside the run, so
-    that loggers without tables lose nothing.
+    Goes to every logger that has tables (Weights & Biases), and to ``samples.jsonl`` beside the
+    run, so that loggers without tables lose nothing.
 
     Args:
         rows: how many prompts.
@@ -37,7 +37,9 @@ class SampleTable(Callback):
         if (self.seen - 1) % self.every_n_validations:
             return
         if not isinstance(pl_module, AlignmentModule):
-            raise ValueError(f"SampleTable shows modules of this package, not {type(pl_module).__name__}")
+            raise ValueError(
+                f"SampleTable shows modules of this package, not {type(pl_module).__name__}"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         table = pl_module.sample_table(data, self.rows, self.max_new_tokens)
         self._show(trainer, table)

@@ -233,7 +233,8 @@ class RowsData(LightningDataModule):
     def _sampler(self, rows: Dataset, shuffle: bool) -> ResumableSampler:
         processes = getattr(self.trainer, "world_size", 1)
         rank = getattr(self.trainer, "global_rank", 0)
-        return ResumableSampler(rows, processes, rank, shuffle, self.seed)
+        # far apart, so that no epoch of one seed is an epoch of the next
+        return ResumableSampler(rows, processes, rank, shuffle, self.seed * 1_000_003)
 
     def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow], int], Any]:
         return type(self).collate

@@ -27,7 +27,8 @@ def sampled_kl(
 ) -> float:
     """``E_role[log role - log reference]`` in nats per answer, from the role's own samples (k1).
 
-    Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance alone.
+    Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance
+    alone.
     """
     eos = backbone.tokenizer.eos_token_id
     total = 0.0

@@ -3,9 +3,10 @@
 Every loss maps ``(pairs, beta)`` to one value per pair; the batch loss is their mean. Extra options
 are keyword arguments. ``docs/methods/dpo.md`` names the paper of each and where we differ from TRL.
 
-Notation, as in the docstrings below: ``S`` sum of a completion's token log-probs, ``L`` its length in
-tokens, ``D = S - S_ref`` the log-ratio, ``u`` its divergence (``u = D`` for reverse KL), suffix ``c``
-chosen and ``r`` rejected, ``d = u_c - u_r``, ``b`` beta, ``ls`` log-sigmoid, ``e`` label smoothing.
+Notation, as in the docstrings below: ``S`` sum of a completion's token log-probs, ``L`` its length
+in tokens, ``D = S - S_ref`` the log-ratio, ``u`` its divergence (``u = D`` for reverse KL), suffix
+``c`` chosen and ``r`` rejected, ``d = u_c - u_r``, ``b`` beta, ``ls`` log-sigmoid, ``e`` label
+smoothing.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def nca_pair_loss(pairs: PairLogprobs, beta: float) -> Tensor:
 
 
 def robust_loss(pairs: PairLogprobs, beta: float, label_smoothing: float = 0.1) -> Tensor:
-    """``[-(1-e) ls(bd) + e ls(-bd)] / (1-2e)``: unbiased under labels flipped at rate e (arXiv 2403.00409)."""
+    """``[-(1-e) ls(bd) + e ls(-bd)] / (1-2e)``: unbiased under flip rate e (arXiv 2403.00409)."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"robust_loss needs label_smoothing in [0, 0.5), got {label_smoothing}")
     x, e = beta * pairs.delta, label_smoothing
@@ -253,7 +254,7 @@ def orpo_loss(pairs: PairLogprobs, beta: float) -> Tensor:
 def completion_sums(
     logprobs: Tensor, sequence: Tensor, sequences: int, shared: Tensor | None, alpha: float
 ) -> Tensor:
-    """Sum token log-probs per completion; LD-DPO (arXiv 2409.06411) down-weights the longer side's tail.
+    """Sum token log-probs per completion; LD-DPO (arXiv 2409.06411) weighs a longer side's tail.
 
     Args:
         logprobs: (N,) of the completions' tokens, in order.
@@ -310,8 +311,8 @@ def preference_loss(
         pairs: P pairs.
         beta: strength of the pull to the reference.
         terms: (weight, loss) of each summand; a mix such as MPO (arXiv 2411.10442) is several.
-        label: (P,) probability that "chosen" is the better side, or None for certainty. The value is
-            the expectation ``p l(pair) + (1 - p) l(swapped pair)``: cDPO for the sigmoid loss.
+        label: (P,) probability that "chosen" is the better side, or None for certainty. The value
+            is the expectation ``p l(pair) + (1 - p) l(swapped pair)``: cDPO for the sigmoid loss.
         weight: (P,) weight of each pair (WPO), or None.
 
     Raises:

@@ -9,8 +9,8 @@ from torch import Tensor
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """``log p(target)`` under each row of logits.
 
-    The caller pairs each target with the logits that predict it (``TokenBatch.source``); there is no
-    shift here.
+    The caller pairs each target with the logits that predict it (``TokenBatch.source``); there is
+    no shift here.
 
     Args:
         logits: (N, V) any float dtype; the reduction runs in fp32, since bf16 log-probs of a long
@@ -25,7 +25,7 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def log_sum_squared_probs(logits: Tensor) -> Tensor:
-    """``log sum_v p_v^2``: the log-probability a policy expects of its own samples (WPO, arXiv 2406.11827).
+    """``log sum_v p_v^2``: what a policy expects of its own samples (WPO, arXiv 2406.11827).
 
     Args:
         logits: (N, V).

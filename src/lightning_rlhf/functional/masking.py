@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sum of ``values`` where ``mask`` is True; what lies under False may be anything, NaN included."""
+    """Sum of ``values`` where ``mask`` is True; under False may lie anything, NaN included."""
     return (
         values.masked_fill(~mask, 0.0).sum()
         if dim is None

@@ -18,8 +18,8 @@ def reward_loss(
 ) -> Loss:
     """Bradley-Terry on scalar rewards, with margin, soft labels and centering.
 
-    ``BCE(s(x), p) + c (r_c + r_r)^2`` with ``x = r_c - r_r - m``; for certain labels (p = 1) that is
-    ``-ls(x)``. Margin: Llama 2 (arXiv 2307.09288, Eq. 2). Centering: arXiv 2312.09244.
+    ``BCE(s(x), p) + c (r_c + r_r)^2`` with ``x = r_c - r_r - m``; for certain labels (p = 1) that
+    is ``-ls(x)``. Margin: Llama 2 (arXiv 2307.09288, Eq. 2). Centering: arXiv 2312.09244.
 
     Args:
         chosen, rejected: (P,) rewards.
@@ -62,10 +62,11 @@ def ordered_pairs(group: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
-    """All strictly ordered pairs of each prompt's K completions, mean over its pairs, then over prompts.
+    """All strictly ordered pairs of each prompt's K completions: mean over them, then prompts.
 
     InstructGPT (arXiv 2203.02155, Eq. 1): the pairs of one prompt are one batch element, since seen
-    one by one they overfit. A prompt whose completions all tie has nothing to say and does not count.
+    one by one they overfit. A prompt whose completions all tie has nothing to say and does not
+    count.
 
     Args:
         scores: (C,) rewards of all completions of the batch.

@@ -11,8 +11,8 @@ def sft_loss(logprobs: Tensor) -> Loss:
     """Mean negative log-likelihood over every counting token of the batch.
 
     Args:
-        logprobs: (N,) log-probs of the tokens that count, all rows together: a token weighs the same
-            in a long answer as in a short one.
+        logprobs: (N,) log-probs of the tokens that count, all rows together: a token weighs the
+            same in a long answer as in a short one.
     """
     value = -logprobs.mean()
     return Loss(value, {"perplexity": value.detach().exp()})

@@ -218,7 +218,6 @@ class Backbone(nn.Module):
     def _freeze_copy(self) -> None:
         # Checkpointing's context_fn holds this backbone, which must not be copied with the model.
         self.frozen = copy.deepcopy(self.base, {id(self): self}).requires_grad_(False)
-        self.frozen.zero_grad()
 
     def _read_head(self, name: str) -> None:
         if name in self.adapters:
@@ -373,7 +372,10 @@ class Backbone(nn.Module):
         elif not role.adapter:
             raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
         else:
-            head, config = export.head_as_peft(self.head(name)) if name in self.heads else ({}, {})
+            head: dict[str, Tensor] = {}
+            config: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+            if name in self.heads:
+                head, config = export.head_as_peft(self.head(name))
             config["base_model_name_or_path"] = self.public_name
             lora.save(self.base, name, folder, head, **config)
         self.tokenizer.save_pretrained(folder)

@@ -31,16 +31,16 @@ class Table(NamedTuple):
 def fused_adamw(params: Iterable[Any], lr: float) -> Optimizer:
     """Torch's fused AdamW without weight decay, which Lightning may clip under bf16-mixed.
 
-    Fused optimizers say they unscale gradients themselves; Lightning then refuses to clip at all, with
-    or without a gradient scaler.
+    Fused optimizers say they unscale gradients themselves; Lightning then refuses to clip at all,
+    with or without a gradient scaler.
     """
     optimizer = AdamW(params, lr=lr, weight_decay=0.0, fused=True)
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
 def warmup_cosine(optimizer: Optimizer, steps: float, warmup: float) -> LambdaLR:
-    """Linear warm-up over a share of the run, then a cosine to 0; constant where a run has no end."""
+    """Linear warm-up over a share of the run, then a cosine to 0; constant if it has no end."""
     rise = max(1.0, warmup * steps) if steps != float("inf") else 100.0
 
     def factor(step: int) -> float:
@@ -58,7 +58,8 @@ def planned_steps(trainer: Trainer) -> float:
     """How many optimizer steps a fit will take; infinite where nothing ends it.
 
     Lightning sets up the train loader to count them, before a resumed run has read where its loader
-    stood, and does not look again: the loader would start over. So it is made to set it up once more.
+    stood, and does not look again: the loader would start over. So it is made to set it up once
+        more.
     """
     steps = trainer.estimated_stepping_batches
     trainer.fit_loop._combined_loader = None
@@ -68,8 +69,8 @@ def planned_steps(trainer: Trainer) -> float:
 class AlignmentModule(LightningModule):
     """A method of preference optimization on a backbone.
 
-    A subclass says which roles it trains, creates the others in ``add_roles``, and turns a batch into
-    a ``Loss`` in ``objective``. Optimization is automatic, so every Trainer flag works.
+    A subclass says which roles it trains, creates the others in ``add_roles``, and turns a batch
+    into a ``Loss`` in ``objective``. Optimization is automatic, so every Trainer flag works.
 
     Inside somebody's own LightningModule, call this one's ``configure_model``, ``training_step``,
     ``configure_optimizers``, ``on_save_checkpoint`` and ``on_load_checkpoint`` from theirs.
@@ -186,7 +187,9 @@ class AlignmentModule(LightningModule):
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
         """As Lightning's, without its list of every frozen weight the checkpoint rightly lacks."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found keys that are in the model state dict but not")
+            warnings.filterwarnings(
+                "ignore", message="Found keys that are in the model state dict but not"
+            )
             return super().load_from_checkpoint(*args, **kwargs)
 
     # ---- checkpoints: adapters and heads, not one frozen weight ----
@@ -201,7 +204,7 @@ class AlignmentModule(LightningModule):
         self._rng = checkpoint_.get("rng")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Put the generators back where the checkpoint had them: making loaders has drawn from them."""
+        """Put the generators back where the checkpoint had them: loaders drew from them."""
         if self._rng is not None:
             checkpoint.set_rng_state(self._rng)
             self._rng = None
@@ -217,7 +220,7 @@ class AlignmentModule(LightningModule):
         """Complete prompts as the policy: rows of prompt and completion."""
         if not isinstance(batch, PromptBatch):
             raise ValueError(
-                f"{type(self).__name__} predicts completions of PromptData, not {type(batch).__name__}"
+                f"{type(self).__name__} completes PromptData, not {type(batch).__name__}"
             )
         prompts = [ids.tolist() for ids in batch.prompt_ids]
         answers = generate(self.backbone, POLICY, prompts)

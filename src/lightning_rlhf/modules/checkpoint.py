@@ -62,7 +62,7 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
 def rng_state() -> dict[str, Any]:
     """Every global generator's state, in types a ``weights_only`` load accepts."""
     version, numbers, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the global one is what resumes
     assert isinstance(numpy, dict)
     inner = numpy["state"]
     return {
@@ -81,4 +81,5 @@ def set_rng_state(state: dict[str, Any]) -> None:
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     key, pos, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached))
+    numpy = ("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached)
+    np.random.set_state(numpy)  # noqa: NPY002

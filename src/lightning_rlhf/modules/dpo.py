@@ -56,8 +56,8 @@ class Term:
         return partial(self.loss, **self.options) if self.options else self.loss
 
 
-# Losses and divergences return tensors. They are typed Any in constructors, because jsonargparse takes a
-# class there for one whose subclasses are wanted, and then refuses callable classes.
+# Losses and divergences return tensors. They are typed Any in constructors, because jsonargparse
+# takes a class there for one whose subclasses are wanted, and then refuses callable classes.
 
 
 class DPOModule(AlignmentModule):
@@ -72,8 +72,8 @@ class DPOModule(AlignmentModule):
         divergence: of the log-ratio, ``reverse_kl`` or another of ``functional.dpo``.
         ld_alpha: LD-DPO's weight of the longer side's tail; None for 1.
         wpo: weigh pairs by how likely the policy is to say them (WPO).
-        reference_cache: a file that keeps reference log-probs, computed once per text; None computes
-            them on the fly.
+        reference_cache: a file that keeps reference log-probs, computed once per text; None
+            computes them on the fly.
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.

@@ -8,7 +8,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 HALF = {
     "16-true": "fp16 weights gave NaN losses in every trial",
-    "bf16-true": "it casts adapters, heads and cached log-probs to bf16, where small updates vanish",
+    "bf16-true": "it casts adapters and heads to bf16, where small updates vanish",
 }
 
 
@@ -20,13 +20,14 @@ def check_trainer(trainer: Trainer, quantization: str | None) -> None:
     """
     if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
         raise ValueError(
-            "BitsandbytesPrecision would quantise the LoRA matrices too and train nothing: drop the "
-            'plugin and give Backbone(quantization="nf4")'
+            "BitsandbytesPrecision would quantise the LoRA matrices too and train nothing: "
+            'drop the plugin and give Backbone(quantization="nf4")'
         )
     if trainer.precision in HALF:
         raise ValueError(
-            f'precision="{trainer.precision}": {HALF[trainer.precision]}; use precision="bf16-mixed" or '
-            '"32-true" and give the frozen base its own dtype: Backbone(dtype="bfloat16")'
+            f'precision="{trainer.precision}": {HALF[trainer.precision]}; '
+            'use precision="bf16-mixed" or "32-true" and give the frozen base its own dtype: '
+            'Backbone(dtype="bfloat16")'
         )
     if isinstance(trainer.strategy, FSDPStrategy):
         raise ValueError(
@@ -37,6 +38,6 @@ def check_trainer(trainer: Trainer, quantization: str | None) -> None:
         trainer.strategy, DeepSpeedStrategy | ModelParallelStrategy
     ):
         raise ValueError(
-            f"{type(trainer.strategy).__name__} loses the state of 4-bit weights: use strategy='ddp' "
-            "(every process holds the 4-bit base), or quantization=None"
+            f"{type(trainer.strategy).__name__} loses the state of 4-bit weights: "
+            "use strategy='ddp' (every process holds the 4-bit base), or quantization=None"
         )

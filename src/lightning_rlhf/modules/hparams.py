@@ -1,7 +1,7 @@
 """A module's arguments as plain dicts and numbers: what loggers show and checkpoints may hold.
 
-Objects in a checkpoint (dataclasses, functions) make it unloadable, since torch loads weights only. The
-form is LightningCLI's own, so ``load_from_checkpoint`` builds the module again from it.
+Objects in a checkpoint (dataclasses, functions) make it unloadable, since torch loads weights
+only. The form is LightningCLI's own, so ``load_from_checkpoint`` builds the module again from it.
 """
 
 from __future__ import annotations

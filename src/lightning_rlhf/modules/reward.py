@@ -29,14 +29,15 @@ REWARD = "reward"
 class RewardModule(AlignmentModule):
     """A scalar reward from preferences: an adapter and an fp32 head, read at the last real token.
 
-    Pairs train Bradley-Terry (margins and soft labels where the rows have them); rankings of K train
-    the loss named by ``ranking``.
+    Pairs train Bradley-Terry (margins and soft labels where the rows have them); rankings of K
+    train the loss named by ``ranking``.
 
     Args:
         backbone: the base and its roles.
-        centering: weight of the pull of a pair's rewards to a sum of 0; 0.01 keeps the scale at home.
-        ranking: for rows of K: "pairs" (every ordered pair, InstructGPT), "plackett_luce", or "rating"
-            (regress to the rows' ratings).
+        centering: weight of the pull of a pair's rewards to a sum of 0; 0.01 keeps the scale at
+            home.
+        ranking: for rows of K: "pairs" (every ordered pair, InstructGPT), "plackett_luce", or
+            "rating" (regress to the rows' ratings).
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.

@@ -16,7 +16,14 @@ from rich.console import Console
 
 from lightning_rlhf.data.modules import DemonstrationData, PreferenceData
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.evaluation.report import Answers, Curve, Results, Stage, print_results, write_report
+from lightning_rlhf.evaluation.report import (
+    Answers,
+    Curve,
+    Results,
+    Stage,
+    print_results,
+    write_report,
+)
 from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import Completion, generate
@@ -74,17 +81,15 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     backbone = Backbone(str(sft_model), lora=LoRA(r=16), dtype="float32")
     data = PreferenceData(preferred, val_fraction=0.05, batch_size=24)
     seconds = fit(RewardModule(backbone, lr=1.5e-3), data, home / "reward")
-    judged = PreferenceData(
-        unseen, val_fraction=0.0, batch_size=64, tokenizer=backbone.tokenizer
-    )
+    judged = PreferenceData(unseen, val_fraction=0.0, batch_size=64, tokenizer=backbone.tokenizer)
     judged.setup()
     backbone.eval()
     accuracy = reward_accuracy(backbone, REWARD, judged.train_dataloader())
     stages.append(Stage("Reward", seconds, {"reward_accuracy": accuracy}))
 
-    # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off. With a
-    # tenth of the labels wrong the best margin is ln 9 / beta: 4 nats at beta 0.5, but 22 at the usual
-    # 0.1, more than answers of four words can give without breaking.
+    # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off. With
+    # a tenth of the labels wrong the best margin is ln 9 / beta: 4 nats at beta 0.5, but 22 at the
+    # usual 0.1, more than answers of four words can give without breaking.
     console.rule("3/3 DPO: prefer what people prefer")
     seconds = fit(DPOModule(backbone, beta=0.5, lr=1e-3), data, home / "dpo")
     after = sample(backbone, POLICY, prompts)
@@ -97,7 +102,9 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
         answers=[
             Answers(p, {"SFT": a, "DPO": b}, {"SFT": x, "DPO": y})
             for p, a, b, x, y in list(
-                zip(prompts, before.answers, after.answers, before.scores, after.scores, strict=True)
+                zip(
+                    prompts, before.answers, after.answers, before.scores, after.scores, strict=True
+                )
             )[:: max(1, len(prompts) // 12)]
         ],
         curves=[

@@ -1,0 +1,102 @@
+"""The tree is the diagram: imports point down, and some floors know no library."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "lightning_rlhf"
+FLOORS = {
+    "functional": 0,
+    "batches": 1,
+    "models": 2,
+    "data": 2,
+    "modules": 3,
+    "callbacks": 3,
+    "evaluation": 3,
+    "quickstart": 4,
+    "chat": 4,
+    "__main__": 5,
+    "cli": 4,
+}
+FORBIDDEN = {
+    "functional": {"transformers", "peft", "bitsandbytes", "pytorch_lightning", "datasets"}
+}
+NEIGHBOURS = {
+    ("callbacks", "modules"),
+    ("cli", "quickstart"),
+    ("cli", "chat"),
+}  # same floor, one way
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    return module.removeprefix("lightning_rlhf.").split(".")[0]
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_room(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_imports_point_down(file: Path) -> None:
+    if file == SOURCE / "__init__.py":
+        return  # the shop window: it may show everything, and nobody inside looks at it
+    here = own_room(file)
+    for name in imports(file):
+        assert name != "lightning_rlhf", f"{file} imports its own package root"
+        if not name.startswith("lightning_rlhf."):
+            assert name.split(".")[0] not in FORBIDDEN.get(here, set()), f"{here} imports {name}"
+            continue
+        there = room(name)
+        if there != here:
+            down = FLOORS[there] < FLOORS[here] or (here, there) in NEIGHBOURS
+            assert down, f"{file.relative_to(SOURCE)} looks up or sideways to {name}"
+
+
+def test_sibling_modules_import_only_their_base() -> None:
+    shared = {"base", "checkpoint", "guards", "hparams"}
+    for file in (SOURCE / "modules").glob("*.py"):
+        for name in imports(file):
+            if name.startswith("lightning_rlhf.modules."):
+                assert name.split(".")[2] in shared, f"{file.name} imports its sibling {name}"
+
+
+def test_data_never_sees_a_model() -> None:
+    for file in (SOURCE / "data").glob("*.py"):
+        assert not any(name.startswith("lightning_rlhf.models") for name in imports(file))
+
+
+def test_every_method_has_its_one_name_everywhere() -> None:
+    root = SOURCE.parents[1]
+    for file in (SOURCE / "modules").glob("*.py"):
+        method = file.stem
+        if method in {"__init__", "base", "checkpoint", "guards", "hparams"}:
+            continue
+        assert (SOURCE / "functional" / f"{method}.py").is_file()
+        assert f"def {method}_loss(" in (SOURCE / "functional" / f"{method}.py").read_text()
+        assert f"class {method.upper()}Module(".lower() in file.read_text().lower()
+        assert (root / "configs" / f"{method}.yaml").is_file()
+        assert (root / "docs" / "methods" / f"{method}.md").is_file()
+
+
+def test_constructors_have_few_arguments() -> None:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                count = len(node.args.args) + len(node.args.kwonlyargs) - (node.name == "__init__")
+                assert count <= 12, f"{file.name}:{node.lineno} {node.name} takes {count} arguments"
