@@ -126,6 +126,7 @@ class RowsData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self._tokenizer = tokenizer
+        self._made_with: PreTrainedTokenizerBase | None = None  # whose tokens the rows are
         self.train_rows: Dataset | None = None
         self.val_rows: Dataset | None = None
 
@@ -136,24 +137,24 @@ class RowsData(LightningDataModule):
         Raises:
             ValueError: neither is there.
         """
-        if self._tokenizer is None:
-            module = getattr(self.trainer, "lightning_module", None)
-            parts = module.modules() if module is not None else []
-            found = next(
-                (t for m in parts if (t := getattr(m, "tokenizer", None)) is not None), None
+        if self._tokenizer is not None:
+            return self._tokenizer
+        module = getattr(self.trainer, "lightning_module", None)
+        parts = module.modules() if module is not None else []
+        found = next((t for m in parts if (t := getattr(m, "tokenizer", None)) is not None), None)
+        found = found or self._made_with  # between two fits nobody is attached
+        if found is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a tokenizer: give tokenizer=, "
+                "or fit a module that has one"
             )
-            if found is None:
-                raise ValueError(
-                    f"{type(self).__name__} needs a tokenizer: give tokenizer=, "
-                    "or fit a module that has one"
-                )
-            self._tokenizer = found
-        return self._tokenizer
+        return found
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, tokenise and split; done once."""
-        if self.train_rows is not None:
+        """Read, tokenise and split; again only for a module with another tokenizer."""
+        if self._made_with is self.tokenizer:
             return
+        self._made_with = self.tokenizer
         rows = self._read(self.source)
         if self.val_source is not None:
             self.train_rows, self.val_rows = rows, self._read(self.val_source)
