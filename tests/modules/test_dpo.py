@@ -140,8 +140,12 @@ def test_another_reference_does_not_meet_cached_rows(runs: Runs) -> None:
 
 
 def test_iterated_dpo_moves_its_reference(runs: Runs) -> None:
-    module = DPOModule(runs.backbone(), lr=1e-2)
+    """Also past a cache of the old reference's log-probs, in the same module and in a new one."""
+    file = str(runs.folder / "reference.sqlite")
+    module = DPOModule(runs.backbone(), lr=1e-2, reference_cache=file)
     assert losses(runs, module, max_epochs=4)[-1] < 0.6
     module.backbone.copy_role("policy", "reference")
-    again = DPOModule(module.backbone, lr=1e-2)
+    assert losses(runs, module, max_steps=1)[0] == pytest.approx(math.log(2), abs=1e-6)
+    module.backbone.copy_role("policy", "reference")
+    again = DPOModule(module.backbone, lr=1e-2, reference_cache=file)
     assert losses(runs, again, max_steps=1)[0] == pytest.approx(math.log(2), abs=1e-6)

@@ -112,6 +112,10 @@ class DPOModule(AlignmentModule):
         )
         self._cache: LogprobCache | None = None
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._cache = None  # the reference may have moved since the last run
+
     def add_roles(self) -> None:
         found = POLICY in self.backbone.roles  # trained before, or read from a folder
         self.backbone.add_role(POLICY)
@@ -167,8 +171,9 @@ class DPOModule(AlignmentModule):
     def _open_cache(self) -> LogprobCache:
         if self._cache is None:
             assert self.reference_cache is not None
-            weights = self.backbone.reference_weights()
-            self._cache = LogprobCache(self.reference_cache, weights_fingerprint(weights))
+            weights = weights_fingerprint(self.backbone.reference_weights())
+            precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
+            self._cache = LogprobCache(self.reference_cache, weights + precision.encode())
         return self._cache
 
     def batch_size(self, batch: PreferenceBatch) -> int:
