@@ -8,11 +8,11 @@ os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
 
 import pytest
 import torch
-from support import NUMBERS
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_rlhf.cli import quiet
 from lightning_rlhf.quickstart.model import word_tokenizer
+from support import NUMBERS
 
 
 @pytest.fixture(autouse=True, scope="session")

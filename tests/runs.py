@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
-from support import number_pairs
 
 from lightning_rlhf import (
     Backbone,
@@ -21,6 +20,7 @@ from lightning_rlhf import (
 )
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
+from support import number_pairs
 
 METHODS = {
     "sft": (SFTModule, DemonstrationData),

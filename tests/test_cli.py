@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import NUMBERS, number_pairs
 
 from lightning_rlhf.cli import main
 from lightning_rlhf.models.backbone import Backbone
+from support import NUMBERS, number_pairs
 
 CONFIG = """
 model:

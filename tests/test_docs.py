@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import number_pairs
 
 from lightning_rlhf import Backbone
 from lightning_rlhf.cli import main
 from lightning_rlhf.models.lora import read
+from support import number_pairs
 
 ROOT = Path(__file__).parents[1]
 

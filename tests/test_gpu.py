@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from support import number_pairs
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule
+from support import number_pairs
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from support import shared
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
@@ -24,6 +23,7 @@ from lightning_rlhf.data.modules import (
     RowsData,
     held_out,
 )
+from support import shared
 
 ROWS = [
     {"prompt": f"one {a}", "chosen": f"two {b}", "rejected": f"three {b}"}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import shared
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_rlhf.data.formats import BadRow, Message
 from lightning_rlhf.data.templates import ChatTemplate
+from support import shared
 
 TURN = (
     r"{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{{ m.content }}"

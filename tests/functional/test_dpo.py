@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import shared
 from torch import Tensor
 
 from lightning_rlhf.functional import dpo
 from lightning_rlhf.functional.dpo import AlphaDivergence, PairLogprobs, preference_loss
+from support import shared
 
 PER_PAIR = [
     dpo.dpo_loss, dpo.hinge_loss, dpo.ipo_loss, dpo.exo_pair_loss, dpo.nca_pair_loss,

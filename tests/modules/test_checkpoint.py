@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import METHODS, Runs
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
 from lightning_rlhf.modules.base import AlignmentModule
+from runs import METHODS, Runs
 
 
 def save(runs: Runs, method: str, **kwargs: Any) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runs import Runs
-from support import NUMBERS, number_pairs
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_rlhf import Backbone, PreferenceData, RewardModule
 from lightning_rlhf.quickstart.model import word_tokenizer
+from runs import Runs
+from support import NUMBERS, number_pairs
 
 
 def test_one_data_module_and_two_tokenizers(runs: Runs, tmp_path: Path) -> None:

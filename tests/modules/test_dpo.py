@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback
-from runs import Runs
-from support import number_pairs
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, Term
 from lightning_rlhf.batches import PreferenceBatch
 from lightning_rlhf.functional import dpo
 from lightning_rlhf.models import logprob_cache
+from runs import Runs
+from support import number_pairs
 
 
 class Losses(Callback):

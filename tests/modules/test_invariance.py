@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Runs
-from support import number_pairs
 from torch import Tensor
 
 from lightning_rlhf import DPOModule, PreferenceData, RewardModule
@@ -16,6 +14,8 @@ from lightning_rlhf.batches import PreferenceBatch, TokenBatch
 from lightning_rlhf.data.collate import preference_batch
 from lightning_rlhf.functional import dpo
 from lightning_rlhf.modules.base import AlignmentModule
+from runs import Runs
+from support import number_pairs
 
 MODULES: dict[str, Any] = {
     "reward": RewardModule,

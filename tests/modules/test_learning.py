@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import seed_everything
-from runs import METHODS, Runs
-from support import number_pairs, shared
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule, SFTModule
 from lightning_rlhf.functional import dpo
+from runs import METHODS, Runs
+from support import number_pairs, shared
 
 
 def fitted(runs: Runs, method: str, quantization: Any = None, **kwargs: Any) -> dict[str, float]:

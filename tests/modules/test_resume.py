@@ -9,6 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+
 from runs import METHODS, Runs
 
 

@@ -11,12 +11,12 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins.precision import BitsandbytesPrecision
-from runs import METHODS, Runs
 
 from lightning_rlhf import DPOModule, PromptData, RewardModule
 from lightning_rlhf.callbacks import SampleTable, SaveRoles, WriteRows
 from lightning_rlhf.modules.base import fused_adamw, warmup_cosine
 from lightning_rlhf.modules.guards import check_trainer
+from runs import METHODS, Runs
 
 NAMES = {
     "sft": {"loss", "perplexity"},
