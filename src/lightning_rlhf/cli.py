@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -94,9 +95,11 @@ def _written_for_users(error: BaseException | None) -> BaseException | None:
 
 
 def quiet() -> None:
-    """Silence what no user of ours can act on."""
+    """Silence what no user of ours can act on, and advertisements."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
     for message in (
-        ".*litlogger.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*'set_vital' is deprecated.*",
         ".*args parameter is intended to run from within Python.*",

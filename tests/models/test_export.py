@@ -289,3 +289,12 @@ def test_whole_reward_role_is_not_saved(build, tmp_path):
     backbone.add_role("reward", head=True)
     with pytest.raises(ValueError, match="reward role trained without LoRA is saved by its check"):
         backbone.save_role("reward", tmp_path)
+
+
+def test_a_failed_load_leaves_a_description(base, tmp_path):
+    """A second try must not meet a model without its roles and call it loaded."""
+    backbone = Backbone(base, dtype="float32", adapters={"policy": str(tmp_path / "nowhere")})
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            backbone.load()
+        assert not backbone.is_loaded

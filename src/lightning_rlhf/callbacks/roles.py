@@ -29,4 +29,6 @@ class SaveRoles(Callback):
         for role in pl_module.trained:
             if backbone.lora is None and role in backbone.heads:
                 continue  # whole-model heads live in the checkpoint
-            rank_zero_info(f"{role} saved to {backbone.save_role(role, parent / role)}")
+            folder = backbone.save_role(role, parent / role)
+            talk = "" if role in backbone.heads else f"; talk to it: lightning-rlhf chat {folder}"
+            rank_zero_info(f"{role} saved to {folder}{talk}")

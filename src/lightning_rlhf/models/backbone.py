@@ -134,8 +134,12 @@ class Backbone(nn.Module):
             enable = getattr(self.model, "activation_checkpointing_enable", old_name)
             enable({"use_reentrant": False, "context_fn": self._checkpoint_contexts})
         self._plain_head = head_is_plain(self.model)
-        for role in self.adapters:
-            self.add_role(role, trainable=role != REFERENCE)
+        try:
+            for role in self.adapters:
+                self.add_role(role, trainable=role != REFERENCE)
+        except Exception:
+            self.model, self.roles = None, {}  # not loaded, and not half loaded either
+            raise
         return self
 
     @property
