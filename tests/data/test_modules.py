@@ -16,13 +16,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
 from lightning_rlhf.data import modules
+from lightning_rlhf.data import rows as token_table
 from lightning_rlhf.data.modules import (
     DemonstrationData,
     PreferenceData,
     PromptData,
     RowsData,
-    held_out,
 )
+from lightning_rlhf.data.rows import held_out
 from support import shared
 
 ROWS = [
@@ -510,5 +511,5 @@ def test_cached_rows_do_not_outlive_their_code(
     assert made() == first
     assert made(max_length=7) != first
     assert made(template="plain") != first
-    monkeypatch.setattr(modules, "CODE", modules.CODE + "# another line")
+    monkeypatch.setattr(token_table, "CODE", token_table.CODE + "# another line")
     assert made() != first

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import tokens
 from lightning_rlhf.data.formats import BadRow
+from lightning_rlhf.data.rows import Report
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import Report, TokenRow, fit_length
+from lightning_rlhf.data.tokens import TokenRow, fit_length
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -18,52 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
-from lightning_rlhf.data.formats import BadRow
+from lightning_rlhf.data.rows import Encode, held_out, token_row, token_rows
 from lightning_rlhf.data.sampler import ResumableSampler
-from lightning_rlhf.data.sources import Source, load_rows, name_of
+from lightning_rlhf.data.sources import Source, load_rows, name_of, renamed, require_columns
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import Report, TokenRow
-
-TOKEN_ROW = Features(
-    {
-        "prompt_ids": List(Value("int32")),
-        "completion_ids": List(List(Value("int32"))),
-        "counts": List(List(Value("bool"))),
-        "ranks": List(Value("int32")),
-        "ratings": List(Value("float32")),
-        "label": Value("float32"),
-        "margin": Value("float32"),
-        "opening": Value("string"),
-        "cut": Value("string"),
-        "dropped": Value("string"),  # why the row cannot be used, or ""
-    }
-)
-CODE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
-Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
-
-
-def encode_or_drop(
-    row: dict[str, Any], encode: Encode, chat: ChatTemplate, max_length: int, code: str
-) -> dict:
-    """A token row as columns; a row that cannot be used keeps its reason instead.
-
-    ``datasets`` finds rows it made before by the arguments of their maker: ``code`` is among them,
-    so that no row outlives the code it came from.
-    """
-    try:
-        return {**encode(row, chat, max_length)._asdict(), "dropped": ""}
-    except BadRow as reason:
-        return {**dict.fromkeys(TOKEN_ROW), "dropped": str(reason)}
-
-
-def held_out(opening: str, fraction: float) -> bool:
-    """Whether every row that grew from this opening belongs to the validation split.
-
-    By a hash of the prompt, never by row: answers to one prompt on both sides of a split would let
-    a model score well by memory. The same prompt falls on the same side in every run.
-    """
-    value = int.from_bytes(hashlib.blake2b(opening.encode(), digest_size=8).digest(), "big")
-    return value < fraction * 2**64
+from lightning_rlhf.data.tokens import TokenRow
 
 
 class RowsData(LightningDataModule):
@@ -168,54 +124,18 @@ class RowsData(LightningDataModule):
             )
 
     def _read(self, source: Source) -> Dataset:
+        name = name_of(source)
         rows = load_rows(source, self.split)
         if self.max_rows is not None:
             rows = rows.select(range(min(self.max_rows, len(rows))))
-        rows = self._renamed(rows, source)
-        self._require_columns(rows.column_names, source)
-        made = rows.map(
-            partial(
-                encode_or_drop,
-                encode=type(self).encode,
-                chat=ChatTemplate(self.tokenizer, self.template),
-                max_length=self.max_length,
-                code=CODE,
-            ),
-            remove_columns=rows.column_names,
-            features=TOKEN_ROW,
-            desc="tokenising",
-        )
-        reasons = made["dropped"]
-        kept = made.select([i for i, reason in enumerate(reasons) if not reason])
-        report = Report(
-            len(rows),
-            len(kept),
-            Counter(c for c in kept["cut"] if c),
-            Counter(r for r in reasons if r),
-        )
-        rank_zero_info(f"{name_of(source)}: {report}")
-        if len(kept) == 0:
-            raise ValueError(f"{name_of(source)}: no row can be used: {report}")
-        return kept
-
-    def _renamed(self, rows: Dataset, source: Source) -> Dataset:
-        names = {k: v for k, v in self.columns.items() if k in rows.column_names}
-        for old, new in names.items():
-            if new in set(rows.column_names) - set(names):
-                raise ValueError(
-                    f"{name_of(source)}: columns= calls {old!r} {new!r}, "
-                    f"but there is a column {new!r} already; rename that one too"
-                )
-        return rows.rename_columns(names)
-
-    def _require_columns(self, found: list[str], source: Source) -> None:
-        if not any(needed <= set(found) for needed in self.accepts):
-            wanted = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in self.accepts)
-            raise ValueError(
-                f"{name_of(source)} has the columns {{{', '.join(found)}}} "
-                f"but {type(self).__name__} needs {wanted}; "
-                "columns={'yours': 'ours'} renames them"
-            )
+        rows = renamed(rows, self.columns, name)
+        require_columns(rows, self.accepts, name, type(self).__name__)
+        chat = ChatTemplate(self.tokenizer, self.template)
+        made, report = token_rows(rows, type(self).encode, chat, self.max_length)
+        rank_zero_info(f"{name}: {report}")
+        if len(made) == 0:
+            raise ValueError(f"{name}: no row can be used: {report}")
+        return made
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
         if rows is None or len(rows) == 0:
@@ -270,11 +190,6 @@ class RowsData(LightningDataModule):
         rows = self.val_rows if self.val_rows else self.train_rows
         assert rows is not None, "setup has not run"
         return rows
-
-
-def token_row(row: dict[str, Any]) -> TokenRow:
-    """A loader's row as what it was."""
-    return TokenRow(**{name: row[name] for name in TokenRow._fields})
 
 
 def collate_rows(

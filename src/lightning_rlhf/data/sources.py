@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,39 @@ def _load_named(source: str, split: str) -> Dataset:
 def name_of(source: Source | Dataset) -> str:
     """How messages call a source."""
     return source if isinstance(source, str) else f"the {type(source).__name__} given as source"
+
+
+def renamed(rows: Dataset, columns: dict[str, str], name: str) -> Dataset:
+    """Rows under our names of their columns.
+
+    Args:
+        rows: as read.
+        columns: source column -> our name; a column that is not there is passed over.
+        name: of the source, for messages.
+
+    Raises:
+        ValueError: a name that another column has already.
+    """
+    names = {old: new for old, new in columns.items() if old in rows.column_names}
+    for old, new in names.items():
+        if new in set(rows.column_names) - set(names):
+            raise ValueError(
+                f"{name}: columns= calls {old!r} {new!r}, "
+                f"but there is a column {new!r} already; rename that one too"
+            )
+    return rows.rename_columns(names)
+
+
+def require_columns(rows: Dataset, accepted: Sequence[set[str]], name: str, reader: str) -> None:
+    """Refuse rows that have none of the accepted sets of columns.
+
+    Raises:
+        ValueError: names what is there and what is wanted.
+    """
+    found = rows.column_names
+    if not any(needed <= set(found) for needed in accepted):
+        wanted = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepted)
+        raise ValueError(
+            f"{name} has the columns {{{', '.join(found)}}} but {reader} needs {wanted}; "
+            "columns={'yours': 'ours'} renames them"
+        )

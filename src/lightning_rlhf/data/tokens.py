@@ -1,8 +1,7 @@
-"""From rows to token rows: encode, cut to length, count what happened."""
+"""From rows to token rows: encode, cut to length."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.formats import (
@@ -105,18 +104,3 @@ def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> T
     kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
     cut = "prompt" if len(kept) < len(ids) else ""
     return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut)
-
-
-class Report(NamedTuple):
-    """What became of the rows of a source."""
-
-    read: int
-    kept: int
-    cut: Counter[str]  # side -> rows
-    dropped: Counter[str]  # reason -> rows
-
-    def __str__(self) -> str:
-        parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
-        parts += [f"{n:,} cut to max_length ({side})" for side, n in self.cut.most_common()]
-        parts += [f"{n:,} dropped ({reason})" for reason, n in self.dropped.most_common()]
-        return "; ".join(parts)
