@@ -72,8 +72,8 @@ def figure(name: str, value: float) -> str:
 def write(path: Path, new: str) -> None:
     """Replace the table behind the marker."""
     text = path.read_text()
-    pattern = re.escape(MARKER) + r"\n+(?:\|.*\n)*"
-    path.write_text(re.sub(pattern, lambda _: f"{MARKER}\n\n{new}\n", text, count=1))
+    pattern = re.escape(MARKER) + r"\n+(?:\|.*\n)*\n*"
+    path.write_text(re.sub(pattern, lambda _: f"{MARKER}\n\n{new}\n\n", text, count=1))
 
 
 if __name__ == "__main__":
