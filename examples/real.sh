@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SFT, reward model and DPO on SmolLM2-135M in 4 bits and your own preference file, one command a line.
-#   bash examples/real.sh preferences.jsonl            200 pairs: about half an hour on two CPU cores
+#   bash examples/real.sh preferences.jsonl            200 pairs: long on a CPU; a progress bar tells
 #   ROWS=2000 bash examples/real.sh preferences.jsonl  more of them
 # Rows: {"prompt", "chosen", "rejected"}, or {"chosen", "rejected"} as messages or HH transcripts.
 set -euo pipefail

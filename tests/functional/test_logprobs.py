@@ -1,4 +1,4 @@
-"""Token log-probs, masks and segments."""
+"""Token log-probs and segments."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lightning_rlhf.functional import logprobs, masking
 from lightning_rlhf.functional.sft import sft_loss
@@ -18,7 +16,6 @@ def test_uniform_logits_know_their_answer() -> None:
     torch.testing.assert_close(
         logprobs.token_logprobs(logits, targets), torch.full((3,), -math.log(8))
     )
-    torch.testing.assert_close(logprobs.entropy(logits), torch.full((3,), math.log(8)))
     torch.testing.assert_close(
         logprobs.log_sum_squared_probs(logits), torch.full((3,), -math.log(8))
     )
@@ -47,24 +44,6 @@ def test_sft_loss_is_a_mean_over_tokens() -> None:
     loss = sft_loss(torch.tensor([-1.0, -2.0, -6.0]))
     assert loss.value == 3
     assert loss.metrics["perplexity"].item() == pytest.approx(math.exp(3))
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-def test_until_first_keeps_the_end_token(ids: list[int]) -> None:
-    mask = masking.until_first(torch.tensor([ids]), torch.tensor([0, 3]))[0].tolist()
-    end = next((i for i, t in enumerate(ids) if t in (0, 3)), len(ids) - 1)
-    assert mask == [i <= end for i in range(len(ids))]
-
-
-def test_masked_reductions_ignore_what_does_not_count() -> None:
-    values = torch.tensor([[1.0, float("nan"), 3.0], [float("inf"), 5.0, 7.0]])
-    mask = torch.tensor([[True, False, True], [False, True, True]])
-    assert masking.masked_sum(values, mask) == 16
-    assert masking.masked_mean(values, mask) == 4
-    assert masking.masked_mean(values, mask, dim=1).tolist() == [2, 6]
-    assert masking.masked_mean(values, torch.zeros_like(mask)) == 0
-    assert torch.isnan(values[0, 1])  # arguments are never written
 
 
 def test_segment_sum_counts_empty_segments() -> None:

@@ -10,7 +10,13 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.plugins.precision import BitsandbytesPrecision
+from pytorch_lightning.plugins.precision import BitsandbytesPrecision, FSDPPrecision
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+)
 
 from lightning_rlhf import DPOModule, PromptData, RewardModule
 from lightning_rlhf.callbacks import SampleTable, SaveRoles, WriteRows
@@ -78,6 +84,30 @@ def test_lightnings_own_quantisation_is_refused(runs: Runs) -> None:
         check_trainer(trainer, None)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "quantization", "refused"),
+    [
+        (FSDPStrategy, None, True),
+        (ModelParallelStrategy, "nf4", True),
+        (DeepSpeedStrategy, "nf4", True),
+        (DDPStrategy, "nf4", False),
+        (DDPStrategy, None, False),
+    ],
+)
+def test_strategies_that_lose_weights_are_refused(
+    runs: Runs, strategy: Any, quantization: Any, refused: bool
+) -> None:
+    trainer = runs.trainer()
+    trainer.strategy.__class__ = strategy  # most cannot even be built without a GPU
+    if strategy is FSDPStrategy:
+        trainer.strategy._precision_plugin = FSDPPrecision("32-true")
+    if not refused:
+        check_trainer(trainer, quantization)
+        return
+    with pytest.raises(ValueError, match=f"{strategy.__name__}.*use strategy='ddp'"):
+        check_trainer(trainer, quantization)
+
+
 def test_fused_adamw_can_be_clipped_under_mixed_precision(runs: Runs) -> None:
     """Lightning refuses an optimizer that says it unscales gradients itself."""
     optimizer = fused_adamw([torch.nn.Parameter(torch.ones(1))], lr=1.0)
@@ -131,7 +161,8 @@ def test_loggers_without_tables_get_a_file(runs: Runs, logger: Any) -> None:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert list(rows[0]) == ["step", "prompt", "completion", "rank", "score"]
     assert len(rows) == 2 * 2 * 2  # validations, rows, sides
-    assert (runs.folder / "log").rglob("hparams.yaml")
+    (hparams,) = (runs.folder / "log").rglob("hparams.yaml")
+    assert "centering: 0.0" in hparams.read_text()
 
 
 @pytest.mark.parametrize("method", METHODS)

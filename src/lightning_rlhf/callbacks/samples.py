@@ -30,16 +30,19 @@ class SampleTable(Callback):
         self.every_n_validations = every_n_validations
         self.seen = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, AlignmentModule):
+            raise ValueError(
+                f"SampleTable shows modules of this package, not {type(pl_module).__name__}"
+            )
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.seen += 1
         if (self.seen - 1) % self.every_n_validations:
             return
-        if not isinstance(pl_module, AlignmentModule):
-            raise ValueError(
-                f"SampleTable shows modules of this package, not {type(pl_module).__name__}"
-            )
+        assert isinstance(pl_module, AlignmentModule)  # setup has seen to it
         data = trainer.datamodule  # type: ignore[attr-defined]
         table = pl_module.sample_table(data, self.rows, self.max_new_tokens)
         self._show(trainer, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -35,9 +34,3 @@ def log_sum_squared_probs(logits: Tensor) -> Tensor:
     """
     logits = logits.float()
     return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of each row's distribution: (N, V) to (N,) fp32."""
-    logp = torch.log_softmax(logits.float(), dim=-1)
-    return -(logp.exp() * logp).sum(-1)

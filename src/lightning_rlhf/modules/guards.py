@@ -7,7 +7,7 @@ from pytorch_lightning.plugins.precision import BitsandbytesPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 HALF = {
-    "16-true": "fp16 weights gave NaN losses in every trial",
+    "16-true": "fp16 weights give NaN losses",
     "bf16-true": "it casts adapters and heads to bf16, where small updates vanish",
 }
 
@@ -31,8 +31,7 @@ def check_trainer(trainer: Trainer, quantization: str | None) -> None:
         )
     if isinstance(trainer.strategy, FSDPStrategy):
         raise ValueError(
-            "FSDPStrategy does not fit several forwards per step: use DDPStrategy, or "
-            "ModelParallelStrategy without quantization"
+            "FSDPStrategy does not fit several forwards of one base in a step: use strategy='ddp'"
         )
     if quantization is not None and isinstance(
         trainer.strategy, DeepSpeedStrategy | ModelParallelStrategy

@@ -92,7 +92,7 @@ class RewardModule(AlignmentModule):
     def _calibrate(self, margin: Tensor) -> None:
         """Folded: how sure the model is against how often it is right.
 
-        P(chosen) against all-ones would call a perfectly calibrated model off by 0.3.
+        P(chosen) against all-ones would call a perfectly calibrated model wrong.
         """
         self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
 
