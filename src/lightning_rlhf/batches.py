@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+Groups = tuple[tuple[int, ...], ...]  # lengths (prompt, completion, completion, ...) of each group
+
 
 class TokenBatch(NamedTuple):
     """Rows of tokens, and the tokens among them that count."""
@@ -28,6 +30,7 @@ class TokenBatch(NamedTuple):
     target: Tensor  # (N,) int64, the tokens that count
     sequence: Tensor  # (N,) int64, the completion each target belongs to, ascending
     last: Tensor  # (C,) flat place of each completion's last token, where a score is read
+    groups: Groups | None = None  # how one packed row (B = 1) is made up; None: padded rows
 
     @property
     def completions(self) -> int:

@@ -48,7 +48,8 @@ def test_pad_rows_against_a_double_loop(rows: list[tuple[list[int], list[bool]]]
         assert batch.input_ids[row].tolist() == ids + [PAD] * padding
         assert batch.attention_mask[row].tolist() == [True] * len(ids) + [False] * padding
         assert batch.position_ids[row, : len(ids)].tolist() == list(range(len(ids)))
-    assert [column.dtype for column in batch] == [torch.long, torch.bool, *[torch.long] * 5]
+    assert [column.dtype for column in batch[:7]] == [torch.long, torch.bool, *[torch.long] * 5]
+    assert batch.groups is None
 
 
 @settings(max_examples=50, deadline=None)
@@ -69,7 +70,7 @@ def test_the_end_token_is_a_target_even_where_it_pads(
         encode_demonstration({"prompt": "one", "completion": completion}, chat, 64)
         for completion in (" two", " three four five", " six seven")
     ]
-    batch = collate.token_batch(rows, tokenizer.pad_token_id)
+    batch = collate.token_batch(rows)
     ends = batch.target == tokenizer.eos_token_id
     assert batch.sequence[ends].tolist() == [0, 1, 2]
     # the score of a row is read at its end token, not at the padding that looks like it
@@ -96,13 +97,12 @@ def targets(batch: TokenBatch) -> list[list[int]]:
 
 def test_a_preference_batch_by_hand() -> None:
     rows = [pair([1, 2], [3, 9], [4, 5, 9]), pair([6], [7], [8, 9])]
-    batch = collate.preference_batch(rows, PAD)
-    assert batch.tokens.input_ids.tolist() == [
-        [1, 2, 3, 9, 0],
-        [1, 2, 4, 5, 9],
-        [6, 7, 0, 0, 0],
-        [6, 8, 9, 0, 0],
-    ]
+    batch = collate.preference_batch(rows)
+    assert batch.tokens.input_ids.tolist() == [[1, 2, 3, 9, 4, 5, 9, 6, 7, 8, 9]]
+    assert batch.tokens.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1, 1, 2]]
+    assert batch.tokens.source.tolist() == [1, 2, 1, 4, 5, 7, 7, 9]  # the prompt's end serves both
+    assert batch.tokens.last.tolist() == [3, 6, 8, 10]
+    assert batch.tokens.groups == ((2, 2, 3), (1, 1, 2))
     assert targets(batch.tokens) == [[3, 9], [4, 5, 9], [7], [8, 9]]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 2], [1, 3])
     assert batch.label is None
@@ -112,20 +112,20 @@ def test_a_preference_batch_by_hand() -> None:
 
 
 def test_a_first_token_never_counts() -> None:
-    batch = collate.token_batch([pair([], [3, 9], [4])], PAD)
+    batch = collate.token_batch([pair([], [3, 9], [4])])
     assert targets(batch) == [[9], []]
 
 
 def test_labels_and_margins_where_some_rows_have_them() -> None:
     rows = [pair([1], [2], [3], label=0.25), pair([1], [2], [4], margin=2.0), pair([1], [2], [5])]
-    batch = collate.preference_batch(rows, PAD)
+    batch = collate.preference_batch(rows)
     assert batch.label is not None
     assert batch.margin is not None
     assert batch.label.tolist() == [0.25, 1.0, 1.0]  # unsaid is certain
     assert batch.margin.tolist() == [0.0, 2.0, 0.0]
-    certain = collate.preference_batch(rows[1:], PAD)
+    certain = collate.preference_batch(rows[1:])
     assert certain.label is None
-    assert collate.preference_batch(rows[:1], PAD).margin is None
+    assert collate.preference_batch(rows[:1]).margin is None
 
 
 small = st.lists(st.integers(0, 12), max_size=4)
@@ -143,8 +143,8 @@ def test_a_digest_names_prompt_and_completion(
 
 def test_a_digest_does_not_depend_on_its_company() -> None:
     one, two = pair([1, 2], [3, 9], [4, 5, 9]), pair([6], [7], [8, 9])
-    together = collate.preference_batch([one, two], PAD).digest
-    alone = [collate.preference_batch([row], 7).digest for row in (one, two)]
+    together = collate.preference_batch([one, two]).digest
+    alone = [collate.preference_batch([row]).digest for row in (one, two)]
     assert torch.equal(together, torch.cat(alone))
     assert len({tuple(d) for d in together.tolist()}) == 4
     # where the border lies is part of the name
@@ -159,18 +159,18 @@ def ranking(k: int, ratings: list[float] | None = None) -> TokenRow:
 
 
 def test_rankings_of_any_size() -> None:
-    batch = collate.ranking_batch([ranking(3, [3.0, 2.0, 1.0]), ranking(2, [1.0, 0.5])], PAD)
+    batch = collate.ranking_batch([ranking(3, [3.0, 2.0, 1.0]), ranking(2, [1.0, 0.5])])
     assert batch.group.tolist() == [0, 0, 0, 1, 1]
     assert batch.rank.tolist() == [0, 1, 2, 0, 1]
     assert batch.rating is not None
     assert batch.rating.tolist() == [3.0, 2.0, 1.0, 1.0, 0.5]
     assert targets(batch.tokens) == [[10, 9], [11, 9], [12, 9], [10, 9], [11, 9]]
     # ratings that some rows lack are nobody's
-    assert collate.ranking_batch([ranking(3, [3.0, 2.0, 1.0]), ranking(2)], PAD).rating is None
+    assert collate.ranking_batch([ranking(3, [3.0, 2.0, 1.0]), ranking(2)]).rating is None
 
 
 def test_prompts_stay_ragged() -> None:
     lengths = [3, 1, 2]
     rows = [TokenRow(list(range(n)), [], [], [], None, None, None, "", "") for n in lengths]
-    batch = collate.prompt_batch(rows, PAD)
+    batch = collate.prompt_batch(rows)
     assert [ids.tolist() for ids in batch.prompt_ids] == [list(range(n)) for n in lengths]

@@ -24,6 +24,7 @@ from lightning_rlhf.data.modules import (
     RowsData,
 )
 from lightning_rlhf.data.rows import held_out
+from lightning_rlhf.models.packing import unpacked
 from support import shared
 
 ROWS = [
@@ -247,7 +248,7 @@ def test_the_report_counts_what_was_cut_and_dropped(
         "1 cut to max_length (completion); 1 cut to max_length (both); 1 dropped (identical pair)"
     ]
     for batch in data.train_dataloader():
-        assert batch.tokens.input_ids.shape[1] <= 4
+        assert all(p + max(cs) <= 4 for p, *cs in batch.tokens.groups)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,8 @@ def test_pairs_become_preference_batches(words: PreTrainedTokenizerBase) -> None
     data = ready(PreferenceData(ROWS, val_fraction=0, batch_size=28, tokenizer=words))
     (batch,) = data.train_dataloader()
     assert isinstance(batch, PreferenceBatch)
-    texts = [words.decode(ids, skip_special_tokens=True) for ids in batch.tokens.input_ids]
+    apart = unpacked(batch.tokens, words.pad_token_id)
+    texts = [words.decode(ids, skip_special_tokens=True) for ids in apart.input_ids]
     pairs = {(texts[c], texts[r]) for c, r in zip(batch.chosen, batch.rejected, strict=True)}
     assert pairs == {
         (f"{r['prompt']} {r['chosen']}", f"{r['prompt']} {r['rejected']}") for r in ROWS

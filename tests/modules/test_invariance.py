@@ -13,6 +13,7 @@ from lightning_rlhf import DPOModule, PreferenceData, RewardModule
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch
 from lightning_rlhf.data.collate import preference_batch
 from lightning_rlhf.functional import dpo
+from lightning_rlhf.models.packing import unpacked
 from lightning_rlhf.modules.base import AlignmentModule
 from runs import Runs
 from support import number_pairs
@@ -51,6 +52,10 @@ def gradient(module: AlignmentModule, batches: list[PreferenceBatch]) -> tuple[f
     return total, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
 
+def padded(batch: PreferenceBatch, pad: int) -> PreferenceBatch:
+    return batch._replace(tokens=unpacked(batch.tokens, pad))
+
+
 def left_padded(batch: PreferenceBatch, extra: int, pad: int) -> PreferenceBatch:
     """The same rows with their padding on the left, and more of it."""
     old = batch.tokens
@@ -79,14 +84,17 @@ def left_padded(batch: PreferenceBatch, extra: int, pad: int) -> PreferenceBatch
 @pytest.mark.parametrize("name", MODULES)
 def test_padding_composition_and_accumulation_change_nothing(runs: Runs, name: str) -> None:
     module, rows, pad = built(runs, name)
-    loss, grad = gradient(module, [preference_batch(rows, pad)])
+    loss, grad = gradient(module, [preference_batch(rows)])
     scale = grad.abs().max()
     variants = {
-        "one by one": [preference_batch([row], pad) for row in rows],
-        "in pairs": [preference_batch(rows[i : i + 2], pad) for i in range(0, 8, 2)],
-        "reversed": [preference_batch(rows[::-1], pad)],
-        "padded on the left": [left_padded(preference_batch(rows, pad), 0, pad)],
-        "padded more, with another token": [left_padded(preference_batch(rows, pad), 7, pad + 9)],
+        "one by one": [preference_batch([row]) for row in rows],
+        "in pairs": [preference_batch(rows[i : i + 2]) for i in range(0, 8, 2)],
+        "reversed": [preference_batch(rows[::-1])],
+        "padded on the right": [padded(preference_batch(rows), pad)],
+        "padded on the left": [left_padded(padded(preference_batch(rows), pad), 0, pad)],
+        "padded more, with another token": [
+            left_padded(padded(preference_batch(rows), pad), 7, pad + 9)
+        ],
     }
     for variant, batches in variants.items():
         other_loss, other_grad = gradient(module, batches)

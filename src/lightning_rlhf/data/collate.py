@@ -44,15 +44,42 @@ def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> 
     )
 
 
-def token_batch(rows: Sequence[TokenRow], pad_id: int) -> TokenBatch:
-    """All completions of all rows, each after its prompt, in order."""
-    return pad_rows(
-        [
-            (row.prompt_ids + ids, [False] * len(row.prompt_ids) + counts)
-            for row in rows
-            for ids, counts in zip(row.completion_ids, row.counts, strict=True)
-        ],
-        pad_id,
+def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
+    """One packed row: every prompt once, its completions after it, no padding.
+
+    The first token of each completion is predicted at its prompt's last token, which they share;
+    without a prompt nothing predicts it, and it cannot count.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    source: list[int] = []
+    target: list[int] = []
+    sequence: list[int] = []
+    last: list[int] = []
+    for row in rows:
+        prompt = len(row.prompt_ids)
+        end = len(ids) + prompt - 1  # the prompt's last place
+        ids += row.prompt_ids
+        positions += range(prompt)
+        for completion, counts in zip(row.completion_ids, row.counts, strict=True):
+            start = len(ids)
+            for t, (token, counting) in enumerate(zip(completion, counts, strict=True)):
+                if counting and prompt + t > 0:
+                    source.append(start + t - 1 if t else end)
+                    target.append(token)
+                    sequence.append(len(last))
+            ids += completion
+            positions += range(prompt, prompt + len(completion))
+            last.append(len(ids) - 1)
+    return TokenBatch(
+        input_ids=torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.bool),
+        position_ids=torch.tensor([positions]),
+        source=torch.tensor(source, dtype=torch.long),
+        target=torch.tensor(target, dtype=torch.long),
+        sequence=torch.tensor(sequence, dtype=torch.long),
+        last=torch.tensor(last),
+        groups=tuple((len(r.prompt_ids), *map(len, r.completion_ids)) for r in rows),
     )
 
 
@@ -63,11 +90,11 @@ def digest(prompt: list[int], completion: list[int]) -> tuple[int, int]:
     return int.from_bytes(raw[:8], "big", signed=True), int.from_bytes(raw[8:], "big", signed=True)
 
 
-def preference_batch(rows: Sequence[TokenRow], pad_id: int) -> PreferenceBatch:
+def preference_batch(rows: Sequence[TokenRow]) -> PreferenceBatch:
     """Pairs: completions 0, 2, 4... are chosen, 1, 3, 5... rejected."""
     first = torch.arange(0, 2 * len(rows), 2)
     return PreferenceBatch(
-        tokens=token_batch(rows, pad_id),
+        tokens=token_batch(rows),
         chosen=first,
         rejected=first + 1,
         label=_column([row.label for row in rows], absent=1.0),
@@ -76,20 +103,20 @@ def preference_batch(rows: Sequence[TokenRow], pad_id: int) -> PreferenceBatch:
     )
 
 
-def ranking_batch(rows: Sequence[TokenRow], pad_id: int) -> RankingBatch:
+def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:
     """Rankings of any K."""
     group = [g for g, row in enumerate(rows) for _ in row.completion_ids]
     rated = all(row.ratings is not None for row in rows)
     ratings = [rating for row in rows for rating in row.ratings or ()]
     return RankingBatch(
-        tokens=token_batch(rows, pad_id),
+        tokens=token_batch(rows),
         group=torch.tensor(group),
         rank=torch.tensor([rank for row in rows for rank in row.ranks]),
         rating=torch.tensor(ratings) if rated else None,
     )
 
 
-def prompt_batch(rows: Sequence[TokenRow], pad_id: int) -> PromptBatch:
+def prompt_batch(rows: Sequence[TokenRow]) -> PromptBatch:
     """Prompts, ragged."""
     return PromptBatch([torch.tensor(row.prompt_ids) for row in rows])
 

@@ -44,7 +44,7 @@ class RowsData(LightningDataModule):
 
     encode: Encode  # row -> TokenRow
     accepts: Sequence[set[str]]  # the sets of columns a row may have
-    collate: Callable[[Sequence[TokenRow], int], Any]
+    collate: Callable[[Sequence[TokenRow]], Any]
 
     def __init__(
         self,
@@ -144,9 +144,7 @@ class RowsData(LightningDataModule):
             rows,
             batch_size=self.batch_size,
             sampler=self._sampler(rows, shuffle),
-            collate_fn=partial(
-                collate_rows, collate=self._collate(rows), pad_id=self.tokenizer.pad_token_id or 0
-            ),
+            collate_fn=partial(collate_rows, collate=self._collate(rows)),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -157,7 +155,7 @@ class RowsData(LightningDataModule):
         # far apart, so that no epoch of one seed is an epoch of the next
         return ResumableSampler(rows, processes, rank, shuffle, self.seed * 1_000_003)
 
-    def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow], int], Any]:
+    def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
         return type(self).collate
 
     def train_dataloader(self) -> Any:
@@ -192,11 +190,9 @@ class RowsData(LightningDataModule):
         return rows
 
 
-def collate_rows(
-    rows: list[dict], collate: Callable[[Sequence[TokenRow], int], Any], pad_id: int
-) -> Any:
+def collate_rows(rows: list[dict], collate: Callable[[Sequence[TokenRow]], Any]) -> Any:
     """The loader's rows, as token rows, as a batch."""
-    return collate([token_row(row) for row in rows], pad_id)
+    return collate([token_row(row) for row in rows])
 
 
 class DemonstrationData(RowsData):
@@ -224,7 +220,7 @@ class PreferenceData(RowsData):
 
     def _collate(
         self, rows: Dataset
-    ) -> Callable[[Sequence[TokenRow], int], PreferenceBatch | RankingBatch]:
+    ) -> Callable[[Sequence[TokenRow]], PreferenceBatch | RankingBatch]:
         pairs = all(ranks == [0, 1] for ranks in rows["ranks"])
         rated = any(ratings is not None for ratings in rows["ratings"])
         return collate.preference_batch if pairs and not rated else collate.ranking_batch

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch
@@ -68,4 +69,5 @@ def reward_accuracy(backbone: Backbone, role: str, batches: Any) -> float:
 
 def to_device(tokens: TokenBatch, device: torch.device) -> TokenBatch:
     """A batch of tokens on a device."""
-    return TokenBatch(*(field.to(device) for field in tokens))
+    moved: TokenBatch = move_data_to_device(tokens, device)
+    return moved

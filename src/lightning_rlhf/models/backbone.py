@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.models import export, loading, lora
+from lightning_rlhf.models import export, loading, lora, packing
 from lightning_rlhf.models.heads import ScalarHead, head_is_plain, head_logits
 from lightning_rlhf.models.lora import LoRA, LoraLayer
+
+log = logging.getLogger(__name__)
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -46,7 +49,8 @@ class Backbone(nn.Module):
         dtype: of the frozen base and of its computation; adapters and heads are always fp32.
         adapters: role -> PEFT folder it starts from, e.g. ``{"policy": "runs/sft"}``.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
-        attention: transformers' name of an attention implementation; None lets it choose.
+        attention: transformers' name of an attention implementation, over padded rows; None packs
+            rows, prompts shared, wherever the model can be taught to.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Backbone(nn.Module):
         self._active: str | None = None  # the role a forward runs as
         self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
         self._plain_head = True
+        self._packs = False  # whether packed rows run as they are
 
     # ---- building ----
 
@@ -129,6 +134,7 @@ class Backbone(nn.Module):
             self.attention,
         )
         self.model.requires_grad_(False)
+        self._packs = self.attention is None and self._teach_packing(self.model)
         if self.gradient_checkpointing:
             old_name = self.model.gradient_checkpointing_enable  # before transformers 5.21
             enable = getattr(self.model, "activation_checkpointing_enable", old_name)
@@ -141,6 +147,12 @@ class Backbone(nn.Module):
             self.model, self.roles = None, {}  # not loaded, and not half loaded either
             raise
         return self
+
+    def _teach_packing(self, model: PreTrainedModel) -> bool:
+        reason = packing.enable(model)
+        if reason is not None:
+            log.warning("%s runs on padded rows, prompts unshared: %s", self.path, reason)
+        return reason is None
 
     @property
     def hidden_size(self) -> int:
@@ -331,11 +343,18 @@ class Backbone(nn.Module):
         """One forward as a role: the decoder's, or the whole model's with its logits."""
         model = self.model_of(role)
         decoder = model.get_decoder()
-        inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask.long()}
+        inputs = {"input_ids": tokens.input_ids}
         if "position_ids" in inspect.signature(decoder.forward).parameters:
             inputs["position_ids"] = tokens.position_ids
+        part = model if whole else decoder
         with self.role(role):
-            return (model if whole else decoder)(**inputs, use_cache=False)
+            if tokens.groups is not None:
+                return packing.run_packed(part, inputs, tokens.groups)
+            return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
+
+    def _laid_out(self, tokens: TokenBatch) -> TokenBatch:
+        """The batch as this model runs it: packed, or padded where it cannot."""
+        return tokens if self._packs else packing.unpacked(tokens)
 
     def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
         """The decoder's last hidden states as a role: (B, T, H)."""
@@ -343,6 +362,7 @@ class Backbone(nn.Module):
 
     def logits(self, tokens: TokenBatch, role: str) -> Tensor:
         """Logits as a role, at the places that predict a counting token only: (N, V)."""
+        tokens = self._laid_out(tokens)
         if not self._plain_head:
             return self._run(tokens, role, whole=True).logits.flatten(0, 1)[tokens.source]
         hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.source]
@@ -350,6 +370,7 @@ class Backbone(nn.Module):
 
     def scores(self, tokens: TokenBatch, role: str) -> Tensor:
         """A role's scalar head at each completion's last token: (C,) fp32."""
+        tokens = self._laid_out(tokens)
         hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.last]
         return self.head(role)(hidden)
 

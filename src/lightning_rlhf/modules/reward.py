@@ -21,6 +21,7 @@ from lightning_rlhf.functional.reward import (
     reward_loss,
 )
 from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.packing import unpacked
 from lightning_rlhf.modules.base import AlignmentModule, Table
 
 REWARD = "reward"
@@ -116,10 +117,11 @@ class RewardModule(AlignmentModule):
         """Score completions: a row each, with its text."""
         if not isinstance(batch, PreferenceBatch | RankingBatch):
             raise ValueError(f"RewardModule scores PreferenceData, not {type(batch).__name__}")
+        tokens = unpacked(batch.tokens)
         scores = self.backbone.scores(batch.tokens, REWARD).tolist()
         texts = [
             self.decode(ids[mask].tolist())
-            for ids, mask in zip(batch.tokens.input_ids, batch.tokens.attention_mask, strict=True)
+            for ids, mask in zip(tokens.input_ids, tokens.attention_mask, strict=True)
         ]
         return [{"text": t, "score": s} for t, s in zip(texts, scores, strict=True)]
 
@@ -127,7 +129,7 @@ class RewardModule(AlignmentModule):
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
         """The n first held-out rows with their scores."""
         rows = data.sample_rows(n)
-        tokens = token_batch(rows, data.tokenizer.pad_token_id)
+        tokens = token_batch(rows)
         tokens = self.transfer_batch_to_device(tokens, self.device, 0)
         scores = iter(self.backbone.scores(tokens, REWARD).tolist())
         table = [

@@ -1,0 +1,348 @@
+"""Packed rows: a prompt once, its completions after it, each seeing the prompt and itself.
+
+The layout travels as a keyword of the model's forward down to the attention function that is
+registered here with transformers. A context variable would not do: gradient checkpointing
+recomputes layers long after it is reset. Every other call, padded or generating, meets the
+attention that transformers would have used.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lightning_rlhf.batches import Groups, TokenBatch
+
+# transformers looks for "flash", "sdpa" and "flex_attention" inside these names: none may be there
+OVER_SDPA, OVER_EAGER = "packed_rows", "packed_rows_over_eager"
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class Extras(NamedTuple):
+    """What some families' attention has beside a scale."""
+
+    scale: float | None
+    window: int | None  # a token sees itself and the window - 1 before it
+    softcap: float | None
+    sinks: Tensor | None  # (heads,) logits that take probability and give no value
+
+
+class PackedRow:
+    """The layout of one packed row during one forward, and what its layers share.
+
+    Args:
+        groups: lengths (prompt, completion, completion, ...) in the order of the row.
+    """
+
+    def __init__(self, groups: Groups):
+        # one completion and its prompt are one plain causal segment
+        self.groups = [(0, [sum(g)]) if len(g) == 2 else (g[0], list(g[1:])) for g in groups]
+        self.sizes = [n for p, cs in self.groups for n in ([p] if p else []) + cs]
+        self.seen: set[int] = set()  # layers that honoured the layout
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+        self._varlen: tuple[Tensor, Tensor, Tensor, int, int] | None = None
+
+    def mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+        """(queries, keys) bool: the queries are the last keys; causal, inside the window."""
+        key = (queries, keys, window)
+        if key not in self._masks:
+            place = torch.arange(keys - queries, keys, device=device)[:, None]
+            behind = place - torch.arange(keys, device=device)
+            self._masks[key] = (behind >= 0) & (behind < (window or keys + 1))
+        return self._masks[key]
+
+    def varlen(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """For varlen kernels: places of keys (K,), cumulative queries and keys, longest of each."""
+        if self._varlen is None:
+            places: list[Tensor] = []
+            keys, start = [], 0
+            for prompt, completions in self.groups:
+                head = torch.arange(start, start + prompt)
+                if prompt:
+                    places.append(head)
+                start += prompt
+                for n in completions:
+                    places += [head, torch.arange(start, start + n)]
+                    start += n
+                keys += ([prompt] if prompt else []) + [prompt + n for n in completions]
+
+            def cumulative(sizes: list[int]) -> Tensor:
+                ends = torch.tensor([0, *sizes]).cumsum(0)
+                return ends.to(device, torch.int32)
+
+            self._varlen = (
+                torch.cat(places).to(device),
+                cumulative(self.sizes),
+                cumulative(keys),
+                max(self.sizes),
+                max(keys),
+            )
+        return self._varlen
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed: PackedRow | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention function: by the layout where there is one, else as ever.
+
+    Args:
+        module: the attention layer.
+        query: (1, heads, T, D).
+        key: (1, key heads, T, D), value alike.
+        value: see key.
+        attention_mask: for rows that are not packed.
+        packed: the layout.
+        kwargs: what the layer passes on: scaling, sliding_window, softcap, s_aux...
+
+    Returns:
+        (1, T, heads, D) and no weights.
+    """
+    if packed is None:
+        over_eager = module.config._attn_implementation == OVER_EAGER  # type: ignore[union-attr]
+        own = sys.modules[type(module).__module__].__dict__.get("eager_attention_forward")
+        stock = own if over_eager and own is not None else ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return stock(module, query, key, value, attention_mask, **kwargs)
+    assert len(query) == 1, "a packed batch is one row"
+    packed.seen.add(module.layer_idx)  # type: ignore[arg-type]
+    extras = Extras(
+        kwargs.get("scaling"),
+        kwargs.get("sliding_window"),
+        kwargs.get("softcap"),
+        kwargs.get("s_aux"),
+    )
+    plain = extras.softcap is None and extras.sinks is None
+    if plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _by_varlen(packed, query, key, value, extras), None
+    return _by_segment(packed, query, key, value, extras), None
+
+
+def _by_segment(
+    row: PackedRow, query: Tensor, key: Tensor, value: Tensor, extras: Extras
+) -> Tensor:
+    """One attention per prompt and per completion; a completion's keys are prompt and itself.
+
+    ``torch.split`` and not slices: a slice's backward writes a zero tensor of the whole row.
+    """
+    pieces = zip(*(x.split(row.sizes, dim=2) for x in (query, key, value)), strict=True)
+    out: list[Tensor] = []
+    for prompt, completions in row.groups:
+        before: tuple[Tensor, Tensor] | None = None
+        if prompt:
+            q, k, v = next(pieces)
+            out.append(_segment(row, q, k, v, extras))
+            if extras.window is not None and prompt >= extras.window:
+                k, v = (x[:, :, prompt - extras.window + 1 :] for x in (k, v))
+            before = k, v
+        for _ in completions:
+            q, k, v = next(pieces)
+            if before is not None:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(before, (k, v), strict=True))
+            out.append(_segment(row, q, k, v, extras))
+    return torch.cat(out, dim=2).transpose(1, 2).contiguous()
+
+
+def _segment(row: PackedRow, q: Tensor, k: Tensor, v: Tensor, extras: Extras) -> Tensor:
+    queries, keys = q.shape[2], k.shape[2]
+    window = extras.window if extras.window is not None and extras.window < keys else None
+    square = queries == keys and window is None
+    if extras.softcap is not None or extras.sinks is not None:
+        return _explicit(q, k, v, row.mask(queries, keys, window, q.device), extras)
+    mask = None if square else row.mask(queries, keys, window, q.device)
+    gqa = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=square, scale=extras.scale, enable_gqa=gqa
+    )
+
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, extras: Extras) -> Tensor:
+    """A softmax in the open, for what no fused kernel does."""
+    share = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(share, dim=1) for x in (k, v))
+    scale = extras.scale if extras.scale is not None else q.shape[-1] ** -0.5
+    scores = q @ k.transpose(2, 3) * scale
+    if extras.softcap is not None:
+        scores = extras.softcap * torch.tanh(scores / extras.softcap)
+    scores = scores.float().masked_fill(~mask, float("-inf"))
+    if extras.sinks is not None:
+        sinks = extras.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(-1).to(v.dtype)
+    return weights[..., : k.shape[2]] @ v
+
+
+def _by_varlen(row: PackedRow, query: Tensor, key: Tensor, value: Tensor, extras: Extras) -> Tensor:
+    """Flash attention over all segments in one call: prompt keys are gathered per completion."""
+    places, queries_at, keys_at, longest_query, longest_key = row.varlen(query.device)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = varlen_attn(
+        q.contiguous(),
+        k.index_select(0, places),
+        v.index_select(0, places),
+        queries_at,
+        keys_at,
+        longest_query,
+        longest_key,
+        scale=extras.scale,
+        window_size=(-1 if extras.window is None else extras.window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(out, Tensor)
+    return out[None]
+
+
+AttentionInterface.register(OVER_SDPA, packed_attention)
+AttentionInterface.register(OVER_EAGER, packed_attention)
+AttentionMaskInterface.register(OVER_SDPA, sdpa_mask)
+AttentionMaskInterface.register(OVER_EAGER, eager_mask)
+
+
+def run_packed(model: PreTrainedModel, inputs: dict[str, Any], groups: Groups) -> Any:
+    """A forward over one packed row.
+
+    Raises:
+        RuntimeError: a layer dropped the layout on its way; its output would be wrong by whole
+            nats, without an error.
+    """
+    row = PackedRow(groups)
+    # a mask of four dimensions is handed on as it is: transformers builds none, and nobody reads it
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs["input_ids"].device)
+    out = model(**inputs, attention_mask=no_mask, use_cache=False, packed=row)
+    layers = model.config.get_text_config().num_hidden_layers
+    if len(row.seen) != layers:
+        raise RuntimeError(
+            f"{type(model).__name__}: {len(row.seen)} of {layers} layers saw the packed layout; "
+            'give Backbone(attention="sdpa") for padded rows'
+        )
+    return out
+
+
+def enable(model: PreTrainedModel) -> str | None:
+    """Teach a model packed rows; says why not, and leaves it as it was, where it cannot."""
+    before = model.config._attn_implementation
+    reason = _known_misfit(model, before)
+    if reason is not None:
+        return reason
+    softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    eager = before == "eager" or softcap is not None
+    try:
+        model.set_attn_implementation(OVER_EAGER if eager else OVER_SDPA)
+        reason = _probe(model)
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = str(error)
+    if reason is not None:
+        model.set_attn_implementation(before)
+    return reason
+
+
+def _known_misfit(model: PreTrainedModel, attention: str) -> str | None:
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
+    if attention not in ("sdpa", "eager"):
+        return f"its attention is {attention}"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    if getattr(model, "_is_stateful", False) or kinds:
+        return f"not all its layers are attention ({', '.join(sorted(kinds)) or 'stateful'})"
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return "its attention is chunked"
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder"
+    return None
+
+
+@torch.no_grad()
+def _probe(model: PreTrainedModel) -> str | None:
+    """Packed against unpacked on a few tokens; and one completion must not see another at all."""
+    decoder = model.get_decoder()
+    device = model.get_input_embeddings().weight.device
+    groups = ((4, 3, 2), (3, 2, 4))
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.tensor([[(3 * t + 1) % vocabulary for t in range(18)]], device=device)
+    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), positions(groups).to(device),
+                       *(torch.empty(0, dtype=torch.long, device=device),) * 3,
+                       last=torch.tensor([6, 8, 13, 17], device=device), groups=groups)  # fmt: skip
+
+    def hidden(tokens: Tensor) -> Tensor:
+        inputs = {"input_ids": tokens, "position_ids": batch.position_ids}
+        return run_packed(decoder, inputs, groups).last_hidden_state[0]
+
+    ours = hidden(ids)
+    apart = unpacked(batch)
+    for row, (mask, place) in enumerate(
+        zip(apart.attention_mask, batch.last.tolist(), strict=True)
+    ):
+        alone = decoder(input_ids=apart.input_ids[row : row + 1, mask], use_cache=False)
+        stock = alone.last_hidden_state[0, -1].float()
+        tolerance = 1e-3 if ours.dtype == torch.float32 else 5e-2
+        if (stock - ours[place].float()).abs().max() > tolerance * stock.abs().max():
+            return "packed rows do not give what unpacked ones give"
+    changed = ids.clone()
+    changed[0, 4:7] = (ids[0, 4:7] + 1) % vocabulary
+    moved = (hidden(changed) - ours).abs().amax(-1)
+    others = torch.cat([moved[:4], moved[7:]])
+    return "one completion sees another" if others.max() > 0 else None
+
+
+def positions(groups: Groups) -> Tensor:
+    """(1, T) positions of a packed row: completions go on where their prompt ends."""
+    pieces = [
+        piece
+        for prompt, *completions in groups
+        for piece in (
+            torch.arange(prompt),
+            *(torch.arange(prompt, prompt + n) for n in completions),
+        )
+    ]
+    return torch.cat(pieces)[None]
+
+
+def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
+    """A packed batch as padded rows, a completion after its prompt in each; a padded one as is."""
+    if tokens.groups is None:
+        return tokens
+    device = tokens.input_ids.device
+    spans: list[tuple[int, int, int, int]] = []  # prompt's place and length, completion's
+    start = 0
+    for prompt, *completions in tokens.groups:
+        place = start + prompt
+        for n in completions:
+            spans.append((start, prompt, place, n))
+            place += n
+        start = place
+    at, prompt_length, completion_at, n = torch.tensor(spans, device=device).T
+    length = max(p + n for _, p, _, n in spans)
+    column = torch.arange(length, device=device)
+    in_prompt = column < prompt_length[:, None]
+    origin = torch.where(
+        in_prompt, at[:, None] + column, (completion_at - prompt_length)[:, None] + column
+    )
+    real = column < (prompt_length + n)[:, None]
+    ids = tokens.input_ids[0][origin.clamp(max=start - 1)].masked_fill(~real, pad_id)
+
+    def moved(place: Tensor, row: Tensor) -> Tensor:
+        shared = place < completion_at[row]
+        own = torch.where(shared, place - at[row], place - completion_at[row] + prompt_length[row])
+        return row * length + own
+
+    return tokens._replace(
+        input_ids=ids,
+        attention_mask=real,
+        position_ids=column.expand_as(ids),
+        source=moved(tokens.source, tokens.sequence),
+        last=moved(tokens.last, torch.arange(len(spans), device=device)),
+        groups=None,
+    )
