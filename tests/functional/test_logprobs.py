@@ -16,15 +16,20 @@ def test_uniform_logits_know_their_answer() -> None:
     torch.testing.assert_close(
         logprobs.token_logprobs(logits, targets), torch.full((3,), -math.log(8))
     )
-    torch.testing.assert_close(
-        logprobs.log_sum_squared_probs(logits), torch.full((3,), -math.log(8))
-    )
+    found = logprobs.token_statistics(logits, targets)
+    torch.testing.assert_close(found.logprob, torch.full((3,), -math.log(8)))
+    torch.testing.assert_close(found.entropy, torch.full((3,), math.log(8)))
+    torch.testing.assert_close(found.log_sum_squared, torch.full((3,), -math.log(8)))
 
 
-def test_log_sum_of_squares_by_definition() -> None:
-    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(0))
-    by_hand = (logits.softmax(-1) ** 2).sum(-1).log()
-    torch.testing.assert_close(logprobs.log_sum_squared_probs(logits), by_hand)
+def test_statistics_by_definition() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(5, 11, generator=g), torch.randint(0, 11, (5,), generator=g)
+    p = logits.softmax(-1)
+    found = logprobs.token_statistics(logits, targets)
+    torch.testing.assert_close(found.logprob, p[torch.arange(5), targets].log())
+    torch.testing.assert_close(found.entropy, -(p * p.log()).sum(-1))
+    torch.testing.assert_close(found.log_sum_squared, (p**2).sum(-1).log())
 
 
 def test_bf16_logits_reduce_in_fp32() -> None:

@@ -9,7 +9,8 @@ import torch
 import transformers as hf
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lightning_rlhf.models.heads import ScalarHead, head_is_plain, head_logits
+from lightning_rlhf.functional.logprobs import token_statistics
+from lightning_rlhf.models.heads import ScalarHead, head_is_plain, head_of
 
 SMALL = {
     "hidden_size": 64,
@@ -53,7 +54,7 @@ def test_head_logits_are_the_models_own(family, tokens):
         hidden = model.get_decoder()(
             input_ids=tokens.input_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        assert (head_logits(model, hidden) - whole).abs().max() < 1e-5
+        assert (head_of(model).logits(hidden) - whole).abs().max() < 1e-5
         bare = model.get_output_embeddings()(hidden)
     assert head_is_plain(model)
     off = float((bare - whole).abs().max() / whole.abs().max())
@@ -63,10 +64,12 @@ def test_head_logits_are_the_models_own(family, tokens):
 def test_backbone_logits_are_the_models_own(family, build, tokens):
     name, folder = family
     backbone = build("policy", name=folder)
-    assert backbone._plain_head, name
+    assert backbone._runner.plain_head, name
     with torch.no_grad():
         short = backbone.logits(tokens, "policy")
-        backbone._plain_head = False
+        own = backbone.logprobs(tokens, "policy")
+        backbone._runner = backbone._runner._replace(plain_head=False)
+        assert (backbone.logprobs(tokens, "policy") - own).abs().max() < 1e-5
         assert (backbone.logits(tokens, "policy") - short).abs().max() < 1e-5
 
 
@@ -108,10 +111,12 @@ def test_head_of_its_own_kind_falls_back_to_the_models_logits(odd, build, tokens
         expected = whole.flatten(0, 1)[tokens.source]
         assert (backbone.logits(tokens, "reference") - expected).abs().max() < 1e-5
         assert (backbone.logits(tokens, "policy") - expected).abs().max() > 0.1
-        backbone._plain_head = True
+        found = backbone.statistics(tokens, "reference")
+        assert torch.equal(found.logprob, token_statistics(expected, tokens.target).logprob)
+        backbone._runner = backbone._runner._replace(plain_head=True)
         assert (backbone.logits(tokens, "reference") - expected).abs().max() > 1
-    backbone._plain_head = False
-    backbone.logits(tokens, "policy").sum().backward()
+    backbone._runner = backbone._runner._replace(plain_head=False)
+    backbone.logprobs(tokens, "policy").sum().backward()
     assert all(p.grad is not None for p in backbone.role_parameters("policy"))
 
 

@@ -33,7 +33,6 @@ from transformers import (
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.data.collate import token_batch
 from lightning_rlhf.data.tokens import TokenRow
-from lightning_rlhf.functional.logprobs import token_logprobs
 from lightning_rlhf.models import lora, packing
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
@@ -118,7 +117,7 @@ def rows_of(lengths: list[tuple[int, list[int]]], seed: int = 0) -> list[TokenRo
 def outcome(backbone: Backbone, tokens: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs, scores, and the adapter's gradient of a loss that weighs each differently."""
     backbone.zero_grad()
-    logprobs = token_logprobs(backbone.logits(tokens, "policy"), tokens.target)
+    logprobs = backbone.logprobs(tokens, "policy")
     scores = backbone.scores(tokens, "policy")
     weights = torch.linspace(-1, 1, len(logprobs))
     ((logprobs * weights).sum() + (scores * torch.arange(1.0, len(scores) + 1)).sum()).backward()
@@ -145,7 +144,7 @@ def test_shared_and_unshared_rows_agree(
     family: str, lengths: list, backbones: Callable[..., Backbone]
 ) -> None:
     backbone = backbones(family)
-    assert backbone._packs
+    assert backbone._runner.packs
     tokens = token_batch(rows_of(lengths))
     agree(outcome(backbone, tokens), outcome(backbone, packing.unpacked(tokens)))
 
@@ -215,7 +214,7 @@ def test_a_model_that_cannot_pack_runs_padded_and_says_so(
     BloomForCausalLM(config).save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         backbone = Backbone(str(tmp_path), lora=LoRA(r=4), dtype="float32").load()
-    assert not backbone._packs
+    assert not backbone._runner.packs
     assert [r.message for r in caplog.records if "padded rows" in r.message] != []
     backbone.add_role("policy", head=True)
     tokens = token_batch(rows_of(MIXED))
@@ -224,7 +223,7 @@ def test_a_model_that_cannot_pack_runs_padded_and_says_so(
 
 def test_a_named_attention_keeps_padded_rows(backbones: Callable[..., Backbone]) -> None:
     backbone = backbones("llama", attention="eager")
-    assert not backbone._packs
+    assert not backbone._runner.packs
     assert backbone.base.config._attn_implementation == "eager"
     tokens = token_batch(rows_of(MIXED))
     agree(outcome(backbone, tokens), outcome(backbones("llama"), tokens))

@@ -99,15 +99,15 @@ class Counted(DPOModule):
     forwards = 0
 
     def reference_logprobs(self, batch: PreferenceBatch) -> torch.Tensor:
-        logits, self.backbone.logits = self.backbone.logits, self._count  # type: ignore[method-assign]
+        logprobs, self.backbone.logprobs = self.backbone.logprobs, self._count  # type: ignore[method-assign]
         try:
             return super().reference_logprobs(batch)
         finally:
-            self.backbone.logits = logits  # type: ignore[method-assign]
+            self.backbone.logprobs = logprobs  # type: ignore[method-assign]
 
     def _count(self, tokens: Any, role: str) -> torch.Tensor:
         type(self).forwards += 1
-        return Backbone.logits(self.backbone, tokens, role)
+        return Backbone.logprobs(self.backbone, tokens, role)
 
 
 def test_cached_reference_changes_no_number_and_saves_every_later_forward(runs: Runs) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch
 from lightning_rlhf.data.collate import pad_rows
-from lightning_rlhf.functional.logprobs import token_logprobs
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.generation import Completion
@@ -43,9 +42,7 @@ def sampled_kl(
             )
         ]
         tokens = to_device(pad_rows(rows, backbone.tokenizer.pad_token_id), backbone.base.device)
-        log_ratio = token_logprobs(backbone.logits(tokens, role), tokens.target) - token_logprobs(
-            backbone.logits(tokens, reference), tokens.target
-        )
+        log_ratio = backbone.logprobs(tokens, role) - backbone.logprobs(tokens, reference)
         total += float(segment_sum(log_ratio, tokens.sequence, tokens.completions).sum())
     return total / len(prompts)
 

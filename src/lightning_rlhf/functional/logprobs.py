@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
+
+
+class TokenStatistics(NamedTuple):
+    """What a distribution over tokens says of one of them, and of itself; all (N,) fp32."""
+
+    logprob: Tensor
+    entropy: Tensor  # nats
+    log_sum_squared: Tensor  # log sum_v p_v^2: what a policy expects of its own samples
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
@@ -23,14 +33,13 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
-def log_sum_squared_probs(logits: Tensor) -> Tensor:
-    """``log sum_v p_v^2``: what a policy expects of its own samples (WPO, arXiv 2406.11827).
+def token_statistics(logits: Tensor, targets: Tensor) -> TokenStatistics:
+    """As ``token_logprobs``, with the entropy, and ``log sum_v p_v^2`` (WPO, arXiv 2406.11827).
 
     Args:
-        logits: (N, V).
-
-    Returns:
-        (N,) fp32.
+        logits: (N, V) any float dtype.
+        targets: (N,) token ids.
     """
-    logits = logits.float()
-    return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
+    log_p = logits.float().log_softmax(-1)
+    logprob = log_p.gather(-1, targets[:, None]).squeeze(-1)
+    return TokenStatistics(logprob, -(log_p.exp() * log_p).sum(-1), (2 * log_p).logsumexp(-1))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.models import export, loading, lora, packing
-from lightning_rlhf.models.heads import ScalarHead, head_is_plain, head_logits
+from lightning_rlhf.functional.logprobs import TokenStatistics
+from lightning_rlhf.models import export, loading, lora
+from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA, LoraLayer
-
-log = logging.getLogger(__name__)
+from lightning_rlhf.models.runner import Runner
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -84,8 +82,7 @@ class Backbone(nn.Module):
         self._adapted: list[LoraLayer] = []
         self._active: str | None = None  # the role a forward runs as
         self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
-        self._plain_head = True
-        self._packs = False  # whether packed rows run as they are
+        self._runner: Runner | None = None
 
     # ---- building ----
 
@@ -124,35 +121,29 @@ class Backbone(nn.Module):
 
     def load(self, device: torch.device | str = "cpu") -> Backbone:
         """Build the model on a device, and the roles named in ``adapters``; once."""
-        if self.model is not None:
-            return self
-        self.model = loading.load_causal_lm(
-            self.path,
-            self.quantization,
-            loading.torch_dtype(self.dtype),
-            torch.device(device),
-            self.attention,
-        )
-        self.model.requires_grad_(False)
-        self._packs = self.attention is None and self._teach_packing(self.model)
+        if self.model is None:
+            dtype = loading.torch_dtype(self.dtype)
+            self.adopt(
+                loading.load_causal_lm(
+                    self.path, self.quantization, dtype, torch.device(device), self.attention
+                )
+            )
+        return self
+
+    def adopt(self, model: PreTrainedModel) -> None:
+        """Take a built model as the base, as ``load`` does; a memory plan's holds no data."""
+        self.model = model.requires_grad_(False)
+        self._runner = Runner.of(model, pack=self.attention is None)
         if self.gradient_checkpointing:
-            old_name = self.model.gradient_checkpointing_enable  # before transformers 5.21
-            enable = getattr(self.model, "activation_checkpointing_enable", old_name)
+            old_name = model.gradient_checkpointing_enable  # before transformers 5.21
+            enable = getattr(model, "activation_checkpointing_enable", old_name)
             enable({"use_reentrant": False, "context_fn": self._checkpoint_contexts})
-        self._plain_head = head_is_plain(self.model)
         try:
             for role in self.adapters:
                 self.add_role(role, trainable=role != REFERENCE)
         except Exception:
             self.model, self.roles = None, {}  # not loaded, and not half loaded either
             raise
-        return self
-
-    def _teach_packing(self, model: PreTrainedModel) -> bool:
-        reason = packing.enable(model)
-        if reason is not None:
-            log.warning("%s runs on padded rows, prompts unshared: %s", self.path, reason)
-        return reason is None
 
     @property
     def hidden_size(self) -> int:
@@ -339,40 +330,37 @@ class Backbone(nn.Module):
             return self.frozen
         return self.base
 
-    def _run(self, tokens: TokenBatch, role: str, whole: bool = False) -> Any:
-        """One forward as a role: the decoder's, or the whole model's with its logits."""
-        model = self.model_of(role)
-        decoder = model.get_decoder()
-        inputs = {"input_ids": tokens.input_ids}
-        if "position_ids" in inspect.signature(decoder.forward).parameters:
-            inputs["position_ids"] = tokens.position_ids
-        part = model if whole else decoder
-        with self.role(role):
-            if tokens.groups is not None:
-                return packing.run_packed(part, inputs, tokens.groups)
-            return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
-
-    def _laid_out(self, tokens: TokenBatch) -> TokenBatch:
-        """The batch as this model runs it: packed, or padded where it cannot."""
-        return tokens if self._packs else packing.unpacked(tokens)
+    def _run_as(self, role: str) -> Runner:
+        assert self._runner is not None, "not loaded"
+        return self._runner._replace(model=self.model_of(role))
 
     def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
-        """The decoder's last hidden states as a role: (B, T, H)."""
-        return self._run(tokens, role).last_hidden_state
+        """The decoder's last hidden states as a role, in the layout the batch has: (B, T, H)."""
+        with self.role(role):
+            states: Tensor = self._run_as(role).run(tokens).last_hidden_state
+            return states
 
     def logits(self, tokens: TokenBatch, role: str) -> Tensor:
         """Logits as a role, at the places that predict a counting token only: (N, V)."""
-        tokens = self._laid_out(tokens)
-        if not self._plain_head:
-            return self._run(tokens, role, whole=True).logits.flatten(0, 1)[tokens.source]
-        hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.source]
-        return head_logits(self.model_of(role), hidden)
+        with self.role(role):
+            return self._run_as(role).logits(tokens)
+
+    def logprobs(self, tokens: TokenBatch, role: str, temperature: float = 1.0) -> Tensor:
+        """Log-probs of the counting tokens as a role: (N,) fp32, logits a tile at a time."""
+        with self.role(role):
+            return self._run_as(role).logprobs(tokens, temperature)
+
+    def statistics(
+        self, tokens: TokenBatch, role: str, temperature: float = 1.0
+    ) -> TokenStatistics:
+        """``logprobs`` with entropy and expected probability, a third matrix product dearer."""
+        with self.role(role):
+            return self._run_as(role).statistics(tokens, temperature)
 
     def scores(self, tokens: TokenBatch, role: str) -> Tensor:
         """A role's scalar head at each completion's last token: (C,) fp32."""
-        tokens = self._laid_out(tokens)
-        hidden = self.hidden_states(tokens, role).flatten(0, 1)[tokens.last]
-        return self.head(role)(hidden)
+        with self.role(role):
+            return self.head(role)(self._run_as(role).ends(tokens))
 
     # ---- saving ----
 

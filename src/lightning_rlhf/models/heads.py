@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.functional.head import Head
+
 log = logging.getLogger(__name__)
 
 
@@ -29,35 +31,39 @@ class ScalarHead(nn.Module):
             return (hidden.float() @ self.weight.float().T).squeeze(-1)
 
 
-def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+def head_of(model: PreTrainedModel, temperature: float = 1.0) -> Head | None:
     """What a causal LM makes of its decoder's hidden states, scale and soft cap included.
 
-    Calling the head on chosen hidden states saves the logits of every token that does not count.
+    None where its output layer is more than a linear map: adapted, or 4-bit.
 
     Args:
         model: the causal LM.
-        hidden: (N, H).
-
-    Returns:
-        (N, V) in the head's dtype.
+        temperature: what logits are divided by at last.
     """
+    output = model.get_output_embeddings()
+    if type(output) is not nn.Linear:
+        return None
     config = model.config.get_text_config()
-    logits = model.get_output_embeddings()(hidden)
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
-    logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return Head(output.weight, output.bias, scale, softcap, temperature)
 
 
 @torch.no_grad()
 def head_is_plain(model: PreTrainedModel, tolerance: float = 1e-2) -> bool:
-    """Whether ``head_logits`` says what the model itself says; tried on three tokens at load."""
+    """Whether ``head_of`` says what the model itself says; tried on three tokens at load."""
+    if model.device.type == "meta":
+        return True  # nothing to be seen there
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     whole = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    ours = head_logits(model, hidden).float()
-    if ours.shape == whole.shape and (ours - whole).abs().max() <= tolerance * whole.abs().max():
-        return True
+    head = head_of(model)
+    if head is not None:
+        ours = head.logits(hidden).float()
+        within = tolerance * whole.abs().max()
+        if ours.shape == whole.shape and (ours - whole).abs().max() <= within:
+            return True
     log.warning(
         "%s has an output head of its own kind: log-probs take the logits of every token",
         type(model).__name__,

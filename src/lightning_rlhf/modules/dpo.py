@@ -23,7 +23,6 @@ from lightning_rlhf.functional.dpo import (
     reverse_kl,
     wpo_weight,
 )
-from lightning_rlhf.functional.logprobs import log_sum_squared_probs, token_logprobs
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.logprob_cache import LogprobCache, weights_fingerprint
@@ -124,16 +123,18 @@ class DPOModule(AlignmentModule):
 
     def objective(self, batch: PreferenceBatch) -> Loss:
         tokens = batch.tokens
-        logits = self.backbone.logits(tokens, POLICY)
-        policy = token_logprobs(logits, tokens.target)
+        # the reference first: its forward is over before the policy's activations are there
         reference = (
-            self.reference_logprobs(batch) if self.needs_reference else torch.zeros_like(policy)
+            self.reference_logprobs(batch)
+            if self.needs_reference
+            else torch.zeros(tokens.target.shape, device=tokens.target.device)
         )
-        pairs = self.pairs(policy, reference, batch)
-        weight = None
         if self.wpo:
-            on_policy = log_sum_squared_probs(logits.detach())
-            weight = wpo_weight(policy, on_policy, tokens.sequence, batch.chosen, batch.rejected)
+            policy, _, expected = self.backbone.statistics(tokens, POLICY)
+            weight = wpo_weight(policy, expected, tokens.sequence, batch.chosen, batch.rejected)
+        else:
+            policy, weight = self.backbone.logprobs(tokens, POLICY), None
+        pairs = self.pairs(policy, reference, batch)
         return preference_loss(pairs, self.beta, self.terms, batch.label, weight)
 
     def pairs(self, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> PairLogprobs:
@@ -162,7 +163,7 @@ class DPOModule(AlignmentModule):
             if kept is not None:
                 return kept.to(batch.digest.device)
         tokens = batch.tokens
-        logprobs = token_logprobs(self.backbone.logits(tokens, REFERENCE), tokens.target)
+        logprobs = self.backbone.logprobs(tokens, REFERENCE)
         if self.reference_cache is not None:
             lengths = torch.bincount(tokens.sequence, minlength=tokens.completions)
             self._open_cache().put(batch.digest, logprobs, lengths)
@@ -187,7 +188,7 @@ class DPOModule(AlignmentModule):
         if not isinstance(batch, PreferenceBatch):
             return super().predict_step(batch, batch_idx)
         tokens = batch.tokens
-        policy = token_logprobs(self.backbone.logits(tokens, POLICY), tokens.target)
+        policy = self.backbone.logprobs(tokens, POLICY)
         pairs = self.pairs(policy, self.reference_logprobs(batch), batch)
         return [
             {"reward_chosen": c, "reward_rejected": r}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 
 from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.functional.logprobs import token_logprobs
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.sft import sft_loss
 from lightning_rlhf.models.backbone import POLICY, Backbone
@@ -34,8 +33,7 @@ class SFTModule(AlignmentModule):
         super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
 
     def objective(self, batch: TokenBatch) -> Loss:
-        logits = self.backbone.logits(batch, POLICY)
-        return sft_loss(token_logprobs(logits, batch.target))
+        return sft_loss(self.backbone.logprobs(batch, POLICY))
 
     def batch_size(self, batch: TokenBatch) -> int:
         return len(batch.target)  # the loss is a mean over tokens

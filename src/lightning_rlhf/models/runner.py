@@ -1,0 +1,93 @@
+"""How a causal language model runs a batch: packed or padded, its logits a tile at a time.
+
+A runner knows no roles: whoever calls it has switched the adapters.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightning_rlhf.batches import TokenBatch
+from lightning_rlhf.functional.head import Head, TokenStatistics, head_logprobs, head_statistics
+from lightning_rlhf.functional.logprobs import token_logprobs, token_statistics
+from lightning_rlhf.models import packing
+from lightning_rlhf.models.heads import head_is_plain, head_of
+
+log = logging.getLogger(__name__)
+
+
+class Runner(NamedTuple):
+    """A loaded model, and what was found out about it at load."""
+
+    model: PreTrainedModel
+    packs: bool  # whether packed rows run as they are
+    plain_head: bool  # whether its logits are what ``head_of`` says
+    tile: int | None = None  # rows of logits held at a time; None: adapted
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, pack: bool, tile: int | None = None) -> Runner:
+        """Teach a model packed rows if wanted, and look at its head; says what it cannot do."""
+        reason = packing.enable(model) if pack else None
+        if reason is not None:
+            log.warning(
+                "%s runs on padded rows, prompts unshared: %s", type(model).__name__, reason
+            )
+        return cls(model, pack and reason is None, head_is_plain(model), tile)
+
+    def laid_out(self, tokens: TokenBatch) -> TokenBatch:
+        """The batch as this model runs it: packed, or padded where it cannot."""
+        return tokens if self.packs else packing.unpacked(tokens)
+
+    def run(self, tokens: TokenBatch, whole: bool = False) -> Any:
+        """One forward of a batch laid out: the decoder's, or the whole model's with its logits."""
+        decoder = self.model.get_decoder()
+        inputs = {"input_ids": tokens.input_ids}
+        if "position_ids" in inspect.signature(decoder.forward).parameters:
+            inputs["position_ids"] = tokens.position_ids
+        part = self.model if whole else decoder
+        if tokens.groups is not None:
+            return packing.run_packed(part, inputs, tokens.groups)
+        return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
+
+    def hidden(self, tokens: TokenBatch) -> Tensor:
+        """The decoder's last hidden states of a batch laid out, flattened: (B T, H)."""
+        states: Tensor = self.run(tokens).last_hidden_state
+        return states.flatten(0, 1)
+
+    def logits(self, tokens: TokenBatch) -> Tensor:
+        """Logits at the places that predict a counting token only: (N, V)."""
+        tokens = self.laid_out(tokens)
+        head = self._head()
+        if head is None:
+            logits: Tensor = self.run(tokens, whole=True).logits
+            return logits.flatten(0, 1)[tokens.source]
+        return head.logits(self.hidden(tokens)[tokens.source])
+
+    def logprobs(self, tokens: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """Log-probs of the counting tokens: (N,) fp32."""
+        head = self._head(temperature)
+        if head is None:
+            return token_logprobs(self.logits(tokens) / temperature, tokens.target)
+        tokens = self.laid_out(tokens)
+        return head_logprobs(self.hidden(tokens)[tokens.source], head, tokens.target, self.tile)
+
+    def statistics(self, tokens: TokenBatch, temperature: float = 1.0) -> TokenStatistics:
+        """Log-probs of the counting tokens, entropy and expected probability there: (N,) each."""
+        head = self._head(temperature)
+        if head is None:
+            return token_statistics(self.logits(tokens) / temperature, tokens.target)
+        tokens = self.laid_out(tokens)
+        return head_statistics(self.hidden(tokens)[tokens.source], head, tokens.target, self.tile)
+
+    def _head(self, temperature: float = 1.0) -> Head | None:
+        return head_of(self.model, temperature) if self.plain_head else None
+
+    def ends(self, tokens: TokenBatch) -> Tensor:
+        """Hidden states at each completion's last token: (C, H)."""
+        tokens = self.laid_out(tokens)
+        return self.hidden(tokens)[tokens.last]
