@@ -140,10 +140,10 @@ class _FrozenHead(torch.autograd.Function):
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradients = torch.empty_like(hidden) if gradient else None
         for rows, logits, product in _tiles(hidden, head, targets, tile):
-            slope = head.slope(logits) if gradient else 1.0
+            slope = head.slope(logits) if gradient else 1.0  # before the logits are gone
             logprobs[rows], total = _to_odds(logits, targets[rows])
             if gradients is not None:
-                torch.mul(_to_gradient(logits, targets[rows], total), slope, out=product)
+                product.copy_(_to_gradient(logits, targets[rows], total).mul_(slope))
                 torch.mm(product, head.weight, out=gradients[rows])
         if gradients is not None:
             ctx.save_for_backward(gradients)
