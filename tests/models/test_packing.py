@@ -238,6 +238,16 @@ def test_varlen_places_name_the_keys_of_every_segment() -> None:
     assert (longest_query, longest_key) == (6, 6)
 
 
+def test_a_device_without_varlen_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The CPU is one."""
+    packing.varlen_serves.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not packing.varlen_serves(torch.device("cpu"))
+        assert not packing.varlen_serves(torch.device("cpu"))
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert said.startswith("cpu has no varlen attention, segments run one by one: ")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [None, 5])

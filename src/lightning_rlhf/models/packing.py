@@ -8,7 +8,9 @@ attention that transformers would have used.
 
 from __future__ import annotations
 
+import logging
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_rlhf.batches import Groups, TokenBatch
 
+log = logging.getLogger(__name__)
 # transformers looks for "flash", "sdpa" and "flex_attention" inside these names: none may be there
 OVER_SDPA, OVER_EAGER = "packed_rows", "packed_rows_over_eager"
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -125,9 +128,27 @@ def packed_attention(
         kwargs.get("s_aux"),
     )
     plain = extras.softcap is None and extras.sinks is None
-    if plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if plain and half and query.is_cuda and varlen_serves(query.device):
         return _by_varlen(packed, query, key, value, extras), None
     return _by_segment(packed, query, key, value, extras), None
+
+
+@cache
+def varlen_serves(device: torch.device) -> bool:
+    """Whether flash attention's varlen kernel runs on a GPU, tried once: old cards lack it.
+
+    Without it every segment is a kernel of its own: the same numbers, more launches.
+    """
+    one = torch.zeros(2, 1, 64, device=device, dtype=torch.bfloat16)
+    ends = torch.tensor([0, 2], device=device, dtype=torch.int32)
+    try:
+        varlen_attn(one, one, one, ends, ends, 2, 2, window_size=(-1, 0))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        log.warning("%s has no varlen attention, segments run one by one: %s", name, error)
+        return False
+    return True
 
 
 def _by_segment(
