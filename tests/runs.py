@@ -13,6 +13,7 @@ from lightning_rlhf import (
     Backbone,
     DemonstrationData,
     DPOModule,
+    KTOModule,
     LoRA,
     PreferenceData,
     RewardModule,
@@ -26,6 +27,7 @@ METHODS = {
     "sft": (SFTModule, DemonstrationData),
     "reward": (RewardModule, PreferenceData),
     "dpo": (DPOModule, PreferenceData),
+    "kto": (KTOModule, PreferenceData),
 }
 
 

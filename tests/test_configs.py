@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
 RUNNABLE = [c for c in METHODS if "class_path: lightning_rlhf" in c.read_text()]
-TITLES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule"}
+TITLES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule"}
 
 
 def build(*args: str) -> AlignmentCLI:
@@ -38,7 +38,7 @@ def test_builds(config: Path) -> None:
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda c: c.stem)
-@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("method", TITLES)
 def test_cards_lie_over_any_method(method: str, card: Path) -> None:
     # a GPU cannot be built here: the Trainer's accelerator is the one value put back
     cli = build(

@@ -9,6 +9,7 @@ from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, Promp
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.dpo import DPOModule, Term
+from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.sft import SFTModule
 
@@ -17,6 +18,7 @@ __all__ = [
     "Backbone",
     "DPOModule",
     "DemonstrationData",
+    "KTOModule",
     "LoRA",
     "PreferenceData",
     "PromptData",

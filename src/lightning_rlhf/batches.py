@@ -49,6 +49,13 @@ class PreferenceBatch(NamedTuple):
     digest: Tensor  # (C, 2) int64, 128 bits naming prompt + completion: the key of cached log-probs
 
 
+class FeedbackBatch(NamedTuple):
+    """Completions judged one by one."""
+
+    tokens: TokenBatch
+    label: Tensor  # (C,) probability that the completion is good: 1 a thumb up, 0 a thumb down
+
+
 class RankingBatch(NamedTuple):
     """K completions to one prompt each, ranked or rated."""
 

@@ -24,7 +24,7 @@ from lightning_rlhf.data.modules import (
     RowsData,
 )
 from lightning_rlhf.data.rows import held_out
-from lightning_rlhf.models.packing import unpacked
+from lightning_rlhf.models.layout import unpacked
 from support import shared
 
 ROWS = [
@@ -180,8 +180,8 @@ def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
     )
     assert refused(PreferenceData(rows, tokenizer=words)) == (
         have + "PreferenceData needs {chosen, prompt, rejected} or {chosen, rejected} or "
-        "{completions, prompt, ranks} or {completions, prompt, ratings} or {completions, prompt}"
-        + mend
+        "{completions, prompt, ranks} or {completions, prompt, ratings} or {completions, prompt} "
+        "or {completion, label, prompt}" + mend
     )
     clash = PromptData([{"a": "one", "prompt": "two"}], columns={"a": "prompt"}, tokenizer=words)
     assert refused(clash) == (

@@ -35,6 +35,7 @@ from lightning_rlhf.data.collate import token_batch
 from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.models import lora, packing
 from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.models.lora import LoRA
 
 SHAPE = {
@@ -146,7 +147,7 @@ def test_shared_and_unshared_rows_agree(
     backbone = backbones(family)
     assert backbone._runner.packs
     tokens = token_batch(rows_of(lengths))
-    agree(outcome(backbone, tokens), outcome(backbone, packing.unpacked(tokens)))
+    agree(outcome(backbone, tokens), outcome(backbone, unpacked(tokens)))
 
 
 MIXED = [(7, [4, 6]), (0, [3, 2]), (9, [5]), (3, [1, 8, 2])]
@@ -160,19 +161,19 @@ MIXED = [(7, [4, 6]), (0, [3, 2]), (9, [5]), (3, [1, 8, 2])]
 def test_with_every_kind_of_base(options: dict, backbones: Callable[..., Backbone]) -> None:
     backbone = backbones("llama", **options)
     tokens = token_batch(rows_of(MIXED))
-    agree(outcome(backbone, tokens), outcome(backbone, packing.unpacked(tokens)))
+    agree(outcome(backbone, tokens), outcome(backbone, unpacked(tokens)))
 
 
 def test_unpacked_is_every_completion_after_its_prompt() -> None:
     rows = rows_of(MIXED)
-    apart = packing.unpacked(token_batch(rows), pad_id=0)
+    apart = unpacked(token_batch(rows), pad_id=0)
     expected = [row.prompt_ids + c for row in rows for c in row.completion_ids]
     for ids, mask, wanted in zip(apart.input_ids, apart.attention_mask, expected, strict=True):
         assert ids[mask].tolist() == wanted
     flat = apart.input_ids.flatten()
     assert flat[apart.last].tolist() == [ids[-1] for ids in expected]
     assert flat[apart.source + 1].tolist() == apart.target.tolist()
-    assert packing.unpacked(apart) is apart
+    assert unpacked(apart) is apart
 
 
 def test_the_order_of_groups_changes_nothing(backbones: Callable[..., Backbone]) -> None:
@@ -218,7 +219,7 @@ def test_a_model_that_cannot_pack_runs_padded_and_says_so(
     assert [r.message for r in caplog.records if "padded rows" in r.message] != []
     backbone.add_role("policy", head=True)
     tokens = token_batch(rows_of(MIXED))
-    agree(outcome(backbone, tokens), outcome(backbone, packing.unpacked(tokens)))
+    agree(outcome(backbone, tokens), outcome(backbone, unpacked(tokens)))
 
 
 def test_a_named_attention_keeps_padded_rows(backbones: Callable[..., Backbone]) -> None:

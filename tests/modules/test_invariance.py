@@ -13,7 +13,7 @@ from lightning_rlhf import DPOModule, PreferenceData, RewardModule
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch
 from lightning_rlhf.data.collate import preference_batch
 from lightning_rlhf.functional import dpo
-from lightning_rlhf.models.packing import unpacked
+from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.modules.base import AlignmentModule
 from runs import Runs
 from support import number_pairs

@@ -33,6 +33,9 @@ NAMES = {
         "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
         "logps/chosen", "logps/rejected",
     },
+    "kto": {
+        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "kl",
+    },
 }  # fmt: skip
 
 

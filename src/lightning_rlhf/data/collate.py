@@ -8,7 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
+from lightning_rlhf.batches import (
+    FeedbackBatch,
+    PreferenceBatch,
+    PromptBatch,
+    RankingBatch,
+    TokenBatch,
+)
 from lightning_rlhf.data.tokens import TokenRow
 
 
@@ -101,6 +107,11 @@ def preference_batch(rows: Sequence[TokenRow]) -> PreferenceBatch:
         margin=_column([row.margin for row in rows], absent=0.0),
         digest=torch.tensor([digest(r.prompt_ids, c) for r in rows for c in r.completion_ids]),
     )
+
+
+def feedback_batch(rows: Sequence[TokenRow]) -> FeedbackBatch:
+    """Completions with a label each."""
+    return FeedbackBatch(token_batch(rows), torch.tensor([row.label for row in rows]))
 
 
 def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:

@@ -43,6 +43,14 @@ class Pair(NamedTuple):
     margin: float | None
 
 
+class Feedback(NamedTuple):
+    """One answer and what was thought of it."""
+
+    prompt: Prompt
+    completion: str
+    label: float  # probability that it is good
+
+
 class Ranking(NamedTuple):
     """K answers to one prompt."""
 
@@ -167,6 +175,15 @@ def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str
     if not sides[0][:-1] or {sides[0][-1]["role"], sides[1][-1]["role"]} != {"assistant"}:
         raise BadRow("the last turn is not an assistant's answer")
     return sides[0][:-1], sides[0][-1]["content"], sides[1][-1]["content"]
+
+
+def read_feedback(row: dict[str, Any]) -> Feedback:
+    """``prompt`` + ``completion`` + ``label``: true or 1 a thumb up, false or 0 a thumb down."""
+    label = read_number(row.get("label"), "label")
+    if not 0 <= label <= 1:
+        raise BadRow(f"label {label:g} is no probability")
+    completion = _filled(read_text(row["completion"], "completion"))
+    return Feedback(read_prompt(row.get("prompt")), completion, label)
 
 
 def read_ranking(row: dict[str, Any]) -> Ranking:

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
+from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.rows import Encode, held_out, token_row, token_rows
 from lightning_rlhf.data.sampler import ResumableSampler
@@ -207,7 +207,11 @@ class DemonstrationData(RowsData):
 
 
 class PreferenceData(RowsData):
-    """Pairs (``PreferenceBatch``) or rankings of K (``RankingBatch``), whichever the rows are."""
+    """Preferences, in whichever form the rows are.
+
+    Pairs (``PreferenceBatch``), rankings of K (``RankingBatch``), or single completions with a
+    label (``FeedbackBatch``).
+    """
 
     encode = staticmethod(tokens.encode_preference)
     accepts = (
@@ -216,11 +220,17 @@ class PreferenceData(RowsData):
         {"prompt", "completions", "ranks"},
         {"prompt", "completions", "ratings"},
         {"prompt", "completions"},
+        {"prompt", "completion", "label"},
     )
 
-    def _collate(
-        self, rows: Dataset
-    ) -> Callable[[Sequence[TokenRow]], PreferenceBatch | RankingBatch]:
+    def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
+        single = {len(ranks) == 1 for ranks in rows["ranks"]}
+        if len(single) > 1:
+            raise ValueError(
+                f"{name_of(self.source)} mixes single completions with pairs: make two files of it"
+            )
+        if single == {True}:
+            return collate.feedback_batch
         pairs = all(ranks == [0, 1] for ranks in rows["ranks"])
         rated = any(ratings is not None for ratings in rows["ratings"])
         return collate.preference_batch if pairs and not rated else collate.ranking_batch

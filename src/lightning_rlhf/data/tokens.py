@@ -9,6 +9,7 @@ from lightning_rlhf.data.formats import (
     Conversation,
     first_user_turn,
     read_demonstration,
+    read_feedback,
     read_pair,
     read_prompt,
     read_ranking,
@@ -68,9 +69,12 @@ def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: in
 
 
 def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
-    """A pair or a ranking."""
+    """A pair, a ranking, or one completion with a label."""
     ratings, label, margin = None, None, None
-    if row.get("completions") is not None:
+    if row.get("completion") is not None:
+        feedback = read_feedback(row)
+        said, answers, ranks, label = feedback.prompt, [feedback.completion], [0], feedback.label
+    elif row.get("completions") is not None:
         ranking = read_ranking(row)
         said, answers, ranks, ratings = (
             ranking.prompt,
@@ -85,7 +89,7 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     prompt = chat.encode_prompt(said)
     completions = [chat.encode_answer(said, answer) for answer in answers]
     prompt, completions, cut = fit_length(prompt, completions, max_length)
-    if len({tuple(c) for c in completions}) < 2:
+    if len(answers) > 1 and len({tuple(c) for c in completions}) < 2:
         raise BadRow("identical once cut to max_length" if cut else "identical once tokenised")
     counts = [[True] * len(c) for c in completions]
     opening = first_user_turn(said)

@@ -22,6 +22,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_rlhf.batches import Groups, TokenBatch
+from lightning_rlhf.models.layout import positions, unpacked
 
 log = logging.getLogger(__name__)
 # transformers looks for "flash", "sdpa" and "flex_attention" inside these names: none may be there
@@ -316,54 +317,3 @@ def _probe(model: PreTrainedModel) -> str | None:
     moved = (hidden(changed) - ours).abs().amax(-1)
     others = torch.cat([moved[:4], moved[7:]])
     return "one completion sees another" if others.max() > 0 else None
-
-
-def positions(groups: Groups) -> Tensor:
-    """(1, T) positions of a packed row: completions go on where their prompt ends."""
-    pieces = [
-        piece
-        for prompt, *completions in groups
-        for piece in (
-            torch.arange(prompt),
-            *(torch.arange(prompt, prompt + n) for n in completions),
-        )
-    ]
-    return torch.cat(pieces)[None]
-
-
-def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
-    """A packed batch as padded rows, a completion after its prompt in each; a padded one as is."""
-    if tokens.groups is None:
-        return tokens
-    device = tokens.input_ids.device
-    spans: list[tuple[int, int, int, int]] = []  # prompt's place and length, completion's
-    start = 0
-    for prompt, *completions in tokens.groups:
-        place = start + prompt
-        for n in completions:
-            spans.append((start, prompt, place, n))
-            place += n
-        start = place
-    at, prompt_length, completion_at, n = torch.tensor(spans, device=device).T
-    length = max(p + n for _, p, _, n in spans)
-    column = torch.arange(length, device=device)
-    in_prompt = column < prompt_length[:, None]
-    origin = torch.where(
-        in_prompt, at[:, None] + column, (completion_at - prompt_length)[:, None] + column
-    )
-    real = column < (prompt_length + n)[:, None]
-    ids = tokens.input_ids[0][origin.clamp(max=start - 1)].masked_fill(~real, pad_id)
-
-    def moved(place: Tensor, row: Tensor) -> Tensor:
-        shared = place < completion_at[row]
-        own = torch.where(shared, place - at[row], place - completion_at[row] + prompt_length[row])
-        return row * length + own
-
-    return tokens._replace(
-        input_ids=ids,
-        attention_mask=real,
-        position_ids=column.expand_as(ids),
-        source=moved(tokens.source, tokens.sequence),
-        last=moved(tokens.last, torch.arange(len(spans), device=device)),
-        groups=None,
-    )

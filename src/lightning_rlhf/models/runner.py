@@ -17,6 +17,7 @@ from lightning_rlhf.functional.head import Head, TokenStatistics, head_logprobs,
 from lightning_rlhf.functional.logprobs import token_logprobs, token_statistics
 from lightning_rlhf.models import packing
 from lightning_rlhf.models.heads import head_is_plain, head_of
+from lightning_rlhf.models.layout import unpacked
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Runner(NamedTuple):
 
     def laid_out(self, tokens: TokenBatch) -> TokenBatch:
         """The batch as this model runs it: packed, or padded where it cannot."""
-        return tokens if self.packs else packing.unpacked(tokens)
+        return tokens if self.packs else unpacked(tokens)
 
     def run(self, tokens: TokenBatch, whole: bool = False) -> Any:
         """One forward of a batch laid out: the decoder's, or the whole model's with its logits."""

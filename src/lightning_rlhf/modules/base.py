@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.functional.loss import Loss
-from lightning_rlhf.models.backbone import POLICY, Backbone
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.modules import checkpoint, guards, hparams
 
@@ -110,6 +110,12 @@ class AlignmentModule(LightningModule):
         """Create the roles this method needs."""
         for name in self.trained:
             self.backbone.add_role(name)
+
+    def add_policy_and_reference(self) -> None:
+        """The policy, and its reference: the policy as it was found, or the bare base."""
+        found = POLICY in self.backbone.roles  # trained before, or read from a folder
+        self.backbone.add_role(POLICY)
+        self.backbone.add_role(REFERENCE, trainable=False, like=POLICY if found else None)
 
     def objective(self, batch: Any) -> Loss:
         """A batch's loss and metrics."""

@@ -116,10 +116,10 @@ class DPOModule(AlignmentModule):
         self._cache = None  # the reference may have moved since the last run
 
     def add_roles(self) -> None:
-        found = POLICY in self.backbone.roles  # trained before, or read from a folder
-        self.backbone.add_role(POLICY)
         if self.needs_reference:
-            self.backbone.add_role(REFERENCE, trainable=False, like=POLICY if found else None)
+            self.add_policy_and_reference()
+        else:
+            self.backbone.add_role(POLICY)
 
     def objective(self, batch: PreferenceBatch) -> Loss:
         tokens = batch.tokens

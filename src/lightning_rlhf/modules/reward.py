@@ -21,7 +21,7 @@ from lightning_rlhf.functional.reward import (
     reward_loss,
 )
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.packing import unpacked
+from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.modules.base import AlignmentModule, Table
 
 REWARD = "reward"

@@ -1,0 +1,102 @@
+"""Layouts of a batch of tokens: the same completions after the same prompts, or after others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.batches import Groups, TokenBatch
+
+
+def positions(groups: Groups) -> Tensor:
+    """(1, T) positions of a packed row: completions go on where their prompt ends."""
+    pieces = [
+        piece
+        for prompt, *completions in groups
+        for piece in (
+            torch.arange(prompt),
+            *(torch.arange(prompt, prompt + n) for n in completions),
+        )
+    ]
+    return torch.cat(pieces)[None]
+
+
+def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
+    """A packed batch as padded rows, a completion after its prompt in each; a padded one as is."""
+    if tokens.groups is None:
+        return tokens
+    device = tokens.input_ids.device
+    at, prompt_length, completion_at, n = _spans(tokens.groups, device)
+    length = max(prompt + max(completions) for prompt, *completions in tokens.groups)
+    column = torch.arange(length, device=device)
+    in_prompt = column < prompt_length[:, None]
+    origin = torch.where(
+        in_prompt, at[:, None] + column, (completion_at - prompt_length)[:, None] + column
+    )
+    real = column < (prompt_length + n)[:, None]
+    ids = tokens.input_ids[0][origin.clamp(max=tokens.input_ids.shape[1] - 1)].masked_fill(
+        ~real, pad_id
+    )
+
+    def moved(place: Tensor, row: Tensor) -> Tensor:
+        shared = place < completion_at[row]
+        own = torch.where(shared, place - at[row], place - completion_at[row] + prompt_length[row])
+        return row * length + own
+
+    return tokens._replace(
+        input_ids=ids,
+        attention_mask=real,
+        position_ids=column.expand_as(ids),
+        source=moved(tokens.source, tokens.sequence),
+        last=moved(tokens.last, torch.arange(len(n), device=device)),
+        groups=None,
+    )
+
+
+def mismatched(tokens: TokenBatch) -> TokenBatch:
+    """A packed batch with each prompt's completions moved behind the prompt before it, in a circle.
+
+    Completions keep their order. A completion that lands behind no prompt at all loses its first
+    token, which nothing predicts; a single prompt keeps its own.
+    """
+    assert tokens.groups is not None, "a packed batch"
+    device = tokens.input_ids.device
+    before = tokens.groups[-1:] + tokens.groups[:-1]
+    groups = tuple((b[0], *own[1:]) for b, own in zip(before, tokens.groups, strict=True))
+    starts = [0]
+    for group in tokens.groups:
+        starts.append(starts[-1] + sum(group))
+    order: list[int] = []  # places of the old row
+    for g, group in enumerate(tokens.groups):
+        at = starts[(g - 1) % len(before)]
+        order += range(at, at + before[g][0])
+        order += range(starts[g] + group[0], starts[g + 1])
+
+    _, _, old_at, n = _spans(tokens.groups, device)
+    prompt_at, prompt, new_at, _ = _spans(groups, device)
+    of = tokens.sequence
+    offset = (tokens.source + 1 - old_at[of]).clamp(min=0)  # within its completion
+    source = torch.where(offset > 0, new_at[of] + offset, (prompt_at + prompt)[of]) - 1
+    kept = slice(None) if all(g[0] for g in groups) else (offset > 0) | (prompt > 0)[of]
+    return tokens._replace(
+        input_ids=tokens.input_ids[:, torch.tensor(order, device=device)],
+        position_ids=positions(groups).to(device),
+        source=source[kept],
+        target=tokens.target[kept],
+        sequence=of[kept],
+        last=new_at + n - 1,
+        groups=groups,
+    )
+
+
+def _spans(groups: Groups, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each completion (C,): its prompt's place and length, its own place and length."""
+    spans, start = [], 0
+    for prompt, *completions in groups:
+        place = start + prompt
+        for n in completions:
+            spans.append((start, prompt, place, n))
+            place += n
+        start = place
+    at, length, place_, n_ = torch.tensor(spans, device=device).T
+    return at, length, place_, n_

@@ -1,0 +1,121 @@
+"""Kahneman-Tversky optimization: preferences from thumbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lightning_rlhf.batches import FeedbackBatch, PreferenceBatch, TokenBatch
+from lightning_rlhf.functional.kto import Thumbs, baseline, kto_loss, thumbs_loss
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.masking import segment_sum
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.layout import mismatched
+from lightning_rlhf.modules.base import AlignmentModule
+
+
+class KTOModule(AlignmentModule):
+    """Train the policy on completions judged one by one, held to the reference.
+
+    Eats single completions with a label, and pairs as well: a pair is a thumb up and a thumb down.
+    A step needs rows of two prompts or more, since the baseline comes from mismatched ones.
+
+    Args:
+        backbone: the base and its roles.
+        loss: ``kto_loss`` or ``apo_zero_unpaired_loss`` of ``functional.kto``, or your own.
+        beta: strength of the pull to the reference.
+        up_weight: of completions with a thumb up.
+        down_weight: of completions with a thumb down.
+        lr: peak learning rate.
+        warmup: share of the run over which the learning rate rises.
+        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
+        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        loss: Callable[[Thumbs, float], Any] = kto_loss,
+        beta: float = 0.1,
+        up_weight: float = 1.0,
+        down_weight: float = 1.0,
+        lr: float = 2e-5,
+        warmup: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        if beta <= 0:
+            raise ValueError(f"beta must be above 0, got {beta}")
+        self.loss = loss
+        self.beta = beta
+        self.up_weight = up_weight
+        self.down_weight = down_weight
+        self.needs_baseline = not getattr(loss, "without_baseline", False)
+
+    def add_roles(self) -> None:
+        self.add_policy_and_reference()
+
+    def objective(self, batch: FeedbackBatch | PreferenceBatch) -> Loss:
+        tokens, label = batch.tokens, _labels(batch)
+        z0 = self._baseline(tokens) if self.needs_baseline else label.new_zeros(())
+        with torch.no_grad():
+            reference = self._sums(tokens, REFERENCE)
+        ratio = self._sums(tokens, POLICY) - reference
+        return thumbs_loss(
+            Thumbs(ratio, label, z0), self.beta, self.loss, self.up_weight, self.down_weight
+        )
+
+    @torch.no_grad()
+    def _baseline(self, tokens: TokenBatch) -> Tensor:
+        """``z0`` of the batch, and of every process's batch together."""
+        other = mismatched(tokens)
+        z0 = baseline(self._sums(other, POLICY) - self._sums(other, REFERENCE))
+        many = self._trainer is not None and self._trainer.world_size > 1
+        return self.all_gather(z0).mean() if many else z0  # type: ignore[union-attr]
+
+    def _sums(self, tokens: TokenBatch, role: str) -> Tensor:
+        """(C,) log-probs of whole completions."""
+        logprobs = self.backbone.logprobs(tokens, role)
+        return segment_sum(logprobs, tokens.sequence, tokens.completions)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        groups = batch.tokens.groups
+        if self.needs_baseline and batch_idx == 0 and groups is not None and len(groups) < 2:
+            raise ValueError(
+                "KTO compares with completions of other prompts: give the data batch_size=2 or "
+                "more, or loss=apo_zero_unpaired_loss"
+            )
+        return super().training_step(batch, batch_idx)
+
+    def batch_size(self, batch: FeedbackBatch | PreferenceBatch) -> int:
+        if not isinstance(batch, FeedbackBatch | PreferenceBatch):
+            raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
+        return batch.tokens.completions
+
+    @torch.no_grad()
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """Implicit rewards ``beta * D`` of completions, or completions of prompts."""
+        if not isinstance(batch, FeedbackBatch | PreferenceBatch):
+            return super().predict_step(batch, batch_idx)
+        ratio = self._sums(batch.tokens, POLICY) - self._sums(batch.tokens, REFERENCE)
+        labels = _labels(batch).tolist()
+        return [
+            {"reward": r, "label": p}
+            for r, p in zip((self.beta * ratio).tolist(), labels, strict=True)
+        ]
+
+
+def _labels(batch: FeedbackBatch | PreferenceBatch) -> Tensor:
+    """(C,) how good each completion is said to be; of a pair, one side what the other is not."""
+    if isinstance(batch, FeedbackBatch):
+        return batch.label
+    certain = torch.ones(len(batch.chosen), device=batch.chosen.device)
+    better = certain if batch.label is None else batch.label
+    label = better.new_empty(batch.tokens.completions)
+    label[batch.chosen], label[batch.rejected] = better, 1 - better
+    return label
