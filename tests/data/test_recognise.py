@@ -1,0 +1,174 @@
+"""Every layout of columns, each with a row written here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_rlhf.data.formats import (
+    BadRow,
+    read_demonstration,
+    read_feedback,
+    read_pair,
+    read_ranking,
+)
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.data.recognise import FORMATS, NAMES, recognise
+
+TURNS = [
+    {"from": "system", "value": "Be brief."},
+    {"from": "human", "value": "Name a river."},
+]
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a river."},
+]
+GPT = {"from": "gpt", "value": "The Rhine."}
+
+# name: (a row, what it is in our columns)
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sharegpt-pairs": (
+        {"conversations": TURNS, "chosen": GPT, "rejected": {"from": "gpt", "value": "Oslo."}},
+        {"prompt": MESSAGES, "chosen": "The Rhine.", "rejected": "Oslo."},
+    ),
+    "sharegpt": (
+        {"conversations": [*TURNS, GPT]},
+        {"messages": [*MESSAGES, {"role": "assistant", "content": "The Rhine."}]},
+    ),
+    "annotated": (
+        {
+            "instruction": "Shorten.", "input": "A very long line.", "response1": "A long line.",
+            "response2": "A line.", "annotator1": 2, "annotator2": 2, "annotator3": 0,
+        },
+        {
+            "prompt": "Shorten.\n\nA very long line.", "chosen": "A line.",
+            "rejected": "A long line.", "label": pytest.approx(5 / 6),
+        },
+    ),
+    "two-outputs": (
+        {"input": "Name a river.", "output_1": "Oslo.", "output_2": "The Rhine.", "label": 2},
+        {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo."},
+    ),
+    "ultrafeedback": (
+        {
+            "instruction": "Name a river.",
+            "completions": [
+                {"response": "Oslo.", "overall_score": 2.5},
+                {"response": "The Rhine.", "overall_score": 9},
+            ],
+        },
+        {
+            "prompt": "Name a river.", "completions": ["Oslo.", "The Rhine."],
+            "ratings": [2.5, 9.0],
+        },
+    ),
+    "alpaca-pairs": (
+        {"instruction": "Name one.", "input": "rivers", "chosen": "The Rhine.", "rejected": "No."},
+        {"prompt": "Name one.\n\nrivers", "chosen": "The Rhine.", "rejected": "No."},
+    ),
+    "alpaca-feedback": (
+        {"instruction": "Name one.", "input": "", "response": "The Rhine.", "label": True},
+        {"prompt": "Name one.", "completion": "The Rhine.", "label": True},
+    ),
+    "alpaca": (
+        {
+            "instruction": "Another.", "input": "", "output": "The Loire.",
+            "system": "Be brief.", "history": [["Name a river.", "The Rhine."]],
+        },
+        {
+            "prompt": [
+                *MESSAGES,
+                {"role": "assistant", "content": "The Rhine."},
+                {"role": "user", "content": "Another."},
+            ],
+            "completion": "The Loire.",
+        },
+    ),
+    "instructions": (
+        {"instruction": "Name one.", "response": "The Rhine."},
+        {"prompt": "Name one.", "completion": "The Rhine."},
+    ),
+    "response-j-k": (
+        {"question": "Name a river.", "response_j": "The Rhine.", "response_k": "Oslo."},
+        {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo."},
+    ),
+    "questions": (
+        {"question": "Two and three?", "answer": "2 + 3 = 5\n#### 5"},
+        {"prompt": "Two and three?", "completion": "2 + 3 = 5\n#### 5", "answer": "5"},
+    ),
+}  # fmt: skip
+READERS = {
+    frozenset({"prompt", "chosen", "rejected"}): read_pair,
+    frozenset({"prompt", "completions", "ratings"}): read_ranking,
+    frozenset({"prompt", "completion", "label"}): read_feedback,
+}
+
+
+def test_every_format_has_its_row() -> None:
+    assert ROWS.keys() == {f.name for f in FORMATS}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_format_is_told_and_read(name: str) -> None:
+    row, ours = ROWS[name]
+    accepts = [*PreferenceData.accepts, *DemonstrationData.accepts]
+    for forced in ("auto", name):
+        found = recognise([*row, "id"], accepts, "a.jsonl", "a test", forced)
+        assert found.name == name
+        assert found.read(row) == ours
+        assert found.gives <= ours.keys()
+    READERS.get(found.gives, read_demonstration)(found.read(row))  # and is a row of ours
+
+
+def test_our_own_columns_come_first() -> None:
+    found = recognise(
+        ["prompt", "chosen", "rejected", "instruction", "output"],
+        PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto",
+    )  # fmt: skip
+    assert found.name == "our columns"
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2.0}
+    assert found.read(row) == row, "further columns stay"
+
+
+def test_the_reader_decides_between_two_that_fit() -> None:
+    columns = ["question", "answer"]
+    assert recognise(columns, PromptData.accepts, "a", "PromptData", "auto").name == "questions"
+    with pytest.raises(ValueError) as refused:
+        recognise(columns, PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto")
+    assert str(refused.value).startswith(
+        "a.jsonl has the columns {question, answer}: questions, which gives "
+        "{answer, completion, prompt}, but PreferenceData needs {chosen, prompt, rejected} or "
+    )
+
+
+def test_a_wrong_or_misfitting_name_says_what_is_there() -> None:
+    with pytest.raises(ValueError) as unknown:
+        recognise(["a"], PromptData.accepts, "a.jsonl", "PromptData", "sharegtp")
+    assert str(unknown.value) == (
+        f"format must be \"auto\" or one of {', '.join(NAMES)}, got 'sharegtp'"
+    )
+    with pytest.raises(ValueError) as misfit:
+        recognise(["instruction"], PromptData.accepts, "a.jsonl", "PromptData", "alpaca")
+    assert str(misfit.value) == (
+        "a.jsonl has the columns {instruction}, so it is not alpaca: {output} is missing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("sharegpt", {"conversations": []}, "no list of turns"),
+        ("sharegpt", {"conversations": [{"from": "me", "value": "x"}]}, "from one of"),
+        ("two-outputs", {"label": 0}, "judged a tie"),
+        ("two-outputs", {"label": 3}, "verdict 3 is none of"),
+        ("annotated", {"annotator1": 1, "annotator2": 2, "annotator3": 0}, "judged a tie"),
+        ("ultrafeedback", {"completions": [{"response": "x"}]}, "has none of overall_score"),
+        ("alpaca", {"instruction": None}, "instruction is NoneType, not text"),
+        ("alpaca", {"history": ["x"]}, "no list of"),
+    ],
+)
+def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> None:
+    (found,) = (f for f in FORMATS if f.name == name)
+    with pytest.raises(BadRow, match=reason):
+        found.read({**ROWS[name][0], **change})
