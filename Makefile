@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.model
+PEER := .peer/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench wheel clean
+.PHONY: help quickstart real test lint types check bench seeds wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -43,11 +44,22 @@ types: $(READY)  ## mypy on all of src
 
 check: lint types test  ## everything CI asks
 
-bench: $(READY)  ## the tables of benchmarks/README.md: about a quarter of an hour
+# The peer of the benchmarks, in an environment of its own.
+$(PEER): Makefile
+	test -x .peer/bin/python || $(PYTHON) -m venv .peer
+	command -v nvidia-smi >/dev/null 2>&1 || .peer/bin/python -m pip install --quiet torch==2.13.0
+	.peer/bin/python -m pip install --quiet trl==1.16.0 peft==0.21.2 transformers==5.23.0 accelerate==1.15.0 datasets
+	touch $(PEER)
+
+bench: $(READY) $(PEER)  ## beside TRL, the short version: seconds, memory and ratios into benchmarks/README.md
+	for method in dpo reward sft; do $(BIN)/python benchmarks/$${method}_vs_trl.py --short true --write true || exit 1; done
+
+seeds: $(READY)  ## the quickstart over five seeds, and KTO on it: a quarter of an hour
 	$(BIN)/python benchmarks/quickstart_seeds.py
+	$(BIN)/python benchmarks/kto_thumbs.py
 
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean:  ## forget the environment and all runs
-	rm -rf $(VENV) runs dist build
+	rm -rf $(VENV) .peer runs dist build

@@ -131,7 +131,7 @@ def refused(data: RowsData, kind: type[Exception] = ValueError) -> str:
 
 
 def test_a_missing_file(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    for source in (str(tmp_path / "no.jsonl"), "no.csv", str(tmp_path)):
+    for source in (str(tmp_path / "no.jsonl"), "no.csv"):
         data = PromptData(source, tokenizer=words)
         assert refused(data, FileNotFoundError) == f"no data file at {source}"
 
@@ -171,8 +171,8 @@ def test_no_rows(words: PreTrainedTokenizerBase) -> None:
 
 
 def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
-    rows = [{"question": "one", "answer": "two"}]
-    have = "the list given as source has the columns {question, answer} but "
+    rows = [{"query": "one", "reply": "two"}]
+    have = "the list given as source has the columns {query, reply} but "
     mend = "; columns={'yours': 'ours'} renames them"
     assert refused(DemonstrationData(rows, tokenizer=words)) == (
         have + "DemonstrationData needs {messages} or {completion, prompt} or {text} or "
@@ -438,9 +438,9 @@ def targets(batch: PreferenceBatch) -> list[int]:
     return batch.digest[:, 0].tolist()
 
 
-def shuffled(words: PreTrainedTokenizerBase, seed: int = 0, num_workers: int = 0) -> Any:
+def shuffled(words: PreTrainedTokenizerBase, seed: int = 0, max_tokens: int | None = None) -> Any:
     data = PreferenceData(
-        ROWS, val_fraction=0, batch_size=3, seed=seed, num_workers=num_workers, tokenizer=words
+        ROWS, val_fraction=0, batch_size=3, max_tokens=max_tokens, seed=seed, tokenizer=words
     )
     return ready(data).train_dataloader()
 
@@ -464,14 +464,14 @@ def test_the_order_is_random_and_known(words: PreTrainedTokenizerBase) -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("max_tokens", [None, 24])
 def test_resumes_in_the_middle_of_an_epoch(
-    epoch: int, num_workers: int, words: PreTrainedTokenizerBase
+    epoch: int, max_tokens: int | None, words: PreTrainedTokenizerBase
 ) -> None:
-    unbroken = shuffled(words, num_workers=num_workers)
+    unbroken = shuffled(words, max_tokens=max_tokens)
     epochs = [[targets(batch) for batch in unbroken] for _ in range(3)]
 
-    broken = shuffled(words, num_workers=num_workers)
+    broken = shuffled(words, max_tokens=max_tokens)
     for _ in range(epoch):
         list(broken)
     batches = iter(broken)
@@ -479,16 +479,46 @@ def test_resumes_in_the_middle_of_an_epoch(
     state = broken.state_dict()
     assert before == epochs[epoch][:4]
 
-    resumed = shuffled(words, num_workers=num_workers)
+    resumed = shuffled(words, max_tokens=max_tokens)
     resumed.load_state_dict(state)
     assert [targets(batch) for batch in resumed] == epochs[epoch][4:]
     assert [targets(batch) for batch in resumed] == epochs[epoch + 1]
 
 
-def test_processes_share_the_rows_out(words: PreTrainedTokenizerBase) -> None:
+def test_a_budget_of_tokens_instead_of_rows(words: PreTrainedTokenizerBase) -> None:
+    loader = shuffled(words, max_tokens=24)
+    first, second = (list(loader) for _ in range(2))
+    assert len(first) == len(second) == len(loader)
+    assert all(batch.tokens.input_ids.shape[1] <= 24 for batch in first)
+    assert [targets(b) for b in first] != [targets(b) for b in second]
+    rows = sorted(row for batch in shuffled(words) for row in targets(batch))
+    for epoch in (first, second):
+        assert sorted(row for batch in epoch for row in targets(batch)) == rows
+    data = ready(PreferenceData(ROWS, ROWS, max_tokens=24, tokenizer=words))
+    in_order = [row for batch in data.val_dataloader() for row in targets(batch)]
+    plain = ready(PreferenceData(ROWS, ROWS, tokenizer=words)).val_dataloader()
+    assert in_order == [row for batch in plain for row in targets(batch)]
+
+
+def test_a_row_above_the_budget_is_refused(words: PreTrainedTokenizerBase) -> None:
+    longest = max(b.tokens.input_ids.shape[1] for b in shuffled(words, max_tokens=24) if b)
+    assert longest > 3
+    assert refused(PreferenceData(ROWS, max_tokens=3, tokenizer=words)).endswith(
+        "tokens and max_tokens is 3: raise it, or lower max_length"
+    )
+    with pytest.raises(ValueError, match="max_tokens must hold a row"):
+        PreferenceData(ROWS, max_tokens=1)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 24])
+def test_processes_share_the_rows_out(
+    max_tokens: int | None, words: PreTrainedTokenizerBase
+) -> None:
     parts = []
     for rank in range(2):
-        data = PreferenceData(ROWS, val_fraction=0, batch_size=3, tokenizer=words)
+        data = PreferenceData(
+            ROWS, val_fraction=0, batch_size=3, max_tokens=max_tokens, tokenizer=words
+        )
         data.trainer = SimpleNamespace(world_size=2, global_rank=rank)  # type: ignore[assignment]
         parts.append({r for batch in ready(data).train_dataloader() for r in targets(batch)})
     everything = {row for batch in shuffled(words) for row in targets(batch)}
@@ -515,3 +545,45 @@ def test_cached_rows_do_not_outlive_their_code(
     assert made(template="plain") != first
     monkeypatch.setattr(token_table, "CODE", token_table.CODE + "# another line")
     assert made() != first
+
+
+# ---- more than one file ----
+
+
+def test_a_folder_and_a_mixture(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    for name, first in (("a", 0), ("b", 6)):
+        rows = [
+            {"prompt": "one", "completion": f"{words.decode([10 + first + i])}"} for i in range(6)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one, other = (str(tmp_path / f"{name}.jsonl") for name in "ab")
+
+    def answers(source: Any, **settings: Any) -> list[str]:
+        data = DemonstrationData(source, val_fraction=0, tokenizer=words, **settings)
+        rows = ready(data).train_rows
+        return [words.decode(c[0][:-1]) for c in rows["completion_ids"]]  # type: ignore[index]
+
+    a, b = answers(one), answers(other)
+    assert answers(str(tmp_path)) == a + b
+    found = answers({one: 2.0, other: 0.5})
+    assert found[:12] == a + a
+    assert len(found) == 15 and set(found[12:]) < set(b)
+    assert answers({one: 2.0, other: 0.5}) == found
+    assert answers({one: 2.0, other: 0.5}, seed=1)[12:] != found[12:]
+    with pytest.raises(ValueError, match="weight of .*a.jsonl must be above 0, got 0"):
+        answers({one: 0.0})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no file ending in"):
+        answers(str(tmp_path / "empty"))
+
+
+def test_the_format_is_said_and_can_be_forced(
+    words: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"instruction": "one", "input": "", "output": f"two {i}"} for i in range(3)]
+    data = DemonstrationData(rows, val_fraction=0, tokenizer=words)
+    with caplog.at_level("INFO"):
+        ready(data)
+    assert "the list given as source: read as alpaca; 3 rows read, 3 kept" in caplog.text
+    forced = DemonstrationData(rows, format="sharegpt", val_fraction=0, tokenizer=words)
+    assert "so it is not sharegpt: {conversations} is missing" in refused(forced)

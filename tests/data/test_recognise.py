@@ -126,7 +126,7 @@ def test_our_own_columns_come_first() -> None:
         ["prompt", "chosen", "rejected", "instruction", "output"],
         PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto",
     )  # fmt: skip
-    assert found.name == "our columns"
+    assert found.name == "ours"
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2.0}
     assert found.read(row) == row, "further columns stay"
 

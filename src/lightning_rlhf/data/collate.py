@@ -57,33 +57,35 @@ def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
     without a prompt nothing predicts it, and it cannot count.
     """
     ids: list[int] = []
-    positions: list[int] = []
-    source: list[int] = []
-    target: list[int] = []
-    sequence: list[int] = []
+    counts: list[bool] = []
     last: list[int] = []
+    # of each prompt and completion: tokens, first position, what predicts it, completion's number
+    segments: list[tuple[int, int, int, int]] = []
     for row in rows:
         prompt = len(row.prompt_ids)
-        end = len(ids) + prompt - 1  # the prompt's last place
+        segments.append((prompt, 0, 0, 0))
         ids += row.prompt_ids
-        positions += range(prompt)
-        for completion, counts in zip(row.completion_ids, row.counts, strict=True):
-            start = len(ids)
-            for t, (token, counting) in enumerate(zip(completion, counts, strict=True)):
-                if counting and prompt + t > 0:
-                    source.append(start + t - 1 if t else end)
-                    target.append(token)
-                    sequence.append(len(last))
+        counts += [False] * prompt
+        end = len(ids) - 1  # the prompt's last place
+        for completion, counting in zip(row.completion_ids, row.counts, strict=True):
+            segments.append((len(completion), prompt, end, len(last)))
             ids += completion
-            positions += range(prompt, prompt + len(completion))
+            counts += counting
             last.append(len(ids) - 1)
+    size, *columns = torch.tensor(segments).T
+    columns.append(size.cumsum(0) - size)
+    first, end_of_prompt, number, start = (c.repeat_interleave(size) for c in columns)
+    input_ids, place = torch.tensor(ids), torch.arange(len(ids))
+    positions = first + place - start
+    predictor = torch.where(place == start, end_of_prompt, place - 1)
+    counted = torch.tensor(counts) & (positions > 0)
     return TokenBatch(
-        input_ids=torch.tensor([ids]),
+        input_ids=input_ids[None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.bool),
-        position_ids=torch.tensor([positions]),
-        source=torch.tensor(source, dtype=torch.long),
-        target=torch.tensor(target, dtype=torch.long),
-        sequence=torch.tensor(sequence, dtype=torch.long),
+        position_ids=positions[None],
+        source=predictor[counted],
+        target=input_ids[counted],
+        sequence=number[counted],
         last=torch.tensor(last),
         groups=tuple((len(r.prompt_ids), *map(len, r.completion_ids)) for r in rows),
     )

@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
-from lightning_rlhf.data.rows import Encode, held_out, token_row, token_rows
+from lightning_rlhf.data.batching import Batches, fill, fill_in_order
+from lightning_rlhf.data.recognise import OURS, recognise
+from lightning_rlhf.data.rows import Encode, encode_as, held_out, token_row, token_rows
 from lightning_rlhf.data.sampler import ResumableSampler
-from lightning_rlhf.data.sources import Source, load_rows, name_of, renamed, require_columns
+from lightning_rlhf.data.sources import Mixture, Source, load_rows, mixed, name_of, renamed
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
 
@@ -28,16 +30,18 @@ class RowsData(LightningDataModule):
     The tokenizer is the one of the module it is fitted with, or given.
 
     Args:
-        source: a .jsonl, .json, .parquet or .csv file, a hub id, or a list of rows.
+        source: a .jsonl, .json, .parquet or .csv file (.gz too), a folder of them, a hub id (its
+            split behind a colon), a list of rows, or a mixture: sources with their weights, 0.5
+            for half of one's rows, 2 for each twice.
         val_source: another source for validation; without one a share of the prompts is held out.
         val_fraction: that share; 0 for no validation.
         batch_size: rows to a step.
+        max_tokens: tokens to a step instead: as many rows as fit, a prompt counted once.
         max_length: tokens to a row; prompts are cut on the left, completions on the right, counted.
         template: how messages become text, see ``ChatTemplate``.
         columns: source column -> our name, e.g. ``{"question": "prompt"}``.
-        max_rows: read only so many.
-        split: which split of a hub data set.
-        num_workers: processes that collate.
+        format: how rows are laid out, a name of ``data.recognise``; "auto" tells by the columns.
+        max_rows: read only so many of a source.
         seed: of the order of rows.
         tokenizer: whose tokens; None for the module's.
     """
@@ -48,16 +52,16 @@ class RowsData(LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
-        val_source: Source | None = None,
+        source: Source | Mixture,
+        val_source: Source | Mixture | None = None,
         val_fraction: float = 0.05,
         batch_size: int = 8,
+        max_tokens: int | None = None,
         max_length: int = 1024,
         template: str = "auto",
         columns: dict[str, str] | None = None,
+        format: str = "auto",
         max_rows: int | None = None,
-        split: str = "train",
-        num_workers: int = 0,
         seed: int = 0,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
@@ -68,18 +72,20 @@ class RowsData(LightningDataModule):
             raise ValueError(
                 f"max_length must hold a prompt and an answer: 2 or more, got {max_length}"
             )
+        if max_tokens is not None and max_tokens < 2:
+            raise ValueError(f"max_tokens must hold a row: 2 or more, got {max_tokens}")
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be 1 or more, got {max_rows}")
         self.source = source
         self.val_source = val_source
         self.val_fraction = val_fraction
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
         self.max_length = max_length
         self.template = template
         self.columns = columns or {}
+        self.format = format
         self.max_rows = max_rows
-        self.split = split
-        self.num_workers = num_workers
         self.seed = seed
         self._tokenizer = tokenizer
         self._made_with: PreTrainedTokenizerBase | None = None  # whose tokens the rows are
@@ -123,37 +129,58 @@ class RowsData(LightningDataModule):
                 f"{name_of(self.source)}: every prompt fell into validation; lower val_fraction"
             )
 
-    def _read(self, source: Source) -> Dataset:
+    def _read(self, source: Source | Mixture) -> Dataset:
+        if not isinstance(source, dict):
+            return self._read_one(source)
+        return mixed({name: self._read_one(name) for name in source}, source, self.seed)
+
+    def _read_one(self, source: Source) -> Dataset:
         name = name_of(source)
-        rows = load_rows(source, self.split)
+        rows = load_rows(source)
         if self.max_rows is not None:
             rows = rows.select(range(min(self.max_rows, len(rows))))
         rows = renamed(rows, self.columns, name)
-        require_columns(rows, self.accepts, name, type(self).__name__)
+        reader = type(self)
+        found = recognise(rows.column_names, self.accepts, name, reader.__name__, self.format)
         chat = ChatTemplate(self.tokenizer, self.template)
-        made, report = token_rows(rows, type(self).encode, chat, self.max_length)
-        rank_zero_info(f"{name}: {report}")
+        encode = partial(encode_as, read=found.read, encode=reader.encode)
+        made, report = token_rows(rows, encode, chat, self.max_length)
+        layout = "" if found.name == OURS else f"read as {found.name}; "
+        rank_zero_info(f"{name}: {layout}{report}")
         if len(made) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
+        if self.max_tokens is not None and (longest := max(made["tokens"])) > self.max_tokens:
+            raise ValueError(
+                f"{name}: a row takes {longest} tokens and max_tokens is {self.max_tokens}: "
+                "raise it, or lower max_length"
+            )
         return made
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
         if rows is None or len(rows) == 0:
             return []
+        drawn: Any = rows
+        if self.max_tokens is not None:
+            costs = rows["tokens"]
+            partition = (
+                fill(costs, self.max_tokens, self.seed)
+                if shuffle
+                else fill_in_order(costs, self.max_tokens)
+            )
+            drawn = Batches(rows, partition)
         return StatefulDataLoader(
-            rows,
-            batch_size=self.batch_size,
-            sampler=self._sampler(rows, shuffle),
+            drawn,
+            batch_size=self.batch_size if self.max_tokens is None else None,
+            sampler=self._sampler(drawn, shuffle),
             collate_fn=partial(collate_rows, collate=self._collate(rows)),
-            num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _sampler(self, rows: Dataset, shuffle: bool) -> ResumableSampler:
+    def _sampler(self, drawn: Any, shuffle: bool) -> ResumableSampler:
         processes = getattr(self.trainer, "world_size", 1)
         rank = getattr(self.trainer, "global_rank", 0)
         # far apart, so that no epoch of one seed is an epoch of the next
-        return ResumableSampler(rows, processes, rank, shuffle, self.seed * 1_000_003)
+        return ResumableSampler(drawn, processes, rank, shuffle, self.seed * 1_000_003)
 
     def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
         return type(self).collate

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.data.formats import BadRow, Message, read_number, read_text
 
 Row = dict[str, Any]
+OURS = "ours"
 SHAREGPT_ROLE = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
@@ -30,7 +31,7 @@ class Format(NamedTuple):
 
 
 def _ours(*columns: str) -> Format:
-    return Format("our columns", frozenset(columns), frozenset(columns), dict)
+    return Format(OURS, frozenset(columns), frozenset(columns), dict)
 
 
 # ---- rows ----
@@ -170,7 +171,7 @@ FORMATS = (
             _response_j_k),
     _format("questions", "question answer", "prompt completion answer", _question),
 )  # fmt: skip
-NAMES = ("ours", *(f.name for f in FORMATS))
+NAMES = (OURS, *(f.name for f in FORMATS))
 
 
 def recognise(
@@ -191,7 +192,7 @@ def recognise(
     there = set(columns)
     if forced not in ("auto", *NAMES):
         raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
-    ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", "ours")]
+    ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
     fitting = [f for f in FORMATS if f.columns <= there and forced in ("auto", f.name)]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
     if ours or usable:

@@ -26,11 +26,23 @@ TOKEN_ROW = Features(
         "margin": Value("float32"),
         "opening": Value("string"),
         "cut": Value("string"),
+        "tokens": Value("int32"),  # what it takes of a step: its prompt once, its completions
         "dropped": Value("string"),  # why the row cannot be used, or ""
     }
 )
 CODE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
+
+
+def encode_as(
+    row: dict[str, Any],
+    chat: ChatTemplate,
+    max_length: int,
+    read: Callable[[dict[str, Any]], dict[str, Any]],
+    encode: Encode,
+) -> TokenRow:
+    """A row of any format, encoded: ``read`` turns it into our columns first."""
+    return encode(read(row), chat, max_length)
 
 
 def encode_or_drop(
@@ -42,7 +54,9 @@ def encode_or_drop(
     so that no row outlives the code it came from.
     """
     try:
-        return {**encode(row, chat, max_length)._asdict(), "dropped": ""}
+        made = encode(row, chat, max_length)
+        tokens = len(made.prompt_ids) + sum(map(len, made.completion_ids))
+        return {**made._asdict(), "tokens": tokens, "dropped": ""}
     except BadRow as reason:
         return {**dict.fromkeys(TOKEN_ROW), "dropped": str(reason)}
 

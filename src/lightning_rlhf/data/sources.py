@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 Source = str | list[dict[str, Any]]
+Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 OPTIONS: dict[str, dict[str, Any]] = {  # an answer may well be "None"
     "csv": {"keep_default_na": False, "na_values": [""]}
 }
 
 
-def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
-    """Rows of a local file, of a hub data set, or as given.
+def load_rows(source: Source | Dataset) -> Dataset:
+    """Rows of a local file or folder, of a hub data set, or as given.
 
     Args:
-        source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a hub id, a
-            list of rows, or a ``datasets.Dataset``.
-        split: which split of a hub data set.
+        source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a folder of
+            them, a hub id with its split behind a colon ("train" without), a list of
+            rows, or a ``datasets.Dataset``.
 
     Raises:
         FileNotFoundError: a path that is not there.
@@ -33,14 +34,16 @@ def load_rows(source: Source | Dataset, split: str = "train") -> Dataset:
     elif isinstance(source, list):
         rows = Dataset.from_list(source)
     else:
-        rows = _load_named(source, split)
+        rows = _load_named(source)
     if len(rows) == 0:
         raise ValueError(f"{name_of(source)} holds no rows")
     return rows
 
 
-def _load_named(source: str, split: str) -> Dataset:
+def _load_named(source: str) -> Dataset:
     path = Path(source).expanduser()
+    if path.is_dir():
+        return concatenate_datasets([_load_named(str(file)) for file in _files_of(path)])
     suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
     if path.is_file() or suffix in READERS or source.startswith((".", "/", "~")):
         if not path.is_file():
@@ -56,7 +59,16 @@ def _load_named(source: str, split: str) -> Dataset:
         except (DatasetGenerationError, StopIteration, ValueError) as error:
             reason = str(error.__cause__ or error) or "no rows"
             raise ValueError(f"{path} cannot be read as {kind}: {reason}") from error
-    return load_dataset(source, split=split)
+    name, _, split = source.partition(":")
+    return load_dataset(name, split=split or "train")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The data files of a folder, in the order of their names."""
+    files = [f for f in sorted(folder.iterdir()) if READERS.keys() & set(f.suffixes)]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no file ending in {', '.join(READERS)}")
+    return files
 
 
 def name_of(source: Source | Dataset) -> str:
@@ -85,16 +97,24 @@ def renamed(rows: Dataset, columns: dict[str, str], name: str) -> Dataset:
     return rows.rename_columns(names)
 
 
-def require_columns(rows: Dataset, accepted: Sequence[set[str]], name: str, reader: str) -> None:
-    """Refuse rows that have none of the accepted sets of columns.
+def mixed(made: dict[str, Dataset], weights: Mixture, seed: int) -> Dataset:
+    """Sources together, each with so many of its rows as its weight says, drawn at random.
+
+    Args:
+        made: name -> rows.
+        weights: name -> weight; the whole part is how often every row is there, the rest a share.
+        seed: of the share that is drawn.
 
     Raises:
-        ValueError: names what is there and what is wanted.
+        ValueError: a weight that is not above 0.
     """
-    found = rows.column_names
-    if not any(needed <= set(found) for needed in accepted):
-        wanted = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepted)
-        raise ValueError(
-            f"{name} has the columns {{{', '.join(found)}}} but {reader} needs {wanted}; "
-            "columns={'yours': 'ours'} renames them"
-        )
+    parts = []
+    for name, rows in made.items():
+        weight = weights[name]
+        if not weight > 0:
+            raise ValueError(f"the weight of {name} must be above 0, got {weight}")
+        drawn = random.Random(f"{seed} {name}").sample(range(len(rows)), len(rows))
+        chosen = list(range(len(rows))) * int(weight)
+        chosen += sorted(drawn[: round(weight % 1 * len(rows))])
+        parts.append(rows.select(chosen))
+    return concatenate_datasets(parts)

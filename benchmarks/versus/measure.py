@@ -1,0 +1,120 @@
+"""What both sides of a comparison share: weights by name, and the measuring of one step.
+
+Only torch is imported: each side runs this in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STATUS = Path("/proc/self/status")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "gemm")
+ATTENTION = ("scaled_dot_product", "flash")
+
+
+def fill(named: Iterable[tuple[str, Tensor]]) -> list[Tensor]:
+    """Give parameters weights that follow from their names, the same on every side."""
+    filled = []
+    for name, parameter in named:
+        plain = re.sub(r"^base_model\.model\.|\.(default|policy|reward)(?=\.)", "", name)
+        generator = torch.Generator().manual_seed(zlib.crc32(plain.encode()))
+        with torch.no_grad():
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        filled.append(parameter)
+    return filled
+
+
+def autocast(work: dict[str, Any]) -> AbstractContextManager:
+    """bf16 where the base is bf16; adapters are fp32 on every side."""
+    if work["dtype"] == "float32":
+        return nullcontext()
+    return torch.autocast(work["device"], dtype=torch.bfloat16)
+
+
+def optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The same on every side."""
+    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0, fused=True)
+
+
+def serve(step: Callable[[], float], device: str) -> None:
+    """Answer "step" and "profile" on standard input, a line of JSON each, until it ends."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # whatever a library prints is no answer
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        found = _profiled(step) if line.strip() == "profile" else _measured(step, device)
+        print(json.dumps(found), file=answers, flush=True)
+
+
+def _measured(step: Callable[[], float], device: str) -> dict[str, float]:
+    if device == "cuda":
+        return _measured_on_cuda(step)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    cpu, wall = os.times(), time.perf_counter()
+    loss = step()
+    seconds, after = time.perf_counter() - wall, os.times()
+    return {
+        "loss": loss,
+        "seconds": after.user + after.system - cpu.user - cpu.system,
+        "wall": seconds,
+        "peak": _mib("VmHWM") - before,
+    }
+
+
+def _measured_on_cuda(step: Callable[[], float]) -> dict[str, float]:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    wall = time.perf_counter()
+    start.record()
+    loss = step()
+    end.record()
+    torch.cuda.synchronize()
+    return {
+        "loss": loss,
+        "seconds": start.elapsed_time(end) / 1000,
+        "wall": time.perf_counter() - wall,
+        "peak": (torch.cuda.max_memory_allocated() - before) / 2**20,
+    }
+
+
+def _mib(field: str) -> float:
+    found = re.search(field + r":\s+(\d+)", STATUS.read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def _profiled(step: Callable[[], float]) -> dict[str, float]:
+    """Shares of a step's time in matrix products and in attention."""
+    with torch.profiler.profile() as profile:
+        step()
+    events = [(e.key, max(e.self_cpu_time_total, e.self_device_time_total))
+              for e in profile.key_averages()]  # fmt: skip
+    total = sum(time for _, time in events)
+    attention = sum(time for key, time in events if any(a in key for a in ATTENTION))
+    products = sum(time for key, time in events if any(p in key for p in PRODUCTS))
+    return {"products": products / total, "attention": attention / total}
+
+
+def load() -> dict[str, Any]:
+    """The work named on the command line; one thread, so that CPU seconds can be compared."""
+    work = json.loads(Path(sys.argv[1]).read_text())
+    if work["device"] == "cpu":
+        torch.set_num_threads(1)
+    return work

@@ -1,0 +1,56 @@
+"""Our side of a comparison."""
+
+from __future__ import annotations
+
+import measure
+import torch
+
+from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
+from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_batch
+from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.evaluation.roles import to_device
+from lightning_rlhf.models import lora
+
+MODULES = {"dpo": DPOModule, "reward": RewardModule, "sft": SFTModule}
+
+
+def main() -> None:
+    work = measure.load()
+    backbone = Backbone(
+        work["model"],
+        lora=LoRA(r=16, alpha=32),
+        dtype=work["dtype"],
+        gradient_checkpointing=work["checkpointing"],
+    ).load(work["device"])
+    module = MODULES[work["method"]](backbone)
+    module.configure_model()
+    (role,) = module.trained
+    trained = measure.fill(lora.parameters(backbone.base, role).items())
+    if role in backbone.heads:
+        trained += measure.fill([("score.weight", backbone.head(role).weight)])
+    rows = [
+        TokenRow(
+            row["prompt"], row["completions"], [[True] * len(c) for c in row["completions"]],
+            list(range(len(row["completions"]))), None, None, None, "", "",
+        )
+        for row in work["rows"]
+    ]  # fmt: skip
+    pairs = all(len(row["completions"]) == 2 for row in work["rows"])
+    collate = preference_batch if pairs else ranking_batch
+    batch = (token_batch if work["method"] == "sft" else collate)(rows)
+    batch = to_device(batch, torch.device(work["device"]))
+    optimizer = measure.optimizer(trained)
+
+    def step() -> float:
+        with measure.autocast(work):
+            loss = module.objective(batch).value
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    measure.serve(step, work["device"])
+
+
+if __name__ == "__main__":
+    main()
