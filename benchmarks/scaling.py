@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--write true]
 
-DPO on the 70M model, one thread: rows of 64 + 2 × 64 tokens, more of them or longer ones. Packed rows
-should cost the same a token however many there are; long ones more, by attention, which grows with
-the square. Writes benchmarks/scaling.svg.
+DPO on the 70M model, one thread: rows of 64 + 2 × 64 tokens, more of them or longer ones. Packed
+rows should cost the same a token however many there are; long ones more, by attention, which grows
+with the square. Writes benchmarks/scaling.svg.
 """
 
 from __future__ import annotations
