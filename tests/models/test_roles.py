@@ -204,3 +204,35 @@ def test_backward_inside_another_role_recomputes_rightly(build, tokens, gradient
             assert active(backbone) == {None}
         grads[checkpointing] = gradients(backbone, "policy")
     assert worst(grads[True], grads[False]) < 1e-6
+
+
+def test_adapters_take_bf16_inputs_as_they_are_under_autocast(build, tokens):
+    """PEFT's detour through fp32 changes no number and keeps a copy of every input."""
+    backbone = build("policy", dtype="bfloat16")
+
+    def run():
+        backbone.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = backbone.logprobs(tokens, "policy").sum()
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in backbone.role_parameters("policy")]
+
+    def run_and_weigh():
+        kept = {}  # storages, each once, held so that no address is used twice
+
+        def saved(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+            return *run(), sum(t.untyped_storage().nbytes() for t in kept.values())
+
+    loss, gradients, ours = run_and_weigh()
+    backbone._follow_autocast = lambda running: None
+    expected, others, pefts = run_and_weigh()
+    assert torch.equal(loss, expected)
+    assert all(map(torch.equal, gradients, others))
+    assert ours < 0.95 * pefts
+    del backbone._follow_autocast
+    run()
+    backbone.logprobs(tokens, "policy").sum().backward()  # and outside of autocast they are cast

@@ -76,7 +76,7 @@ def head_logprobs(hidden: Tensor, head: Head, targets: Tensor, tile: int | None 
         return head_statistics(hidden, head, targets, tile).logprob
     with_gradient = torch.is_grad_enabled() and hidden.requires_grad
     hidden, head = _in_compute_dtype(hidden, head)
-    with _no_autocast(hidden):
+    with without_autocast(hidden.device):
         logprobs: Tensor = _FrozenHead.apply(hidden, head, targets, tile, with_gradient)
     return logprobs
 
@@ -95,7 +95,7 @@ def head_statistics(
     hidden, head = _in_compute_dtype(hidden, head)
     rows = tile_rows(len(hidden), len(head.weight), hidden.device) if tile is None else tile
     pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
-    with _no_autocast(hidden):
+    with without_autocast(hidden.device):
         found = [
             checkpoint(_statistics, h, head, t, use_reentrant=False, preserve_rng_state=False)
             for h, t in pieces
@@ -113,17 +113,21 @@ def tile_rows(n: int, vocabulary: int, device: torch.device) -> int:
 
 def _in_compute_dtype(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
     """Cast once and not tile by tile; autocast would not remember a frozen weight's cast."""
-    kind = hidden.device.type
     dtype = head.weight.dtype
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    if autocast_enabled(hidden.device):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
     bias = None if head.bias is None else head.bias.to(dtype)
     return hidden.to(dtype), head._replace(weight=head.weight.to(dtype), bias=bias)
 
 
-def _no_autocast(hidden: Tensor) -> AbstractContextManager[Any]:
-    kind = hidden.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast is on; on meta, where a plan is made, it never is."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where dtypes are chosen by hand."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _statistics(hidden: Tensor, head: Head, targets: Tensor) -> TokenStatistics:

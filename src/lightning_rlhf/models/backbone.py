@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import TokenBatch
+from lightning_rlhf.functional.head import autocast_enabled
 from lightning_rlhf.functional.logprobs import TokenStatistics
 from lightning_rlhf.models import export, loading, lora
 from lightning_rlhf.models.heads import ScalarHead
@@ -83,6 +84,7 @@ class Backbone(nn.Module):
         self._active: str | None = None  # the role a forward runs as
         self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
         self._runner: Runner | None = None
+        self._casts = True  # whether adapters cast their inputs to fp32
 
     # ---- building ----
 
@@ -206,6 +208,8 @@ class Backbone(nn.Module):
             lora.copy(self.base, like, name)
         self.roles[name] = Role(trainable, adapter=True)
         self._adapted = lora.layers(self.base)
+        self._casts = True  # a new adapter's layers do
+        lora.cast_inputs(self._adapted, True)
         lora.activate(self._adapted, name)
         self._applied = name
         if self._active is not None:
@@ -252,6 +256,13 @@ class Backbone(nn.Module):
         if name not in self.roles:
             raise KeyError(f"no role {name!r} on this backbone: it has {sorted(self.roles)}")
         return _ActiveRole(self, name)
+
+    def _follow_autocast(self, running: bool) -> None:
+        """Let adapters take their inputs as they are while autocast casts for them."""
+        enabled = running and self.model is not None and autocast_enabled(self.model.device)
+        if enabled == self._casts:
+            self._casts = not enabled
+            lora.cast_inputs(self._adapted, self._casts)
 
     def _switch(self, name: str) -> None:
         """Switch the adapted layers, where they are not on that adapter yet."""
@@ -421,9 +432,12 @@ class _ActiveRole(AbstractContextManager[None]):
         self.before.append(self.backbone._active)
         self.backbone._active = self.name
         self.backbone._switch(self.name)
+        self.backbone._follow_autocast(running=True)
 
     def __exit__(self, *error: object) -> None:
         previous = self.before.pop()
         self.backbone._active = previous
         if previous is not None:
             self.backbone._switch(previous)
+        else:
+            self.backbone._follow_autocast(running=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_rlhf.functional.head import Head
+from lightning_rlhf.functional.head import Head, without_autocast
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., H) to (...), fp32 also under autocast."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden.device):
             return (hidden.float() @ self.weight.float().T).squeeze(-1)
 
 

@@ -99,6 +99,16 @@ def activate(adapted: list[LoraLayer], role: str | None) -> None:
             layer.set_adapter(role)
 
 
+def cast_inputs(adapted: list[LoraLayer], wanted: bool) -> None:
+    """Whether adapters cast their inputs to their own fp32, as PEFT does always.
+
+    Under autocast that is a detour: bf16 to fp32 and back, with a copy of the input kept for the
+    backward by every adapted layer, a sixth of a step's memory.
+    """
+    for layer in adapted:
+        layer.cast_input_dtype_enabled = wanted
+
+
 def copy(model: nn.Module, source: str, target: str) -> None:
     """Copy one role's adapter weights over another's."""
     pairs = zip(parameters(model, source).values(), parameters(model, target).values(), strict=True)
