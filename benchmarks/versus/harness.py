@@ -33,12 +33,20 @@ MODELS: dict[str, dict[str, Any]] = {
         "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12,
         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
     },
+    "wide": {
+        "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 32000,
+    },
+    "deep": {
+        "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 20,
+        "num_attention_heads": 6, "num_key_value_heads": 6, "vocab_size": 32000,
+    },
     "tiny": {
         "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32000,
     },
 }  # fmt: skip
-DTYPES = {"small": "bfloat16", "tiny": "float32"}
+DTYPES = {"small": "bfloat16", "wide": "bfloat16", "deep": "bfloat16", "tiny": "float32"}
 TOLERANCE = {"bfloat16": 3e-2, "float32": 3e-4}  # of the losses of two sides
 
 
@@ -50,6 +58,7 @@ class Work(NamedTuple):
     model: str
     rows: list[Row]
     checkpointing: bool = False
+    quantization: str | None = None
 
 
 class Found(NamedTuple):
@@ -104,8 +113,8 @@ def compare(work: Work, peers: Sequence[str], reps: int, device: Device) -> dict
         RuntimeError: two sides whose losses differ: they do not do the same work.
     """
     with tempfile.TemporaryDirectory() as folder:
-        _write_model(folder, work.model)
-        sides = {name: _Side(name, work, folder, device) for name in (OURS, *peers)}
+        write_model(folder, work.model)
+        sides = {name: Side(name, work, folder, device) for name in (OURS, *peers)}
         try:
             _same_loss({name: side.ask("step") for name, side in sides.items()}, work)
             rounds: list[dict[str, dict[str, float]]] = []
@@ -124,7 +133,7 @@ def compare(work: Work, peers: Sequence[str], reps: int, device: Device) -> dict
     }
 
 
-def _write_model(folder: str, name: str) -> None:
+def write_model(folder: str, name: str) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         **MODELS[name], tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=0
@@ -142,17 +151,17 @@ def _same_loss(first: dict[str, dict[str, float]], work: Work) -> None:
             )
 
 
-class _Side:
+class Side:
     """A process that waits to be asked for a step."""
 
-    def __init__(self, name: str, work: Work, model: str, device: Device):
+    def __init__(self, name: str, work: Work, model: str, device: Device, **environment: str):
         file = Path(model) / f"{name.replace(' ', '_')}.json"
         file.write_text(
             json.dumps(
                 {
                     "side": name, "method": work.method, "model": model, "rows": work.rows,
                     "dtype": DTYPES[work.model], "checkpointing": work.checkpointing,
-                    "device": device,
+                    "device": device, "quantization": work.quantization,
                 }
             )
         )  # fmt: skip
@@ -163,7 +172,7 @@ class _Side:
             [python, str(HERE / script), str(file)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-                 "PYTHONPATH": str(ROOT / "src") if name == OURS else ""},
+                 "PYTHONPATH": str(ROOT / "src") if name == OURS else "", **environment},
         )  # fmt: skip
         self._read()
 

@@ -49,13 +49,19 @@ def optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0, fused=True)
 
 
-def serve(step: Callable[[], float], device: str) -> None:
-    """Answer "step" and "profile" on standard input, a line of JSON each, until it ends."""
+def serve(
+    step: Callable[[], float], device: str, static: Callable[[], float] | None = None
+) -> None:
+    """Answer "step", "static" and "profile" on standard input, a line of JSON each."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is no answer
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        found = _profiled(step) if line.strip() == "profile" else _measured(step, device)
+        if line.strip() == "static":
+            assert static is not None
+            found = {"static": static()}
+        else:
+            found = _profiled(step) if line.strip() == "profile" else _measured(step, device)
         print(json.dumps(found), file=answers, flush=True)
 
 

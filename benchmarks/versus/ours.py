@@ -10,6 +10,7 @@ from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_b
 from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.evaluation.roles import to_device
 from lightning_rlhf.models import lora
+from lightning_rlhf.planning.meta import storages
 
 MODULES = {"dpo": DPOModule, "reward": RewardModule, "sft": SFTModule}
 
@@ -20,6 +21,7 @@ def main() -> None:
         work["model"],
         lora=LoRA(r=16, alpha=32),
         dtype=work["dtype"],
+        quantization=work.get("quantization"),
         gradient_checkpointing=work["checkpointing"],
     ).load(work["device"])
     module = MODULES[work["method"]](backbone)
@@ -49,7 +51,13 @@ def main() -> None:
         optimizer.zero_grad()
         return float(loss)
 
-    measure.serve(step, work["device"])
+    def static() -> float:
+        """MiB of weights and optimizer state, without what a step makes."""
+        states = [t for state in optimizer.state.values() for t in state.values()]
+        held = {t.untyped_storage().data_ptr(): t for t in [*storages(backbone), *states]}
+        return sum(t.untyped_storage().nbytes() for t in held.values()) / 2**20
+
+    measure.serve(step, work["device"], static)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_rlhf.functional.loss import Loss
-from lightning_rlhf.functional.masking import segment_sum
+from lightning_rlhf.functional.masking import segment_lengths, segment_sum
 
 MAX_EXPONENT = 80.0  # exp(80) is near the largest fp32
 Divergence = Callable[[Tensor], Tensor]
@@ -269,7 +269,7 @@ def completion_sums(
     """
     if shared is None:
         return segment_sum(logprobs, sequence, sequences)
-    length = torch.bincount(sequence, minlength=sequences)
+    length = segment_lengths(sequence, sequences)
     start = length.cumsum(0) - length
     place = torch.arange(len(sequence), device=sequence.device) - start[sequence]
     weight = torch.where(place < shared[sequence], 1.0, alpha)
@@ -293,7 +293,7 @@ def wpo_weight(
         (P,) weights.
     """
     sequences = int(2 * len(chosen))
-    length = torch.bincount(sequence, minlength=sequences)
+    length = segment_lengths(sequence, sequences)
     mean = segment_sum((logprobs - log_sum_sq).detach(), sequence, sequences) / length
     return (mean[chosen] + mean[rejected]).exp()
 

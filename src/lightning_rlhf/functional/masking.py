@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -17,3 +18,13 @@ def segment_sum(values: Tensor, segment: Tensor, segments: int) -> Tensor:
         (segments,) sums in the dtype of ``values``.
     """
     return values.new_zeros(segments).index_add(0, segment, values)
+
+
+def segment_lengths(segments: Tensor, count: int) -> Tensor:
+    """How many entries each segment has: (count,) int64; unlike bincount it needs no values.
+
+    Args:
+        segments: (N,) the segment of each entry.
+        count: how many segments there are.
+    """
+    return segments.new_zeros(count).index_add(0, segments, torch.ones_like(segments))

@@ -24,6 +24,7 @@ from lightning_rlhf.functional.dpo import (
     wpo_weight,
 )
 from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.logprob_cache import LogprobCache, weights_fingerprint
 from lightning_rlhf.modules.base import AlignmentModule
@@ -140,7 +141,7 @@ class DPOModule(AlignmentModule):
     def pairs(self, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> PairLogprobs:
         """Sum (N,) token log-probs of policy and reference to P pairs."""
         tokens, chosen, rejected = batch.tokens, batch.chosen, batch.rejected
-        length = torch.bincount(tokens.sequence, minlength=tokens.completions)
+        length = segment_lengths(tokens.sequence, tokens.completions)
         shared = None
         if self.ld_alpha is not None:
             shared = torch.empty_like(length)
@@ -165,7 +166,7 @@ class DPOModule(AlignmentModule):
         tokens = batch.tokens
         logprobs = self.backbone.logprobs(tokens, REFERENCE)
         if self.reference_cache is not None:
-            lengths = torch.bincount(tokens.sequence, minlength=tokens.completions)
+            lengths = segment_lengths(tokens.sequence, tokens.completions)
             self._open_cache().put(batch.digest, logprobs, lengths)
         return logprobs
 

@@ -1,0 +1,1 @@
+"""Will it fit? A step's memory, planned before anything is loaded."""

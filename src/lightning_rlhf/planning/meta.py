@@ -1,0 +1,149 @@
+"""A model without data: its config, any number of layers, bf16 or 4-bit, on meta."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+import torch.nn.functional as F
+from bitsandbytes.functional import QuantState
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from lightning_rlhf.models.loading import disable_dropout
+
+BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantisation
+
+
+def read_config(path: str) -> PretrainedConfig:
+    """A model's config; nothing else is read or fetched."""
+    return AutoConfig.from_pretrained(path)
+
+
+def period(config: PretrainedConfig) -> int:
+    """After how many layers their kinds repeat."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return next(
+        (n for n in range(1, len(kinds)) if kinds == (kinds[:n] * len(kinds))[: len(kinds)]),
+        len(kinds),
+    )
+
+
+def meta_model(
+    config: PretrainedConfig, layers: int, dtype: torch.dtype, four_bit: bool, attention: str | None
+) -> PreTrainedModel:
+    """A causal LM of so many layers, in train mode, dropout off."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention or "sdpa"
+        )
+    disable_dropout(model)
+    if four_bit:
+        _quantise(model, dtype)
+    return model.train()
+
+
+def _quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Swap every linear layer but the head for bitsandbytes' own, its state built by hand."""
+    spared = model.get_output_embeddings()
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear and child is not spared:
+                setattr(parent, name, _linear4bit(child, dtype))
+
+
+def _linear4bit(linear: nn.Linear, dtype: torch.dtype) -> bnb.nn.Linear4bit:
+    made = bnb.nn.Linear4bit(
+        linear.in_features, linear.out_features, linear.bias is not None,
+        compute_dtype=dtype, quant_type="nf4", device="meta",
+    )  # fmt: skip
+    n = linear.weight.numel()
+    blocks = -(-n // BLOCK)
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    nested = QuantState(
+        absmax=meta(-(-blocks // NESTED_BLOCK)), blocksize=NESTED_BLOCK, code=meta(256),
+        dtype=torch.float32,
+    )  # fmt: skip
+    state = QuantState(
+        absmax=meta(blocks, dtype=torch.uint8), shape=linear.weight.shape, code=meta(16),
+        blocksize=BLOCK, quant_type="nf4", dtype=dtype, offset=meta(1)[0], state2=nested,
+    )  # fmt: skip
+    packed = meta(-(-n // 2), 1, dtype=torch.uint8)
+    made.weight = bnb.nn.Params4bit(packed, quant_state=state, quant_type="nf4", bnb_quantized=True)
+    made.quant_state = state
+    made.bias = linear.bias
+    made.support_avx512bf16_for_cpu = False
+    return made
+
+
+def storages(model: nn.Module) -> list[Tensor]:
+    """Every tensor a model holds, the state of 4-bit weights included."""
+    found: list[Tensor] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            if part is not None:
+                found += [part.absmax, part.code]
+                found += [part.offset] if isinstance(part.offset, Tensor) else []
+    return found
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """On meta, let attention take a flash kernel's memory and not a T x T matrix of scores.
+
+    The attribute is what attention functions look up, also when checkpointing recomputes them.
+    """
+    stock = F.scaled_dot_product_attention
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        if query.device.type != "meta":
+            return stock(query, key, value, attn_mask, dropout_p, is_causal, scale=scale,
+                         enable_gqa=enable_gqa)  # fmt: skip
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
+        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )[0]
+        return out
+
+    F.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = stock
+
+
+def as_under_autocast(model: nn.Module) -> None:
+    """Let fp32 adapters compute in the dtype of what they are given, as under autocast.
+
+    Autocast itself leaves tensors on meta alone.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
+            for matrices in (layer.lora_A, layer.lora_B):
+                for matrix in matrices.values():
+                    matrix.forward = partial(_cast_linear, matrix)
+
+
+def _cast_linear(matrix: Any, x: Tensor) -> Tensor:
+    return F.linear(x, matrix.weight.to(x.dtype))

@@ -1,0 +1,172 @@
+"""A step's peak memory, planned: the module's own step on meta, at two depths, extrapolated."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from transformers import PretrainedConfig
+
+from lightning_rlhf.batches import PreferenceBatch, RankingBatch
+from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_batch
+from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.evaluation.roles import to_device
+from lightning_rlhf.functional.head import tile_rows
+from lightning_rlhf.models import loading
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.planning import meta
+from lightning_rlhf.planning.tracker import MemoryTracker
+
+Target = Literal["cpu", "cuda"]
+Groups = Sequence[Sequence[int]]  # (prompt, completion, completion, ...) of each row of a step
+WEIGHTS, ADAPTERS, OPTIMIZER = "weights", "adapters", "optimizer"
+META = torch.device("meta")
+GIB = 2**30
+CUDA_CONTEXT = 0.6 * GIB  # of the context and of cuBLAS: assumed, not measured
+CUDA_FRAGMENTATION = 0.05  # of the allocator's share: assumed, not measured
+
+
+class Phase(NamedTuple):
+    """What a step holds at the peak of one of its phases, in bytes by kind."""
+
+    name: str
+    kinds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.kinds.values())
+
+
+class Plan(NamedTuple):
+    """The phases of one step; its peak is the largest of them."""
+
+    phases: list[Phase]
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+
+def plan_step(
+    module: AlignmentModule,
+    groups: Groups,
+    precision: str = "32-true",
+    target: Target = "cuda",
+    state_bytes: float = 8,
+    config: PretrainedConfig | None = None,
+) -> Plan:
+    """Peak memory of an optimizer step, from the model's config alone.
+
+    Two shallow models, whose layers are whole periods of the real one's, run the step on meta. Each
+    phase is extrapolated apart, since the peak may move from one to another with depth.
+
+    Args:
+        module: unloaded.
+        groups: the lengths of the rows of the largest step.
+        precision: the Trainer's.
+        target: "cuda" adds what no tensor shows.
+        state_bytes: the optimizer's, per trained weight.
+        config: the model's, if it is at hand.
+    """
+    config = config or meta.read_config(module.backbone.path)
+    layers, period = config.get_text_config().num_hidden_layers, meta.period(config)
+    shallow = 2 * period if 2 * period < layers else period
+    deep = min(2 * shallow, layers)
+    few, more = (
+        _run(module, groups, precision, state_bytes, config, depth, target)
+        for depth in (shallow, deep)
+    )
+    beyond = (layers - deep) / max(1, deep - shallow)
+    phases = {
+        name: {k: more[name][k] + beyond * (more[name][k] - few[name][k]) for k in more[name]}
+        for name in more
+    }
+    return Plan(_with_overheads(phases, target))
+
+
+def _with_overheads(phases: dict[str, Any], target: Target) -> list[Phase]:
+    made = []
+    for name, kinds in phases.items():
+        kinds = {k: float(v) for k, v in kinds.items() if v}
+        if target == "cuda":
+            fragments = CUDA_FRAGMENTATION * sum(kinds.values())
+            kinds["context and fragments"] = CUDA_CONTEXT + fragments
+        made.append(Phase(name, kinds))
+    return made
+
+
+def _run(
+    module: AlignmentModule,
+    groups: Groups,
+    precision: str,
+    state_bytes: float,
+    config: PretrainedConfig,
+    layers: int,
+    target: Target,
+) -> dict[str, Counter[str]]:
+    """One step at one depth: bytes by kind at the peak of each phase."""
+    trial = on_meta(module, config, layers)
+    backbone = trial.backbone
+    if precision == "bf16-mixed" and backbone.base.dtype == torch.bfloat16:
+        meta.as_under_autocast(backbone.base)
+    batch = largest_batch(trial, groups)
+    _set_tile(backbone, batch, config.get_text_config().vocab_size, target)
+    stage = "forward"
+    tracker = MemoryTracker(
+        lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage,
+        config.get_text_config().vocab_size,
+    )
+    trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(WEIGHTS, meta.storages(backbone))
+    tracker.live[OPTIMIZER] = int(state_bytes * sum(p.numel() for p in trained))
+    with meta.flash_attention(), tracker:
+        loss = trial.objective(batch).value
+        stage = "backward"
+        loss.backward()
+        stage = "optimizer"
+        tracker.peaks["optimizer"] = tracker.live.copy()
+    return {name: kinds for name, kinds in tracker.peaks.items() if name != "forward as None"}
+
+
+def on_meta(module: AlignmentModule, config: PretrainedConfig, layers: int) -> AlignmentModule:
+    """A copy of an unloaded module on a model without data."""
+    trial = copy.deepcopy(module)
+    backbone = trial.backbone
+    dtype = loading.torch_dtype(backbone.dtype)
+    four_bit = backbone.quantization is not None
+    backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
+    trial.add_roles()
+    backbone.train_roles(*trial.trained)
+    backbone.to("meta")
+    return trial.train()
+
+
+def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -> None:
+    """The rows of logits that the target would hold; on meta they would adapt to nothing."""
+    assert backbone._runner is not None
+    if backbone._runner.tile is None:
+        counting = len(getattr(batch, "tokens", batch).target)
+        tile = tile_rows(counting, vocabulary, torch.device(target))
+        backbone._runner = backbone._runner._replace(tile=tile)
+
+
+def largest_batch(module: AlignmentModule, groups: Groups) -> Any:
+    """A batch of given lengths on meta, of the kind the module eats; small index tensors stay."""
+    rows = [
+        TokenRow([0] * p, [[i] * n for i, n in enumerate(cs)], [[True] * n for n in cs],
+                 list(range(len(cs))), None, None, None, "", "")
+        for p, *cs in groups
+    ]  # fmt: skip
+    if isinstance(module, SFTModule):
+        return to_device(token_batch(rows), META)
+    pairs = all(len(row.completion_ids) == 2 for row in rows)
+    batch: PreferenceBatch | RankingBatch = (preference_batch if pairs else ranking_batch)(rows)
+    return batch._replace(tokens=to_device(batch.tokens, META))
