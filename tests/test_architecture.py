@@ -16,6 +16,7 @@ FLOORS = {
     "modules": 3,
     "callbacks": 3,
     "evaluation": 3,
+    "planning": 4,
     "quickstart": 4,
     "chat": 4,
     "__main__": 5,
@@ -27,6 +28,7 @@ FORBIDDEN = {
 NEIGHBOURS = {
     ("callbacks", "modules"),
     ("cli", "quickstart"),
+    ("cli", "planning"),
     ("cli", "chat"),
 }  # same floor, one way
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -12,6 +12,7 @@ from lightning_rlhf.modules.dpo import DPOModule, Term
 from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.planning.guard import MemoryGuard
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DemonstrationData",
     "KTOModule",
     "LoRA",
+    "MemoryGuard",
     "PreferenceData",
     "PromptData",
     "RewardModule",

@@ -14,11 +14,14 @@ from typing import Any
 from jsonargparse import auto_cli, set_parsing_settings
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningCLI
+from rich.console import Console
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.chat import chat
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.dpo import Term
+from lightning_rlhf.planning.command import report, split_arguments
+from lightning_rlhf.planning.guard import MemoryGuard
 from lightning_rlhf.quickstart.run import quickstart
 
 VERBS: dict[str, Callable[..., Any]] = {"chat": chat, "quickstart": quickstart}
@@ -29,6 +32,7 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   validate    measure a checkpoint on the held-out part
   test        the same, once
   predict     write completions or scores as rows
+  plan        will it fit? a step's memory, before anything is loaded: plan --config X --gpu 12
   chat        talk to a trained role, its reference beside it
   quickstart  SFT, reward model and DPO on a toy world: three minutes on a CPU
 
@@ -59,7 +63,7 @@ def cli_options() -> dict[str, Any]:
         "auto_configure_optimizers": False,  # a module takes its optimizer itself
         "seed_everything_default": 0,
         "save_config_kwargs": {"overwrite": True},
-        "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles()]},
+        "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles(), MemoryGuard()]},
         "parser_kwargs": {"prog": "lightning-rlhf"},
     }
 
@@ -72,7 +76,9 @@ def main(args: list[str] | None = None) -> None:
         print(HELP)
         return
     try:
-        if args[0] in VERBS:
+        if args[0] == "plan":
+            _plan(args[1:])
+        elif args[0] in VERBS:
             auto_cli(VERBS[args[0]], args=args[1:], as_positional=True)
         else:
             AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
@@ -82,6 +88,17 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error: {ours}", file=sys.stderr)
         sys.exit(2)
+
+
+def _plan(args: list[str]) -> None:
+    """The same configs as ``fit``; neither data nor weights are read, and no GPU is needed."""
+    gpu, args = split_arguments(args)
+    here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false"]
+    options = {**cli_options(), "save_config_callback": None, "run": False}
+    cli = AlignmentCLI(LightningModule, LightningDataModule, **options, args=args + here)
+    precision = str(cli.config.trainer.precision or "32-true")
+    fits = report(cli.model, cli.datamodule, precision, gpu, Console())
+    sys.exit(0 if fits else 1)
 
 
 def _written_for_users(error: BaseException | None) -> BaseException | None:

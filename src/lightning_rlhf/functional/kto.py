@@ -81,6 +81,8 @@ def thumbs_loss(
 @torch.no_grad()
 def thumb_metrics(thumbs: Thumbs, beta: float) -> dict[str, Tensor]:
     """Implicit rewards ``b D`` of good and bad completions; a side without rows is left out."""
+    if thumbs.ratio.is_meta:
+        return {}  # a plan of memory: there is no value to look at
     reward, good = beta * thumbs.ratio, thumbs.label > 0.5
     agrees = (thumbs.ratio > thumbs.baseline) == good
     metrics = {"kl": thumbs.baseline, "rewards/accuracies": agrees.float().mean()}

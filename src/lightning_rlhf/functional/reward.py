@@ -70,14 +70,14 @@ def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
 
     Args:
         scores: (C,) rewards of all completions of the batch.
-        group: (C,) the prompt of each, in 0..G-1.
+        group: (C,) the prompt of each, in 0..G-1; may lie on the host, as may ``rank``.
         rank: (C,) lower is better, equal is a tie.
     """
     winner, loser = ordered_pairs(group, rank)
     pair_group = group[winner]
     groups = int(group.max()) + 1
     pairs = torch.bincount(pair_group, minlength=groups).to(scores.dtype)
-    weight = 1.0 / pairs[pair_group] / (pairs > 0).sum()
+    weight = (1.0 / pairs[pair_group] / (pairs > 0).sum()).to(scores.device)
     nll = -F.logsigmoid(scores[winner] - scores[loser])
     return Loss((weight * nll).sum(), score_metrics(scores[winner], scores[loser]))
 
@@ -92,7 +92,7 @@ def plackett_luce_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     """
     # row i: the completions of i's prompt that are not better than i
     field = (group[:, None] == group[None, :]) & (rank[None, :] >= rank[:, None])
-    denominator = scores[None, :].masked_fill(~field, float("-inf")).logsumexp(-1)
+    denominator = scores[None, :].masked_fill(~field.to(scores.device), float("-inf")).logsumexp(-1)
     groups = int(group.max()) + 1
     winner, loser = ordered_pairs(group, rank)
     return Loss((denominator - scores).sum() / groups, score_metrics(scores[winner], scores[loser]))

@@ -18,6 +18,7 @@ from lightning_rlhf.functional.logprobs import TokenStatistics
 from lightning_rlhf.models import export, loading, lora
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA, LoraLayer
+from lightning_rlhf.models.offload import Offload, embedding_to_host
 from lightning_rlhf.models.runner import Runner
 
 POLICY, REFERENCE = "policy", "reference"
@@ -50,6 +51,9 @@ class Backbone(nn.Module):
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
         attention: transformers' name of an attention implementation, over padded rows; None packs
             rows, prompts shared, wherever the model can be taught to.
+        offload: what waits in host memory: the "embedding" table, and the "activations" that
+            checkpointing keeps.
+        head_tile: rows of logits to hold at a time; None adapts them.
     """
 
     def __init__(
@@ -61,8 +65,16 @@ class Backbone(nn.Module):
         adapters: dict[str, str] | None = None,
         gradient_checkpointing: bool = False,
         attention: str | None = None,
+        offload: list[Offload] | None = None,
+        head_tile: int | None = None,
     ):
         super().__init__()
+        if offload and lora is None:
+            raise ValueError("a model trained whole stays on its card: give lora=LoRA()")
+        if "activations" in (offload or ()) and not gradient_checkpointing:
+            raise ValueError('offload="activations" needs gradient_checkpointing=True')
+        if head_tile is not None and head_tile < 1:
+            raise ValueError(f"head_tile is rows of logits: 1 or more, got {head_tile}")
         if quantization is not None and lora is None:
             raise ValueError(
                 "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None"
@@ -76,6 +88,8 @@ class Backbone(nn.Module):
         self.adapters = dict(adapters or {})
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
+        self.offload = list(offload or ())
+        self.head_tile = head_tile
         self.roles: dict[str, Role] = {}
         self.heads = nn.ModuleDict()
         self.model: PreTrainedModel | None = None
@@ -135,7 +149,10 @@ class Backbone(nn.Module):
     def adopt(self, model: PreTrainedModel) -> None:
         """Take a built model as the base, as ``load`` does; a memory plan's holds no data."""
         self.model = model.requires_grad_(False)
-        self._runner = Runner.of(model, pack=self.attention is None)
+        if "embedding" in self.offload:
+            embedding_to_host(model)
+        offloads = "activations" in self.offload
+        self._runner = Runner.of(model, self.attention is None, self.head_tile, offloads)
         if self.gradient_checkpointing:
             old_name = model.gradient_checkpointing_enable  # before transformers 5.21
             enable = getattr(model, "activation_checkpointing_enable", old_name)
@@ -305,15 +322,17 @@ class Backbone(nn.Module):
         assert isinstance(head, ScalarHead)
         return head
 
-    def reference_weights(self) -> dict[str, nn.Parameter]:
+    def reference_weights(self) -> dict[str, Tensor]:
         """Everything the reference's log-probs depend on, by names that no other role changes."""
         if self.lora is None:
             return dict(self.model_of(REFERENCE).named_parameters())
-        base = {
+        base: dict[str, Tensor] = {
             n.replace(".base_layer.", "."): p
             for n, p in self.base.named_parameters()
             if ".lora_" not in n
         }
+        if "embedding" in self.offload:
+            base["embedding"] = self.base.get_input_embeddings().weight
         return base | lora.parameters(self.base, REFERENCE)
 
     def keeps(self, key: str) -> bool:
@@ -413,6 +432,8 @@ class Backbone(nn.Module):
         """
         if name in self.heads:
             raise ValueError(f"merging would lose the head of role {name!r}: use save_role")
+        if "embedding" in self.offload:
+            raise ValueError("merging needs the embedding table: load without offload, then merge")
         folder = Path(folder)
         adapter = name if self.roles[name].adapter else None
         export.save_merged(self.model_of(name), adapter, folder, loading.torch_dtype(dtype))

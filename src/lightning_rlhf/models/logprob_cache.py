@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class LogprobCache:
@@ -79,7 +80,7 @@ class LogprobCache:
         self.file.execute("COMMIT")
 
 
-def weights_fingerprint(parameters: dict[str, nn.Parameter], samples: int = 64) -> bytes:
+def weights_fingerprint(parameters: Mapping[str, Tensor], samples: int = 64) -> bytes:
     """16 bytes that tell one set of weights from another: names, shapes and values.
 
     A checksum of every bit, at memory speed wherever the weights lie: a step on an embedding moves

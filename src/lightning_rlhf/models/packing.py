@@ -129,10 +129,15 @@ def packed_attention(
         kwargs.get("s_aux"),
     )
     plain = extras.softcap is None and extras.sinks is None
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    if plain and half and query.is_cuda and varlen_serves(query.device):
+    if plain and takes_varlen(query):
         return _by_varlen(packed, query, key, value, extras), None
     return _by_segment(packed, query, key, value, extras), None
+
+
+def takes_varlen(query: Tensor) -> bool:
+    """Whether a query's device and dtype are those of a varlen kernel."""
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return half and query.is_cuda and varlen_serves(query.device)
 
 
 @cache
@@ -290,7 +295,7 @@ def _known_misfit(model: PreTrainedModel, attention: str) -> str | None:
 def _probe(model: PreTrainedModel) -> str | None:
     """Packed against unpacked on a few tokens; and one completion must not see another at all."""
     decoder = model.get_decoder()
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     groups = ((4, 3, 2), (3, 2, 4))
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.tensor([[(3 * t + 1) % vocabulary for t in range(18)]], device=device)

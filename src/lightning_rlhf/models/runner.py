@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from lightning_rlhf.functional.logprobs import token_logprobs, token_statistics
 from lightning_rlhf.models import packing
 from lightning_rlhf.models.heads import head_is_plain, head_of
 from lightning_rlhf.models.layout import unpacked
+from lightning_rlhf.models.offload import activations_on_host
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +31,19 @@ class Runner(NamedTuple):
     packs: bool  # whether packed rows run as they are
     plain_head: bool  # whether its logits are what ``head_of`` says
     tile: int | None = None  # rows of logits held at a time; None: adapted
+    offloads: bool = False  # whether what the backward needs waits in host memory
 
     @classmethod
-    def of(cls, model: PreTrainedModel, pack: bool, tile: int | None = None) -> Runner:
+    def of(
+        cls, model: PreTrainedModel, pack: bool, tile: int | None = None, offloads: bool = False
+    ) -> Runner:
         """Teach a model packed rows if wanted, and look at its head; says what it cannot do."""
         reason = packing.enable(model) if pack else None
         if reason is not None:
             log.warning(
                 "%s runs on padded rows, prompts unshared: %s", type(model).__name__, reason
             )
-        return cls(model, pack and reason is None, head_is_plain(model), tile)
+        return cls(model, pack and reason is None, head_is_plain(model), tile, offloads)
 
     def laid_out(self, tokens: TokenBatch) -> TokenBatch:
         """The batch as this model runs it: packed, or padded where it cannot."""
@@ -51,9 +56,10 @@ class Runner(NamedTuple):
         if "position_ids" in inspect.signature(decoder.forward).parameters:
             inputs["position_ids"] = tokens.position_ids
         part = self.model if whole else decoder
-        if tokens.groups is not None:
-            return packing.run_packed(part, inputs, tokens.groups)
-        return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
+        with activations_on_host() if self.offloads else nullcontext():
+            if tokens.groups is not None:
+                return packing.run_packed(part, inputs, tokens.groups)
+            return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
 
     def hidden(self, tokens: TokenBatch) -> Tensor:
         """The decoder's last hidden states of a batch laid out, flattened: (B T, H)."""

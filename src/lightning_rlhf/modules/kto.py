@@ -61,7 +61,8 @@ class KTOModule(AlignmentModule):
         self.add_policy_and_reference()
 
     def objective(self, batch: FeedbackBatch | PreferenceBatch) -> Loss:
-        tokens, label = batch.tokens, _labels(batch)
+        tokens = batch.tokens
+        label = _labels(batch).to(tokens.input_ids.device)
         z0 = self._baseline(tokens) if self.needs_baseline else label.new_zeros(())
         with torch.no_grad():
             reference = self._sums(tokens, REFERENCE)

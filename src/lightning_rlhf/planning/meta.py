@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from lightning_rlhf.models import packing
 from lightning_rlhf.models.loading import disable_dropout
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantisation
@@ -103,12 +104,12 @@ def storages(model: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def flash_attention() -> Iterator[None]:
+def attention_as_on(target: str) -> Iterator[None]:
     """On meta, let attention take a flash kernel's memory and not a T x T matrix of scores.
 
-    The attribute is what attention functions look up, also when checkpointing recomputes them.
+    Both attributes are looked up at every call, also when checkpointing recomputes a layer.
     """
-    stock = F.scaled_dot_product_attention
+    stock, takes_varlen = F.scaled_dot_product_attention, packing.takes_varlen
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -126,10 +127,12 @@ def flash_attention() -> Iterator[None]:
         return out
 
     F.scaled_dot_product_attention = attend
+    if target == "cuda":
+        packing.takes_varlen = lambda query: query.dtype == torch.bfloat16
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = stock
+        F.scaled_dot_product_attention, packing.takes_varlen = stock, takes_varlen
 
 
 def as_under_autocast(model: nn.Module) -> None:

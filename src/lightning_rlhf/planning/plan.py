@@ -127,7 +127,7 @@ def _run(
     tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     tracker.live[OPTIMIZER] = int(state_bytes * sum(p.numel() for p in trained))
-    with meta.flash_attention(), tracker:
+    with meta.attention_as_on(target), tracker:
         loss = trial.objective(batch).value
         stage = "backward"
         loss.backward()

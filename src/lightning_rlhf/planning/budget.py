@@ -1,0 +1,160 @@
+"""What a card allows: the worst step of a run, the largest that fits, and what would make room."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.planning import meta
+from lightning_rlhf.planning.plan import GIB, Groups, Plan, Target, plan_step
+
+TIGHT = 0.9  # of a card: above it, what a plan cannot see may decide
+
+
+class Run(NamedTuple):
+    """What decides how much memory a run takes."""
+
+    module: AlignmentModule
+    rows: int  # of the largest step
+    length: int  # tokens of a prompt with one completion
+    completions: int
+    precision: str
+    target: Target
+    state_bytes: float
+    config: PretrainedConfig
+
+    def groups(self) -> Groups:
+        """The largest step: every row at full length, half of it prompt."""
+        prompt = self.length // 2
+        return [(prompt, *[self.length - prompt] * self.completions)] * self.rows
+
+    def plan(self) -> Plan:
+        """Of that step."""
+        return plan_step(
+            self.module, self.groups(), self.precision, self.target, self.state_bytes, self.config
+        )
+
+
+class Change(NamedTuple):
+    """Something that would make room."""
+
+    name: str
+    cost: str
+    saves: float  # bytes; below 0 it takes more
+    fits: bool
+
+
+def run_of(module: AlignmentModule, data: RowsData, precision: str, target: Target) -> Run:
+    """The worst that settings allow, before a row is read."""
+    completions = 1 if isinstance(module, SFTModule) else 2
+    length = data.max_length
+    prompt = length // 2
+    rows = data.batch_size
+    if data.max_tokens is not None:
+        rows = max(1, data.max_tokens // (prompt + completions * (length - prompt)))
+    return Run(
+        module, rows, length, completions, precision, target,
+        optimizer_bytes(module.optimizer), meta.read_config(module.backbone.path),
+    )  # fmt: skip
+
+
+def optimizer_bytes(make: Callable[..., Any] | None) -> float:
+    """State per trained weight: two fp32 moments, or two of a byte."""
+    if make is None:
+        return 8
+    name = type(make([nn.Parameter(torch.zeros(1))])).__name__
+    if "8bit" in name:
+        return 2
+    return {"SGD": 4, "Adafactor": 0.1, "Lion": 4}.get(name, 8)
+
+
+def largest(run: Run, memory: float, field: str) -> int:
+    """The most ``rows``, or the greatest ``length``, whose plan fits; 0 if not even the least does.
+
+    A length ends where the model's positions do.
+
+    Peaks grow nearly linearly in either, so that two plans point at the answer and a few more
+    settle it.
+
+    Args:
+        run: everything else.
+        memory: bytes.
+        field: "rows" or "length".
+    """
+    least, step = (1, 1) if field == "rows" else (64, 64)
+
+    def peak(value: int) -> float:
+        return run._replace(**{field: value}).plan().peak.total  # type: ignore[arg-type]
+
+    small = peak(least)
+    if small > memory:
+        return 0
+    slope = (peak(least * 8) - small) / (least * 7)
+    guess = least + int((memory - small) / max(slope, 1.0) / step) * step
+    if field == "length":
+        guess = min(guess, run.config.get_text_config().max_position_embeddings)
+    while guess > least and peak(guess) > memory:
+        guess = max(least, int(guess * 0.97) // step * step)
+    return guess
+
+
+def changes(run: Run, memory: float) -> list[Change]:
+    """What would make room, each planned by itself, the largest saving first."""
+    before = run.plan().peak.total
+    found = []
+    for name, cost, other in _candidates(run):
+        peak = other.plan().peak.total
+        found.append(Change(name, cost, before - peak, peak <= memory))
+    return sorted((c for c in found if c.saves > 0), key=lambda change: -change.saves)
+
+
+def _candidates(run: Run) -> list[tuple[str, str, Run]]:
+    backbone = run.module.backbone
+    made: list[tuple[str, str, Run]] = []
+
+    def with_backbone(name: str, cost: str, **fields: Any) -> None:
+        module = copy.deepcopy(run.module)
+        for field, value in fields.items():
+            setattr(module.backbone, field, value)
+        made.append((name, cost, run._replace(module=module)))
+
+    if not backbone.gradient_checkpointing:
+        with_backbone("gradient_checkpointing: true", "a third slower", gradient_checkpointing=True)
+    elif "activations" not in backbone.offload:
+        cost = "layer inputs travel to the host and back"
+        with_backbone("offload: [activations]", cost, offload=[*backbone.offload, "activations"])
+    if not run.config.get_text_config().tie_word_embeddings and "embedding" not in backbone.offload:
+        cost = "looked-up rows travel to the card"
+        with_backbone("offload: [embedding]", cost, offload=[*backbone.offload, "embedding"])
+    if backbone.lora is None:
+        with_backbone("lora: {r: 16}", "adapters instead of the whole model", lora=LoRA())
+    elif backbone.quantization is None:
+        with_backbone("quantization: nf4", "a base in 4 bits", quantization="nf4")
+    if (backbone.head_tile or 64) > 16:
+        with_backbone("head_tile: 16", "more and smaller products in the head", head_tile=16)
+    if run.rows > 1:
+        half = run._replace(rows=run.rows // 2)
+        cost = "twice accumulate_grad_batches for the same step"
+        made.append((f"{half.rows} rows to a step", cost, half))
+    shorter = run._replace(length=run.length // 2)
+    made.append((f"max_length: {shorter.length}", "longer rows are cut", shorter))
+    if run.state_bytes > 2:
+        eight = run._replace(state_bytes=2)
+        made.append(
+            ("optimizer: bitsandbytes.optim.PagedAdamW8bit", "a GPU; state in 8 bits", eight)
+        )
+    return made
+
+
+def in_gib(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / GIB:.2f}"

@@ -1,0 +1,93 @@
+"""A run that cannot fit says so in its first seconds."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.planning.budget import changes, in_gib, run_of
+from lightning_rlhf.planning.plan import GIB, Groups, Target, plan_step
+
+log = logging.getLogger(__name__)
+MEMINFO = Path("/proc/meminfo")
+
+
+class MemoryGuard(Callback):
+    """Plan the largest step of a fit before the model is loaded, and refuse what cannot fit.
+
+    Of the data the longest rows are taken together, as the worst batch would have them. The command
+    line brings this callback; a plan that cannot be made stops nobody.
+
+    Args:
+        slack: how far above the free memory a plan may be; it may be a tenth wrong.
+    """
+
+    def __init__(self, slack: float = 1.1):
+        self.slack = slack
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise before anything is loaded.
+
+        Raises:
+            ValueError: the run's largest step takes more than there is.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "fit" or not isinstance(data, RowsData):
+            return
+        if not isinstance(pl_module, AlignmentModule) or pl_module.backbone.is_loaded:
+            return
+        device = trainer.strategy.root_device
+        target: Target = "cuda" if device.type == "cuda" else "cpu"
+        free = free_memory(device)
+        try:
+            run = run_of(pl_module, data, str(trainer.precision), target)
+            planned = plan_step(
+                pl_module, longest(data), run.precision, target, run.state_bytes, run.config
+            ).peak.total
+            if planned <= self.slack * free:
+                return
+            found = [c for c in changes(run, free) if c.fits][:3]
+        except Exception as reason:
+            log.info("no plan of this run's memory: %s: %s", type(reason).__name__, reason)
+            return
+        mend = "; ".join(f"{c.name} ({c.cost})" for c in found) or "take a smaller model"
+        raise ValueError(
+            f"this run would take {in_gib(planned)} GiB in its largest step and {in_gib(free)} are "
+            f"free: {mend}; `lightning-rlhf plan` says more, and without MemoryGuard nothing is "
+            "refused"
+        )
+
+
+def longest(data: RowsData) -> Groups:
+    """The longest rows that could come together in one step."""
+    rows = data.train_rows
+    assert rows is not None, "data is set up before callbacks are"
+    cost = rows["tokens"]
+    order = sorted(range(len(cost)), key=lambda row: -cost[row])
+    taken: list[int] = []
+    for row in order:
+        full = (
+            len(taken) == data.batch_size
+            if data.max_tokens is None
+            else sum(cost[t] for t in taken) + cost[row] > data.max_tokens
+        )
+        if full:
+            break
+        taken.append(row)
+    picked = rows.select(taken)
+    pairs = zip(picked["prompt_ids"], picked["completion_ids"], strict=True)
+    return [(len(prompt), *map(len, completions)) for prompt, completions in pairs]
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on a device; where nobody says, as good as endless."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text() if MEMINFO.exists() else "")
+    return float(found[1]) * 1024 if found else 1e6 * GIB

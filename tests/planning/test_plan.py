@@ -1,0 +1,241 @@
+"""The plan of a step: the same bytes as a real one, from a config alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
+
+from lightning_rlhf import Backbone, DPOModule, KTOModule, LoRA, RewardModule, SFTModule
+from lightning_rlhf.models import loading
+from lightning_rlhf.modules.base import AlignmentModule, fused_adamw
+from lightning_rlhf.planning import meta
+from lightning_rlhf.planning.budget import Run, changes, largest, optimizer_bytes
+from lightning_rlhf.planning.plan import ADAPTERS, GIB, WEIGHTS, _run, largest_batch, plan_step
+from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 512,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+PAIRS = [(40, 30, 50), (20, 60, 10)]
+METHODS = {"sft": SFTModule, "reward": RewardModule, "dpo": DPOModule}
+GROUPS = {"sft": [(40, 30), (20, 60)], "reward": PAIRS, "dpo": PAIRS}
+
+
+@pytest.fixture(scope="module")
+def config_only(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that holds a config and not one weight."""
+    folder = tmp_path_factory.mktemp("config")
+    LlamaConfig(**SHAPE).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
+    return str(folder)
+
+
+def described(path: str, method: str, **options: Any) -> AlignmentModule:
+    settings = {"lora": LoRA(r=4), "dtype": "float32", **options}
+    return METHODS[method](Backbone(path, **settings))
+
+
+def test_the_tracker_counts_by_hand() -> None:
+    """fp32: a and b are 400 bytes each, the product of 10 x 10 another 400, a view nothing."""
+    a, b = torch.ones(10, 10), torch.ones(10, 10)
+    stage = "first"
+    tracker = MemoryTracker(lambda: stage, vocabulary=7)
+    tracker.hold(WEIGHTS, [a, b, a.T])
+    assert tracker.live[WEIGHTS] == 800
+    with tracker:
+        c = a @ b
+        d = c.view(100)
+        stage = "second"
+        logits = torch.ones(3, 7)
+        del c, d
+        stage = "third"
+        e = torch.ones(5)
+    assert {name: sum(kinds.values()) for name, kinds in tracker.peaks.items()} == {
+        "first": 1200, "second": 1200 + 84, "third": 800 + 84 + 20,
+    }  # fmt: skip
+    assert tracker.peaks["second"][HEAD] == logits.nbytes
+    del logits, e
+    assert sum(tracker.live.values()) == 800
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("method", METHODS)
+def test_meta_takes_what_a_real_step_takes(
+    model: str, method: str, quantization: Any, checkpointing: bool
+) -> None:
+    options = {"quantization": quantization, "gradient_checkpointing": checkpointing}
+    planned = plan_step(described(model, method, **options), GROUPS[method], target="cpu")
+    module = described(model, method, **options)
+    module.configure_model()
+    module.train()
+    backbone = module.backbone
+    batch = largest_batch(module, GROUPS[method])
+    tokens = getattr(batch, "tokens", batch)
+    real = tokens._replace(
+        **{
+            name: torch.zeros_like(value, device="cpu") if value.is_meta else value
+            for name, value in tokens._asdict().items()
+            if isinstance(value, torch.Tensor)
+        }
+    )
+    batch = real if batch is tokens else batch._replace(tokens=real)
+    stage = "forward"
+    tracker = MemoryTracker(
+        lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage, 512
+    )
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(WEIGHTS, meta.storages(backbone))
+    trained = [p for role in module.trained for p in backbone.role_parameters(role)]
+    tracker.live["optimizer"] = 8 * sum(p.numel() for p in trained)
+    with tracker:
+        loss = module.objective(batch).value
+        stage = "backward"
+        loss.backward()
+    for phase in planned.phases:
+        if phase.name in tracker.peaks:
+            found = sum(tracker.peaks[phase.name].values())
+            assert phase.total == pytest.approx(found, rel=0.02), phase.name
+    assert {"backward"} <= {p.name for p in planned.phases} & tracker.peaks.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_depths_say_what_full_depth_says(config_only: str, method: str) -> None:
+    module = described(config_only, method)
+    config = meta.read_config(config_only)
+    whole = _run(module, GROUPS[method], "32-true", 8, config, 6, "cpu")
+    planned = plan_step(module, GROUPS[method], target="cpu")
+    for phase in planned.phases:
+        assert phase.total == pytest.approx(sum(whole[phase.name].values()), rel=1e-3)
+
+
+def test_every_objective_runs_without_a_weight(config_only: str) -> None:
+    backbone = Backbone(config_only, lora=LoRA(r=4), dtype="bfloat16", quantization="nf4")
+    for module, groups in (
+        (DPOModule(backbone, wpo=True, ld_alpha=0.5), PAIRS),
+        (RewardModule(backbone), [(10, 5, 6, 7, 8)]),
+        (RewardModule(backbone, ranking="plackett_luce"), [(10, 5, 6, 7, 8)]),
+        (KTOModule(backbone), PAIRS),
+    ):
+        for target in ("cpu", "cuda"):
+            planned = plan_step(module, groups, "bf16-mixed", target)  # type: ignore[arg-type]
+            assert planned.peak.total > 0
+    assert not backbone.is_loaded
+
+
+def test_layers_are_planned_in_whole_periods(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    config = Qwen2Config(**SHAPE, layer_types=kinds, use_sliding_window=True, sliding_window=16)
+    assert meta.period(config) == 3
+    config.save_pretrained(tmp_path)
+    planned = plan_step(described(str(tmp_path), "dpo"), PAIRS, target="cpu")
+    assert {p.name for p in planned.phases} >= {"forward as reference", "forward as policy"}
+
+
+def test_weights_are_counted_to_the_byte(config_only: str, model: str) -> None:
+    for quantization in (None, "nf4"):
+        made = loading.load_causal_lm(model, quantization, torch.bfloat16, torch.device("cpu"))
+        held = {t.untyped_storage().data_ptr(): t.nbytes for t in meta.storages(made)}
+        module = described(config_only, "dpo", quantization=quantization, dtype="bfloat16")
+        planned = plan_step(module, PAIRS, "bf16-mixed", "cpu").peak.kinds[WEIGHTS]
+        assert planned == pytest.approx(sum(held.values()), abs=4096)  # rotary tables
+
+
+# ---- what a card allows ----
+
+
+def run(path: str, **fields: Any) -> Run:
+    backbone = Backbone(path, lora=LoRA(r=4), dtype="bfloat16")
+    config = meta.read_config(path)
+    defaults = Run(DPOModule(backbone), 4, 256, 2, "bf16-mixed", "cpu", 8, config)
+    return defaults._replace(**fields)
+
+
+@pytest.mark.parametrize(("field", "step"), [("rows", 1), ("length", 64)])
+def test_the_largest_fits_and_a_little_more_does_not(
+    config_only: str, field: str, step: int
+) -> None:
+    asked = run(config_only, rows=1)
+    memory = 3 * asked.plan().peak.total
+    most = largest(asked, memory, field)
+
+    def peak(value: int) -> float:
+        return asked._replace(**{field: value}).plan().peak.total
+
+    assert peak(most) <= memory
+    assert peak(int(most * 1.06) + 2 * step) > memory
+    assert largest(asked, 1000, field) == 0
+
+
+def test_changes_are_planned_and_sorted(config_only: str) -> None:
+    asked = run(config_only)
+    peak = asked.plan().peak.total
+    found = changes(asked, peak * 0.7)
+    names = [change.name for change in found]
+    assert "gradient_checkpointing: true" in names
+    assert "quantization: nf4" in names
+    assert "2 rows to a step" in names
+    assert [c.saves for c in found] == sorted((c.saves for c in found), reverse=True)
+    half = next(c for c in found if c.name == "2 rows to a step")
+    assert half.saves == peak - run(config_only, rows=2).plan().peak.total
+    assert half.fits == (peak - half.saves <= 0.7 * peak)
+
+
+def test_an_embedding_on_the_host_is_off_the_card(config_only: str) -> None:
+    there = described(config_only, "dpo", dtype="bfloat16")
+    gone = described(config_only, "dpo", dtype="bfloat16", offload=["embedding"])
+    with_, without = (
+        plan_step(m, PAIRS, "bf16-mixed", "cpu").peak.kinds[WEIGHTS] for m in (there, gone)
+    )
+    assert with_ - without == 512 * 64 * 2
+
+
+def test_activations_on_the_host_are_off_the_card(
+    config_only: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_rlhf.models.offload.SMALLEST", 1024)
+    kept, parked = (
+        plan_step(
+            described(config_only, "reward", gradient_checkpointing=True, offload=offload),
+            [(300, 100, 100)], target="cuda",
+        )
+        for offload in ([], ["activations"])
+    )  # fmt: skip
+    assert parked.peak.total < kept.peak.total
+
+
+def test_optimizer_state_is_known_by_name() -> None:
+    assert optimizer_bytes(None) == 8
+    assert optimizer_bytes(lambda params: fused_adamw(params, lr=1e-3)) == 8
+    assert optimizer_bytes(lambda params: torch.optim.SGD(params, lr=1e-3)) == 4
+
+    class AdamW8bit(torch.optim.SGD):
+        pass
+
+    assert optimizer_bytes(lambda params: AdamW8bit(params, lr=1e-3)) == 2
+
+
+def test_an_eight_billion_model_in_seconds_and_on_twelve_gib(tmp_path: Path) -> None:
+    LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    backbone = Backbone(
+        str(tmp_path), quantization="nf4", dtype="bfloat16", gradient_checkpointing=True
+    )
+    planned = plan_step(DPOModule(backbone), [(512, 512, 512)], "bf16-mixed")
+    assert 6 * GIB < planned.peak.total < 9 * GIB
+    assert planned.peak.kinds[WEIGHTS] == pytest.approx(5.31 * GIB, rel=0.01)
