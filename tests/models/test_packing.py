@@ -33,7 +33,7 @@ from transformers import (
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.data.collate import token_batch
 from lightning_rlhf.data.tokens import TokenRow
-from lightning_rlhf.models import lora, packing
+from lightning_rlhf.models import attention, lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.models.lora import LoRA
@@ -231,7 +231,7 @@ def test_a_named_attention_keeps_padded_rows(backbones: Callable[..., Backbone])
 
 
 def test_varlen_places_name_the_keys_of_every_segment() -> None:
-    row = packing.PackedRow(((3, 2, 1), (2, 4)))
+    row = attention.PackedRow(((3, 2, 1), (2, 4)))
     places, queries, keys, longest_query, longest_key = row.varlen(torch.device("cpu"))
     found = [part.tolist() for part in places.split(keys.diff().tolist())]
     assert found == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 5], [6, 7, 8, 9, 10, 11]]
@@ -241,10 +241,10 @@ def test_varlen_places_name_the_keys_of_every_segment() -> None:
 
 def test_a_device_without_varlen_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     """The CPU is one."""
-    packing.varlen_serves.cache_clear()
+    attention.varlen_serves.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert not packing.varlen_serves(torch.device("cpu"))
-        assert not packing.varlen_serves(torch.device("cpu"))
+        assert not attention.varlen_serves(torch.device("cpu"))
+        assert not attention.varlen_serves(torch.device("cpu"))
     (said,) = (r.getMessage() for r in caplog.records)
     assert said.startswith("cpu has no varlen attention, segments run one by one: ")
 
@@ -253,12 +253,12 @@ def test_a_device_without_varlen_says_so_once(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [None, 5])
 def test_varlen_equals_segments_on_a_gpu(window: int | None) -> None:
-    row = packing.PackedRow(((12, 9, 4), (3, 20)))
+    row = attention.PackedRow(((12, 9, 4), (3, 20)))
     torch.manual_seed(0)
     q, k, v = (
         torch.randn(1, heads, 48, 64, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2)
     )
-    extras = packing.Extras(None, window, None, None)
-    segments = packing._by_segment(row, q, k, v, extras)
-    varlen = packing._by_varlen(row, q, k, v, extras)
+    extras = attention.Extras(None, window, None, None)
+    segments = attention._by_segment(row, q, k, v, extras)
+    varlen = attention._by_varlen(row, q, k, v, extras)
     assert (segments - varlen).abs().max() < 2e-2

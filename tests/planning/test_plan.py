@@ -19,7 +19,7 @@ from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 512,
+    "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 8192,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 PAIRS = [(40, 30, 50), (20, 60, 10)]

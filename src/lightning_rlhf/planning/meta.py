@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from lightning_rlhf.models import packing
+from lightning_rlhf.models import attention
 from lightning_rlhf.models.loading import disable_dropout
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantisation
@@ -37,7 +37,7 @@ def period(config: PretrainedConfig) -> int:
 
 
 def meta_model(
-    config: PretrainedConfig, layers: int, dtype: torch.dtype, four_bit: bool, attention: str | None
+    config: PretrainedConfig, layers: int, dtype: torch.dtype, four_bit: bool, kernel: str | None
 ) -> PreTrainedModel:
     """A causal LM of so many layers, in train mode, dropout off."""
     config = copy.deepcopy(config)
@@ -47,7 +47,7 @@ def meta_model(
         text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention or "sdpa"
+            config, dtype=dtype, attn_implementation=kernel or "sdpa"
         )
     disable_dropout(model)
     if four_bit:
@@ -109,7 +109,7 @@ def attention_as_on(target: str) -> Iterator[None]:
 
     Both attributes are looked up at every call, also when checkpointing recomputes a layer.
     """
-    stock, takes_varlen = F.scaled_dot_product_attention, packing.takes_varlen
+    stock, takes_varlen = F.scaled_dot_product_attention, attention.takes_varlen
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -128,11 +128,11 @@ def attention_as_on(target: str) -> Iterator[None]:
 
     F.scaled_dot_product_attention = attend
     if target == "cuda":
-        packing.takes_varlen = lambda query: query.dtype == torch.bfloat16
+        attention.takes_varlen = lambda query: query.dtype == torch.bfloat16
     try:
         yield
     finally:
-        F.scaled_dot_product_attention, packing.takes_varlen = stock, takes_varlen
+        F.scaled_dot_product_attention, attention.takes_varlen = stock, takes_varlen
 
 
 def as_under_autocast(model: nn.Module) -> None:
