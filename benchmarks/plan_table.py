@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jsonargparse import auto_cli
 from transformers import LlamaConfig
 from versus.harness import ROOT, between
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import Run, in_gib, largest
 from lightning_rlhf.planning.plan import GIB
 
@@ -29,6 +32,32 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
 }
 METHODS = {"SFT": SFTModule, "reward": RewardModule, "DPO": DPOModule}
 CARDS = (8, 12, 16, 24)
+
+
+class PPOShaped(AlignmentModule):
+    """What an update of PPO would hold: four roles on the base, two of them trained at once."""
+
+    trained = ("policy", "critic")
+
+    def __init__(self, backbone: Backbone):
+        super().__init__(backbone, lr=1e-5)
+
+    def add_roles(self) -> None:
+        self.add_policy_and_reference()
+        self.backbone.add_role("reward", trainable=False, like="policy", head=True)
+        self.backbone.add_role("critic", like="policy", head=True)
+
+    def objective(self, batch: Any) -> Loss:
+        tokens = batch.tokens
+        with torch.no_grad():
+            before = self.backbone.logprobs(tokens, "reference")
+            score = self.backbone.scores(tokens, "reward").sum()
+        values = self.backbone.head("critic")(self.backbone.hidden_states(tokens, "critic"))
+        ratio = self.backbone.logprobs(tokens, "policy") - before
+        return Loss(ratio.mean() + (values - score).square().mean(), {})
+
+
+SHAPED: dict[str, Any] = {**METHODS, "PPO-shaped": PPOShaped}
 
 
 def main(write: bool = False) -> None:
@@ -70,25 +99,34 @@ def _run(name: str, method: str, length: int, **options: Any) -> Run:
     )  # fmt: skip
     completions = 1 if method == "SFT" else 2
     return Run(
-        METHODS[method](backbone), 1, length, completions, "bf16-mixed", "cuda", 8, config
+        SHAPED[method](backbone), 1, length, completions, "bf16-mixed", "cuda", 8, config
     )  # fmt: skip
 
 
 def _eight_billion() -> list[str]:
     """An 8B step of 1,024 tokens, and what each option makes of it."""
     lines = [
-        "8B, one row of 1,024 tokens, GiB at the peak:",
+        "8B, one row of 1,024 tokens (512, and one completion of 512, or two), GiB at the peak:",
         "",
         "| method | as above | embedding on the host | and activations | and 8-bit optimizer |",
         "|---|---|---|---|---|",
     ]
     name = "8B (Llama 3.1)"
-    for method in METHODS:
+    for method in SHAPED:
         host = _run(name, method, 1024, offload=["embedding"])
         both = _run(name, method, 1024, offload=["embedding", "activations"])
         runs = [_run(name, method, 1024), host, both, both._replace(state_bytes=2)]
         peaks = [in_gib(run.plan().peak.total) for run in runs]
         lines.append(f"| {method} | " + " | ".join(peaks) + " |")
+    _, _, layers, heads, key_heads, _, _ = SHAPES[name]
+    cache = 2 * 2 * layers * key_heads * (SHAPES[name][0] // heads) * 1024
+    lines += [
+        "",
+        "PPO-shaped: policy and critic, each with an adapter of its own, go forward and back in "
+        "one step over 512 + 2 × 512 tokens, beside the frozen adapter of a reward and the bare "
+        f"base as the reference. The keys and values of 1,024 tokens take {in_gib(cache)} GiB "
+        "while they are sampled, when none of the activations are there.",
+    ]
     return lines
 
 

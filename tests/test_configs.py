@@ -47,7 +47,7 @@ def test_cards_lie_over_any_method(method: str, card: Path) -> None:
     assert type(cli.model).__name__ == TITLES[method]
     assert cli.model.backbone.quantization == "nf4"
     assert cli.model.backbone.lora is not None
-    assert cli.trainer.accumulate_grad_batches == 16
+    assert cli.datamodule.max_tokens * cli.trainer.accumulate_grad_batches == 16384
 
 
 def test_swap_by_class_path_and_loss_by_name() -> None:

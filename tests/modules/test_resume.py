@@ -38,22 +38,22 @@ def options(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
 @pytest.mark.parametrize("method", METHODS)
-def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, quantization: str | None) -> None:
-    whole, data = runs.make(method, quantization)
+def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
+    whole, data = runs.make(method, **settings)
     trainer = runs.trainer(**options(runs.folder / "whole"))
     trainer.fit(whole, data)
     steps = trainer.global_step
     assert steps > 12  # several checkpoints, two epochs
 
-    killed, data = runs.make(method, quantization)
+    killed, data = runs.make(method, **settings)
     how = options(runs.folder / "killed")
     how["callbacks"].append(KillAt(6))
     with pytest.raises(Killed):
         runs.trainer(**how).fit(killed, data)
 
-    resumed, data = runs.make(method, quantization)
+    resumed, data = runs.make(method, **settings)
     torch.manual_seed(12345)  # whatever came before a resume must not matter
     trainer = runs.trainer(**options(runs.folder / "resumed"))
     trainer.fit(resumed, data, ckpt_path=str(runs.folder / "killed" / "step=4.ckpt"))

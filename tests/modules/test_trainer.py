@@ -257,3 +257,11 @@ def test_methods_share_one_base_in_memory(runs: Runs) -> None:
     runs.trainer(max_steps=2).fit(reward, data)
     assert dpo.backbone.base is base
     assert all(torch.equal(before[n], p) for n, p in runs.weights(dpo).items())
+
+
+def test_one_batch_of_a_token_budget_is_overfitted(runs: Runs) -> None:
+    """Lightning swaps the sampler: what it draws from must hold whole batches."""
+    module, data = runs.make("dpo", max_tokens=40)
+    trainer = runs.trainer(overfit_batches=1, max_epochs=3)
+    trainer.fit(module, data)
+    assert trainer.global_step == 3

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from lightning_rlhf import Backbone, DPOModule, KTOModule, LoRA, RewardModule, SFTModule
-from lightning_rlhf.models import loading
+from lightning_rlhf.models import loading, lora
 from lightning_rlhf.modules.base import AlignmentModule, fused_adamw
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.budget import Run, changes, largest, optimizer_bytes
@@ -134,6 +134,19 @@ def test_every_objective_runs_without_a_weight(config_only: str) -> None:
             planned = plan_step(module, groups, "bf16-mixed", target)  # type: ignore[arg-type]
             assert planned.peak.total > 0
     assert not backbone.is_loaded
+
+
+def test_roles_that_start_from_a_folder_are_planned(
+    config_only: str, model: str, tmp_path: Path
+) -> None:
+    """The reference is then an adapter of its own, a copy of the policy's."""
+    trained = described(model, "dpo")
+    trained.configure_model()
+    lora.save(trained.backbone.base, "policy", tmp_path, {}, task_type="CAUSAL_LM")
+    there = described(config_only, "dpo", adapters={"policy": str(tmp_path)})
+    fresh = described(config_only, "dpo")
+    more, less = (plan_step(m, PAIRS, target="cpu").peak.kinds[ADAPTERS] for m in (there, fresh))
+    assert more == 2 * less
 
 
 def test_layers_are_planned_in_whole_periods(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def copy(model: nn.Module, source: str, target: str) -> None:
     pairs = zip(parameters(model, source).values(), parameters(model, target).values(), strict=True)
     with torch.no_grad():
         for old, new in pairs:
-            new.copy_(old)
+            if not old.is_meta:  # a plan's weights hold nothing to copy
+                new.copy_(old)
 
 
 def save(

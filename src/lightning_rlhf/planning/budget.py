@@ -82,8 +82,8 @@ def largest(run: Run, memory: float, field: str) -> int:
 
     A length ends where the model's positions do.
 
-    Peaks grow nearly linearly in either, so that two plans point at the answer and a few more
-    settle it.
+    Peaks grow nearly linearly in either, once tiles of logits are full: each plan points at the
+    next, and the last steps go down.
 
     Args:
         run: everything else.
@@ -91,6 +91,7 @@ def largest(run: Run, memory: float, field: str) -> int:
         field: "rows" or "length".
     """
     least, step = (1, 1) if field == "rows" else (64, 64)
+    most = run.config.get_text_config().max_position_embeddings if field == "length" else 2**20
 
     def peak(value: int) -> float:
         return run._replace(**{field: value}).plan().peak.total  # type: ignore[arg-type]
@@ -98,13 +99,18 @@ def largest(run: Run, memory: float, field: str) -> int:
     small = peak(least)
     if small > memory:
         return 0
-    slope = (peak(least * 8) - small) / (least * 7)
-    guess = least + int((memory - small) / max(slope, 1.0) / step) * step
-    if field == "length":
-        guess = min(guess, run.config.get_text_config().max_position_embeddings)
-    while guess > least and peak(guess) > memory:
-        guess = max(least, int(guess * 0.97) // step * step)
-    return guess
+    value, found = 8 * least, peak(8 * least)
+    for _ in range(4):
+        slope = max(1.0, (found - small) / (value - least))
+        target = least + int((memory - small) / slope / step) * step
+        target = max(2 * least, min(target, most))
+        if abs(target - value) <= max(step, value // 50):
+            break
+        value, found = target, peak(target)
+    while value > least and found > memory:
+        value = max(least, int(value * 0.98) // step * step)
+        found = peak(value)
+    return value
 
 
 def changes(run: Run, memory: float) -> list[Change]:
