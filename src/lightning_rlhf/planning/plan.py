@@ -142,7 +142,10 @@ def on_meta(module: AlignmentModule, config: PretrainedConfig, layers: int) -> A
     backbone = trial.backbone
     dtype = loading.torch_dtype(backbone.dtype)
     four_bit = backbone.quantization is not None
+    from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
     backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
+    for role in from_folders:
+        backbone.add_role(role)
     trial.add_roles()
     backbone.train_roles(*trial.trained)
     backbone.to("meta")
