@@ -25,6 +25,7 @@ from lightning_rlhf.planning.tracker import MemoryTracker
 Target = Literal["cpu", "cuda"]
 Groups = Sequence[Sequence[int]]  # (prompt, completion, completion, ...) of each row of a step
 WEIGHTS, ADAPTERS, OPTIMIZER = "weights", "adapters", "optimizer"
+UNSEEN = "context and fragments"
 META = torch.device("meta")
 GIB = 2**30
 CUDA_CONTEXT = 0.6 * GIB  # of the context and of cuBLAS: assumed, not measured
@@ -97,7 +98,7 @@ def _with_overheads(phases: dict[str, Any], target: Target) -> list[Phase]:
         kinds = {k: float(v) for k, v in kinds.items() if v}
         if target == "cuda":
             fragments = CUDA_FRAGMENTATION * sum(kinds.values())
-            kinds["context and fragments"] = CUDA_CONTEXT + fragments
+            kinds[UNSEEN] = CUDA_CONTEXT + fragments
         made.append(Phase(name, kinds))
     return made
 
