@@ -54,7 +54,7 @@ $(PEER): Makefile
 bench: $(READY) $(PEER)  ## beside TRL, the short version: seconds, memory and ratios into benchmarks/README.md
 	for method in dpo reward sft; do $(BIN)/python benchmarks/$${method}_vs_trl.py --short true --write true || exit 1; done
 
-seeds: $(READY)  ## the quickstart over five seeds, and KTO on it: a quarter of an hour
+seeds: $(READY)  ## the quickstart over five seeds, and KTO on it
 	$(BIN)/python benchmarks/quickstart_seeds.py
 	$(BIN)/python benchmarks/kto_thumbs.py
 

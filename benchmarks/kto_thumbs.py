@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from jsonargparse import auto_cli
 from pytorch_lightning import seed_everything
+from versus.harness import between
 
 from lightning_rlhf import Backbone, KTOModule, LoRA, PreferenceData
 from lightning_rlhf.cli import quiet
@@ -27,7 +27,6 @@ from lightning_rlhf.quickstart.run import fit, quickstart, sample
 from lightning_rlhf.quickstart.world import World
 
 README = Path(__file__).parent / "README.md"
-MARKER = "<!-- thumbs table: benchmarks/kto_thumbs.py -->"
 
 
 def main(seeds: int = 5) -> None:
@@ -47,9 +46,7 @@ def main(seeds: int = 5) -> None:
         shares = " | ".join(f"{100 * value:.1f} %" for value in row[:-1])
         lines.append(f"| {name} | {shares} | {row[-1]:.2f} |")
     table = "\n".join(lines)
-    text = README.read_text()
-    pattern = re.escape(MARKER) + r"\n+(?:\|.*\n)*\n*"
-    README.write_text(re.sub(pattern, lambda _: f"{MARKER}\n\n{table}\n\n", text, count=1))
+    README.write_text(between(README.read_text(), "kto_thumbs", table))
     print(table)
 
 

@@ -5,8 +5,7 @@ python benchmarks/reward_vs_trl.py [--reps 5] [--device cuda] [--short true] [--
 
 from __future__ import annotations
 
-from jsonargparse import auto_cli
-from versus.harness import Device, Work, equal, ragged, run, sizes
+from versus.harness import Work, command, equal, ragged, sizes
 
 RAGGED = ragged(4, 2, 64)
 WORKS = [
@@ -17,19 +16,5 @@ WORKS = [
     Work("small, pair 1:1, checkpointing", "reward", "small", equal(256, 256), checkpointing=True),
 ]
 
-
-def main(reps: int = 5, device: Device = "cpu", short: bool = False, write: bool = False) -> None:
-    """Measure and print.
-
-    Args:
-        reps: rounds; medians are printed.
-        device: cuda takes CUDA events and the allocator's peak.
-        short: the first three works, two rounds.
-        write: put the table into benchmarks/README.md.
-    """
-    works, reps = (WORKS[:3], 2) if short else (WORKS, reps)
-    run(works, ["shipped"], "reward_vs_trl", reps, device, write)
-
-
 if __name__ == "__main__":
-    auto_cli(main, as_positional=True)
+    command("reward_vs_trl", WORKS, in_short=3, peers=["shipped"])

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jsonargparse import auto_cli
 from rich.progress import track
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -197,6 +198,26 @@ class Side:
 
 
 # ---- tables ----
+
+
+def command(marker: str, works: Sequence[Work], in_short: int, peers: Sequence[str]) -> None:
+    """The command line of a comparison; its short version is the first works, in two rounds."""
+
+    def main(
+        reps: int = 5, device: Device = "cpu", short: bool = False, write: bool = False
+    ) -> None:
+        """Measure and print.
+
+        Args:
+            reps: rounds; medians are printed.
+            device: cuda takes CUDA events and the allocator's peak.
+            short: fewer works, two rounds.
+            write: put the table into benchmarks/README.md.
+        """
+        chosen = works[:in_short] if short else works
+        run(chosen, peers, marker, 2 if short else reps, device, write)
+
+    auto_cli(main, as_positional=True)
 
 
 def run(

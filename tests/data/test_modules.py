@@ -501,7 +501,7 @@ def test_a_budget_of_tokens_instead_of_rows(words: PreTrainedTokenizerBase) -> N
 
 
 def test_a_row_above_the_budget_is_refused(words: PreTrainedTokenizerBase) -> None:
-    longest = max(b.tokens.input_ids.shape[1] for b in shuffled(words, max_tokens=24) if b)
+    longest = max(b.tokens.input_ids.shape[1] for b in shuffled(words, max_tokens=24))
     assert longest > 3
     assert refused(PreferenceData(ROWS, max_tokens=3, tokenizer=words)).endswith(
         "tokens and max_tokens is 3: raise it, or lower max_length"

@@ -30,8 +30,6 @@ def test_an_embedding_on_the_host_changes_no_number(build, tokens, gradients):
     (loss, found), (expected, wanted) = (step(b, tokens, gradients) for b in (host, plain))
     assert torch.equal(loss, expected)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    weights = host.reference_weights() if "reference" in host.roles else None
-    assert weights is None
     host.add_role("reference", trainable=False)
     assert host.reference_weights()["embedding"] is table.weight
     with pytest.raises(ValueError, match="merging needs the embedding table"):

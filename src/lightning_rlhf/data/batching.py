@@ -38,7 +38,8 @@ def fill(costs: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
             best = len(batches)
             batches.append((max_tokens, []))
         room, rows = batches[best]
-        batches[best] = (room - costs[row], [*rows, row])
+        rows.append(row)
+        batches[best] = (room - costs[row], rows)
     return done + [rows for _, rows in batches]
 
 

@@ -54,7 +54,7 @@ class MemoryGuard(Callback):
                 return
             found = [c for c in changes(run, free) if c.fits][:3]
         except Exception as reason:
-            log.info("no plan of this run's memory: %s: %s", type(reason).__name__, reason)
+            log.warning("no plan of this run's memory: %s: %s", type(reason).__name__, reason)
             return
         mend = "; ".join(f"{c.name} ({c.cost})" for c in found) or "take a smaller model"
         raise ValueError(
