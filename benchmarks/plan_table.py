@@ -19,7 +19,7 @@ from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import Run, in_gib, largest
-from lightning_rlhf.planning.plan import GIB
+from lightning_rlhf.planning.plan import GIB, Stepping
 
 # hidden, intermediate, layers, heads, key heads, vocabulary, tied
 SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
@@ -97,10 +97,9 @@ def _run(name: str, method: str, length: int, **options: Any) -> Run:
         name, quantization="nf4", lora=LoRA(r=16), dtype="bfloat16", gradient_checkpointing=True,
         **options,
     )  # fmt: skip
-    completions = 1 if method == "SFT" else 2
-    return Run(
-        SHAPED[method](backbone), 1, length, completions, "bf16-mixed", "cuda", 8, config
-    )  # fmt: skip
+    half = length // 2
+    row = (half, *[length - half] * (1 if method == "SFT" else 2))
+    return Run(SHAPED[method](backbone), [row], "bf16-mixed", "cuda", Stepping(), config)
 
 
 def _eight_billion() -> list[str]:
@@ -115,7 +114,7 @@ def _eight_billion() -> list[str]:
     for method in SHAPED:
         host = _run(name, method, 1024, offload=["embedding"])
         both = _run(name, method, 1024, offload=["embedding", "activations"])
-        runs = [_run(name, method, 1024), host, both, both._replace(state_bytes=2)]
+        runs = [_run(name, method, 1024), host, both, both._replace(stepping=Stepping(state=2))]
         peaks = [in_gib(run.plan().peak.total) for run in runs]
         lines.append(f"| {method} | " + " | ".join(peaks) + " |")
     _, _, layers, heads, key_heads, _, _ = SHAPES[name]

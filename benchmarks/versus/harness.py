@@ -25,7 +25,8 @@ from lightning_rlhf.quickstart.model import word_tokenizer
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PEER = ROOT / ".peer/bin/python"
-OURS = "ours"
+OURS, FITTED = "ours", "ours in a Trainer"
+SCRIPTS = {OURS: (sys.executable, "ours.py"), FITTED: (sys.executable, "fitted.py")}
 Device = Literal["cpu", "cuda"]
 Row = dict[str, Any]  # prompt, completions
 
@@ -42,12 +43,17 @@ MODELS: dict[str, dict[str, Any]] = {
         "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 20,
         "num_attention_heads": 6, "num_key_value_heads": 6, "vocab_size": 32000,
     },
+    "plain": {
+        "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 32000,
+    },
     "tiny": {
         "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32000,
     },
 }  # fmt: skip
-DTYPES = {"small": "bfloat16", "wide": "bfloat16", "deep": "bfloat16", "tiny": "float32"}
+DTYPES = {"small": "bfloat16", "wide": "bfloat16", "deep": "bfloat16", "tiny": "float32",
+          "plain": "float32"}  # fmt: skip
 TOLERANCE = {"bfloat16": 3e-2, "float32": 3e-4}  # of the losses of two sides
 
 
@@ -60,6 +66,11 @@ class Work(NamedTuple):
     rows: list[Row]
     checkpointing: bool = False
     quantization: str | None = None
+    # what only a real Trainer shows
+    lora: bool = True
+    accumulate: int = 1
+    precision: str = "32-true"
+    optimizer: str | None = None  # of torch.optim; None: the module's own
 
 
 class Found(NamedTuple):
@@ -157,25 +168,18 @@ class Side:
 
     def __init__(self, name: str, work: Work, model: str, device: Device, **environment: str):
         file = Path(model) / f"{name.replace(' ', '_')}.json"
-        file.write_text(
-            json.dumps(
-                {
-                    "side": name, "method": work.method, "model": model, "rows": work.rows,
-                    "dtype": DTYPES[work.model], "checkpointing": work.checkpointing,
-                    "device": device, "quantization": work.quantization,
-                }
-            )
-        )  # fmt: skip
-        python, script = (sys.executable, "ours.py") if name == OURS else (str(PEER), "peer.py")
+        said = {"side": name, "model": model, "dtype": DTYPES[work.model], "device": device}
+        file.write_text(json.dumps({**work._asdict(), **said}))
+        python, script = SCRIPTS.get(name, (str(PEER), "peer.py"))
         self.name = name
         self.log = Path(model) / f"{file.stem}.log"
         self.process = subprocess.Popen(
             [python, str(HERE / script), str(file)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-                 "PYTHONPATH": str(ROOT / "src") if name == OURS else "", **environment},
+                 "PYTHONPATH": str(ROOT / "src") if name in SCRIPTS else "", **environment},
         )  # fmt: skip
-        self._read()
+        self.first = self._read()
 
     def ask(self, what: str) -> dict[str, float]:
         assert self.process.stdin is not None

@@ -69,7 +69,7 @@ def _measured(step: Callable[[], float], device: str) -> dict[str, float]:
     if device == "cuda":
         return _measured_on_cuda(step)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = _mib("VmRSS")
+    before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     cpu, wall = os.times(), time.perf_counter()
     loss = step()
@@ -78,7 +78,7 @@ def _measured(step: Callable[[], float], device: str) -> dict[str, float]:
         "loss": loss,
         "seconds": after.user + after.system - cpu.user - cpu.system,
         "wall": seconds,
-        "peak": _mib("VmHWM") - before,
+        "peak": mib("VmHWM") - before,
     }
 
 
@@ -100,7 +100,8 @@ def _measured_on_cuda(step: Callable[[], float]) -> dict[str, float]:
     }
 
 
-def _mib(field: str) -> float:
+def mib(field: str) -> float:
+    """Of this process, as the kernel counts it."""
     found = re.search(field + r":\s+(\d+)", STATUS.read_text())
     assert found is not None
     return int(found[1]) / 1024

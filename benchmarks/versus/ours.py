@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import measure
 import torch
 
@@ -10,26 +12,29 @@ from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_b
 from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.evaluation.roles import to_device
 from lightning_rlhf.models import lora
+from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.meta import storages
 
 MODULES = {"dpo": DPOModule, "reward": RewardModule, "sft": SFTModule}
 
 
-def main() -> None:
-    work = measure.load()
+def build(work: dict[str, Any]) -> tuple[AlignmentModule, Any]:
+    """The module, loaded, its weights filled by name, and its batch."""
     backbone = Backbone(
         work["model"],
-        lora=LoRA(r=16, alpha=32),
+        lora=LoRA(r=16, alpha=32) if work["lora"] else None,
         dtype=work["dtype"],
-        quantization=work.get("quantization"),
+        quantization=work["quantization"],
         gradient_checkpointing=work["checkpointing"],
     ).load(work["device"])
-    module = MODULES[work["method"]](backbone)
+    make = getattr(torch.optim, work["optimizer"]) if work["optimizer"] else None
+    module: AlignmentModule = MODULES[work["method"]](backbone, optimizer=make)
     module.configure_model()
     (role,) = module.trained
-    trained = measure.fill(lora.parameters(backbone.base, role).items())
+    if work["lora"]:
+        measure.fill(lora.parameters(backbone.base, role).items())
     if role in backbone.heads:
-        trained += measure.fill([("score.weight", backbone.head(role).weight)])
+        measure.fill([("score.weight", backbone.head(role).weight)])
     rows = [
         TokenRow(
             row["prompt"], row["completions"], [[True] * len(c) for c in row["completions"]],
@@ -40,7 +45,14 @@ def main() -> None:
     pairs = all(len(row["completions"]) == 2 for row in work["rows"])
     collate = preference_batch if pairs else ranking_batch
     batch = (token_batch if work["method"] == "sft" else collate)(rows)
-    batch = to_device(batch, torch.device(work["device"]))
+    return module, to_device(batch, torch.device(work["device"]))
+
+
+def main() -> None:
+    work = measure.load()
+    module, batch = build(work)
+    backbone = module.backbone
+    trained = [p for role in module.trained for p in backbone.role_parameters(role)]
     optimizer = measure.optimizer(trained)
 
     def step() -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import _typehints, _util, auto_cli, set_parsing_settings
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningCLI
 from rich.console import Console
@@ -51,6 +51,15 @@ class AlignmentCLI(LightningCLI):
         """
 
 
+class _NestedArg(_util.NestedArg):
+    """jsonargparse's own, but null stays null two levels down, where it would turn into "None"."""
+
+    def __new__(cls, key: str, val: Any) -> _NestedArg:
+        return super().__new__(cls, key, "null" if val is None else val)
+
+
+for where in (_util, _typehints):
+    setattr(where, "NestedArg", _NestedArg)  # noqa: B010  (mypy: a type is not assigned to)
 # Else jsonargparse cannot carry a dataclass over when a method is swapped on the command line.
 set_parsing_settings(subclasses_enabled=[LoRA, Term])
 
@@ -92,12 +101,13 @@ def main(args: list[str] | None = None) -> None:
 
 def _plan(args: list[str]) -> None:
     """The same configs as ``fit``; neither data nor weights are read, and no GPU is needed."""
-    gpu, args = split_arguments(args)
+    asked, args = split_arguments(args)
     here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false"]
     options = {**cli_options(), "save_config_callback": None, "run": False}
     cli = AlignmentCLI(LightningModule, LightningDataModule, **options, args=args + here)
     precision = str(cli.config.trainer.precision or "32-true")
-    fits = report(cli.model, cli.datamodule, precision, gpu, Console())
+    accumulates = (cli.config.trainer.accumulate_grad_batches or 1) > 1
+    fits = report(cli.model, cli.datamodule, precision, accumulates, asked, Console())
     sys.exit(0 if fits else 1)
 
 

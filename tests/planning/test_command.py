@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,29 @@ def test_a_gpu_config_is_planned_without_gpu_weights_or_data(
     assert code == 0 and "--gpu 12 for a verdict" in said
 
 
-def test_gpu_is_taken_out_of_the_arguments_of_fit() -> None:
-    assert split_arguments(["--config", "a", "--gpu", "12", "--data.seed=1"]) == (
-        12.0,
-        ["--config", "a", "--data.seed=1"],
-    )
+def test_accumulation_and_the_completions_of_a_ranking_are_planned(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of dtype auto is said what a GPU makes of it."""
+    arguments = [*arguments, "--model.backbone.quantization=null", "--model.backbone.dtype=auto"]
+    reward = [*arguments, f"--config={ROOT / 'configs/reward.yaml'}", *arguments[1:]]
+    _, said = planned([*reward, "--model.backbone.dtype=auto", "--completions=8"], capsys)
+    assert re.search(r"\d × \(\d+ \+ 8 × \d+\) tokens", said)
+    with pytest.raises(SystemExit):
+        main(["plan", *arguments, "--completions=8"])
+    assert "only a RewardModule learns from rankings, not DPOModule" in capsys.readouterr().err
+    _, plain = planned([*arguments, "--trainer.accumulate_grad_batches=1"], capsys)
+    assert "(bfloat16)" in plain
+    waits = "--trainer.accumulate_grad_batches=4"
+    _, waiting = planned([*arguments, "--model.backbone.lora.r=256", waits], capsys)
+    forward = next(line for line in waiting.splitlines() if "gradients" in line)
+    assert forward.count("0.02") == 4, forward
+
+
+def test_what_plan_takes_is_taken_out_of_the_arguments_of_fit() -> None:
+    asked, rest = split_arguments(["--config", "a", "--gpu", "12", "--data.seed=1"])
+    assert asked == (12.0, 2)
+    assert rest == ["--config", "a", "--data.seed=1"]
 
 
 def test_a_run_that_cannot_fit_says_so_before_it_loads(
@@ -105,7 +124,7 @@ def test_a_plan_that_cannot_be_made_stops_nobody(
     def fails(*_: Any) -> None:
         raise RuntimeError("an odd model")
 
-    monkeypatch.setattr(guard, "plan_step", fails)
+    monkeypatch.setattr(guard, "run_of", fails)
     data = PreferenceData(number_pairs(16), val_fraction=0, batch_size=8)
     with caplog.at_level("INFO"):
         runs.trainer(callbacks=[MemoryGuard()], max_steps=1).fit(DPOModule(runs.backbone()), data)

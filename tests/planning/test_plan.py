@@ -13,8 +13,17 @@ from lightning_rlhf import Backbone, DPOModule, KTOModule, LoRA, RewardModule, S
 from lightning_rlhf.models import loading, lora
 from lightning_rlhf.modules.base import AlignmentModule, fused_adamw
 from lightning_rlhf.planning import meta
-from lightning_rlhf.planning.budget import Run, changes, largest, optimizer_bytes
-from lightning_rlhf.planning.plan import ADAPTERS, GIB, WEIGHTS, _run, largest_batch, plan_step
+from lightning_rlhf.planning.budget import Run, changes, largest, stepping_of
+from lightning_rlhf.planning.plan import (
+    ADAPTERS,
+    GIB,
+    GRADIENTS,
+    WEIGHTS,
+    Stepping,
+    _run,
+    largest_batch,
+    plan_step,
+)
 from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
 
 SHAPE: dict[str, Any] = {
@@ -116,7 +125,7 @@ def test_meta_takes_what_a_real_step_takes(
 def test_two_depths_say_what_full_depth_says(config_only: str, method: str) -> None:
     module = described(config_only, method)
     config = meta.read_config(config_only)
-    whole = _run(module, GROUPS[method], "32-true", 8, config, 6, "cpu")
+    whole = _run(module, GROUPS[method], "32-true", Stepping(), config, 6, "cpu")
     planned = plan_step(module, GROUPS[method], target="cpu")
     for phase in planned.phases:
         assert phase.total == pytest.approx(sum(whole[phase.name].values()), rel=1e-3)
@@ -173,7 +182,9 @@ def test_weights_are_counted_to_the_byte(config_only: str, model: str) -> None:
 def run(path: str, **fields: Any) -> Run:
     backbone = Backbone(path, lora=LoRA(r=4), dtype="bfloat16")
     config = meta.read_config(path)
-    defaults = Run(DPOModule(backbone), 4, 256, 2, "bf16-mixed", "cpu", 8, config)
+    defaults = Run(
+        DPOModule(backbone), [(128, 128, 128)] * 4, "bf16-mixed", "cpu", Stepping(), config
+    )
     return defaults._replace(**fields)
 
 
@@ -181,12 +192,12 @@ def run(path: str, **fields: Any) -> Run:
 def test_the_largest_fits_and_a_little_more_does_not(
     config_only: str, field: str, step: int
 ) -> None:
-    asked = run(config_only, rows=1)
+    asked = run(config_only).resized(rows=1)
     memory = 3 * asked.plan().peak.total
     most = largest(asked, memory, field)
 
     def peak(value: int) -> float:
-        return asked._replace(**{field: value}).plan().peak.total
+        return asked.resized(**{field: value}).plan().peak.total
 
     assert peak(most) <= memory
     assert peak(int(most * 1.06) + 2 * step) > memory
@@ -203,7 +214,7 @@ def test_changes_are_planned_and_sorted(config_only: str) -> None:
     assert "2 rows to a step" in names
     assert [c.saves for c in found] == sorted((c.saves for c in found), reverse=True)
     half = next(c for c in found if c.name == "2 rows to a step")
-    assert half.saves == peak - run(config_only, rows=2).plan().peak.total
+    assert half.saves == peak - run(config_only).resized(rows=2).plan().peak.total
     assert half.fits == (peak - half.saves <= 0.7 * peak)
 
 
@@ -230,15 +241,40 @@ def test_activations_on_the_host_are_off_the_card(
     assert parked.peak.total < kept.peak.total
 
 
-def test_optimizer_state_is_known_by_name() -> None:
-    assert optimizer_bytes(None) == 8
-    assert optimizer_bytes(lambda params: fused_adamw(params, lr=1e-3)) == 8
-    assert optimizer_bytes(lambda params: torch.optim.SGD(params, lr=1e-3)) == 4
+def test_what_an_optimizer_takes_is_known_by_name() -> None:
+    assert stepping_of(None) == (8, 0, False)
+    assert stepping_of(lambda params: fused_adamw(params, lr=1e-3)) == (8, 0, False)
+    assert stepping_of(lambda params: torch.optim.AdamW(params, foreach=False)) == (8, 0, False)
+    assert stepping_of(torch.optim.AdamW) == (8, 4, False)
+    assert stepping_of(lambda params: torch.optim.SGD(params, lr=1e-3)) == (4, 0, False)
 
     class AdamW8bit(torch.optim.SGD):
         pass
 
-    assert optimizer_bytes(lambda params: AdamW8bit(params, lr=1e-3)) == 2
+    assert stepping_of(lambda params: AdamW8bit(params, lr=1e-3)) == (2, 0, False)
+
+
+def test_rows_of_data_keep_their_shape_when_resized(config_only: str) -> None:
+    found = run(config_only, groups=[(30, 10, 20), (8, 4)])
+    assert (found.rows, found.length) == (2, 50)
+    assert found.resized(rows=3).groups == [[30, 10, 20], [8, 4], [30, 10, 20]]
+    assert found.resized(length=25).groups == [[15, 5, 10], [4, 2]]
+
+
+def test_gradients_that_wait_are_in_the_forward(config_only: str) -> None:
+    """By hand: 4 bytes per weight of the adapters, which are all that is trained."""
+    module = described(config_only, "sft")
+    plans = [
+        plan_step(module, GROUPS["sft"], target="cpu", stepping=Stepping(accumulates=on))
+        for on in (False, True)
+    ]
+    fresh, waiting = ({p.name: p for p in plan.phases} for plan in plans)
+    adapters = fresh["forward as policy"].kinds[ADAPTERS]
+    more = waiting["forward as policy"].total - fresh["forward as policy"].total
+    assert more == waiting["forward as policy"].kinds[GRADIENTS] == adapters
+    assert fresh["optimizer"].total == pytest.approx(waiting["optimizer"].total, abs=64)
+    scratch = plan_step(module, GROUPS["sft"], target="cpu", stepping=Stepping(8, 4))
+    assert scratch.phases[-1].total - fresh["optimizer"].total == adapters
 
 
 def test_an_eight_billion_model_in_seconds_and_on_twelve_gib(tmp_path: Path) -> None:

@@ -158,6 +158,13 @@ class AlignmentModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("train", batch)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's; then gradients go, which it would keep through the next forward."""
+        super().optimizer_step(*args, **kwargs)
+        for role in self.trained:
+            for parameter in self.backbone.role_parameters(role):
+                parameter.grad = None
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("val", batch)
 

@@ -13,9 +13,10 @@ from transformers import PretrainedConfig
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
-from lightning_rlhf.planning.plan import GIB, Groups, Plan, Target, plan_step
+from lightning_rlhf.planning.plan import GIB, Groups, Plan, Stepping, Target, plan_step
 
 TIGHT = 0.9  # of a card: above it, what a plan cannot see may decide
 
@@ -24,23 +25,33 @@ class Run(NamedTuple):
     """What decides how much memory a run takes."""
 
     module: AlignmentModule
-    rows: int  # of the largest step
-    length: int  # tokens of a prompt with one completion
-    completions: int
+    groups: Groups  # of its largest step
     precision: str
     target: Target
-    state_bytes: float
+    stepping: Stepping
     config: PretrainedConfig
 
-    def groups(self) -> Groups:
-        """The largest step: every row at full length, half of it prompt."""
-        prompt = self.length // 2
-        return [(prompt, *[self.length - prompt] * self.completions)] * self.rows
+    @property
+    def rows(self) -> int:
+        """Of the largest step."""
+        return len(self.groups)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt with one of its completions."""
+        return max(prompt + max(completions) for prompt, *completions in self.groups)
+
+    def resized(self, rows: int | None = None, length: int | None = None) -> Run:
+        """The same with more or fewer rows, or with every row longer or shorter in proportion."""
+        many = self.rows if rows is None else rows
+        share = 1 if length is None else length / self.length
+        groups = [[max(1, int(n * share)) for n in group] for group in self.groups]
+        return self._replace(groups=[groups[i % len(groups)] for i in range(many)])
 
     def plan(self) -> Plan:
         """Of that step."""
         return plan_step(
-            self.module, self.groups(), self.precision, self.target, self.state_bytes, self.config
+            self.module, self.groups, self.precision, self.target, self.stepping, self.config
         )
 
 
@@ -53,28 +64,49 @@ class Change(NamedTuple):
     fits: bool
 
 
-def run_of(module: AlignmentModule, data: RowsData, precision: str, target: Target) -> Run:
-    """The worst that settings allow, before a row is read."""
-    completions = 1 if isinstance(module, SFTModule) else 2
-    length = data.max_length
-    prompt = length // 2
-    rows = data.batch_size
-    if data.max_tokens is not None:
-        rows = max(1, data.max_tokens // (prompt + completions * (length - prompt)))
-    return Run(
-        module, rows, length, completions, precision, target,
-        optimizer_bytes(module.optimizer), meta.read_config(module.backbone.path),
-    )  # fmt: skip
+def run_of(
+    module: AlignmentModule, data: RowsData, precision: str, target: Target,
+    accumulates: bool = False, completions: int = 2,
+) -> Run:  # fmt: skip
+    """The worst that settings allow, before a row is read: full rows, half of each prompt.
+
+    Args:
+        module: unloaded.
+        data: not set up.
+        precision: the Trainer's.
+        target: where it will run.
+        accumulates: whether gradients of several batches make a step.
+        completions: to a prompt; SFT has one.
+
+    Raises:
+        ValueError: more than two for a method that knows only pairs.
+    """
+    if completions != 2 and not isinstance(module, RewardModule):
+        raise ValueError(
+            f"--completions {completions}: only a RewardModule learns from rankings, not "
+            f"{type(module).__name__}"
+        )
+    completions = 1 if isinstance(module, SFTModule) else completions
+    prompt = data.max_length // 2
+    row = (prompt, *[data.max_length - prompt] * completions)
+    rows = data.batch_size if data.max_tokens is None else max(1, data.max_tokens // sum(row))
+    stepping = stepping_of(module.optimizer)._replace(accumulates=accumulates)
+    config = meta.read_config(module.backbone.path)
+    return Run(module, [row] * rows, precision, target, stepping, config)
 
 
-def optimizer_bytes(make: Callable[..., Any] | None) -> float:
-    """State per trained weight: two fp32 moments, or two of a byte."""
+def stepping_of(make: Callable[..., Any] | None) -> Stepping:
+    """Two fp32 moments per trained weight, or two of a byte, or what else is known by name."""
     if make is None:
-        return 8
-    name = type(make([nn.Parameter(torch.zeros(1))])).__name__
+        return Stepping()  # fused: it takes nothing beside its state
+    optimizer = make([nn.Parameter(torch.zeros(1))])
+    name = type(optimizer).__name__
     if "8bit" in name:
-        return 2
-    return {"SGD": 4, "Adafactor": 0.1, "Lion": 4}.get(name, 8)
+        return Stepping(state=2)
+    defaults = getattr(optimizer, "defaults", {})
+    spared = defaults.get("fused") or defaults.get("foreach") is False
+    scratch = 4 if name.startswith("Adam") and not spared else 0  # foreach: a root of each moment
+    return Stepping({"SGD": 4, "Adafactor": 0.1, "Lion": 4}.get(name, 8), scratch)
 
 
 def largest(run: Run, memory: float, field: str) -> int:
@@ -94,7 +126,7 @@ def largest(run: Run, memory: float, field: str) -> int:
     most = run.config.get_text_config().max_position_embeddings if field == "length" else 2**20
 
     def peak(value: int) -> float:
-        return run._replace(**{field: value}).plan().peak.total  # type: ignore[arg-type]
+        return run.resized(**{field: value}).plan().peak.total
 
     small = peak(least)
     if small > memory:
@@ -148,13 +180,13 @@ def _candidates(run: Run) -> list[tuple[str, str, Run]]:
     if (backbone.head_tile or 64) > 16:
         with_backbone("head_tile: 16", "more and smaller products in the head", head_tile=16)
     if run.rows > 1:
-        half = run._replace(rows=run.rows // 2)
+        half = run.resized(rows=run.rows // 2)
         cost = "twice accumulate_grad_batches for the same step"
         made.append((f"{half.rows} rows to a step", cost, half))
-    shorter = run._replace(length=run.length // 2)
+    shorter = run.resized(length=run.length // 2)
     made.append((f"max_length: {shorter.length}", "longer rows are cut", shorter))
-    if run.state_bytes > 2:
-        eight = run._replace(state_bytes=2)
+    if run.stepping.state > 2:
+        eight = run._replace(stepping=run.stepping._replace(state=2, scratch=0))
         made.append(
             ("optimizer: bitsandbytes.optim.PagedAdamW8bit", "a GPU; state in 8 bits", eight)
         )

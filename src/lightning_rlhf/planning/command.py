@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -12,25 +12,36 @@ from rich.table import Table
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest, run_of
-from lightning_rlhf.planning.plan import GIB, Plan
+from lightning_rlhf.planning.plan import GIB, Plan, base_dtype
 
 
-def split_arguments(args: list[str]) -> tuple[float | None, list[str]]:
-    """The card's GiB, and the arguments of ``fit``."""
+class Asked(NamedTuple):
+    """What ``plan`` takes beside the arguments of ``fit``."""
+
+    gpu: float | None  # GiB of the card; None takes the one that is there
+    completions: int  # to a prompt
+
+
+def split_arguments(args: list[str]) -> tuple[Asked, list[str]]:
+    """What is asked of the plan, and the arguments of ``fit``."""
     parser = argparse.ArgumentParser("lightning-rlhf plan", add_help=False)
     parser.add_argument("--gpu", type=float)
+    parser.add_argument("--completions", type=int, default=2)
     mine, rest = parser.parse_known_args(args)
-    return mine.gpu, rest
+    return Asked(**vars(mine)), rest
 
 
-def report(module: Any, data: Any, precision: str, gpu: float | None, console: Console) -> bool:
+def report(
+    module: Any, data: Any, precision: str, accumulates: bool, asked: Asked, console: Console
+) -> bool:
     """Print the plan of a run's largest step; whether it fits.
 
     Args:
         module: unloaded.
         data: not set up.
         precision: the Trainer's.
-        gpu: GiB of the card; None takes the one that is there, and else prints the peak alone.
+        accumulates: whether the Trainer makes a step of several batches.
+        asked: the card, and the completions of a row.
         console: where to.
 
     Raises:
@@ -41,9 +52,10 @@ def report(module: Any, data: Any, precision: str, gpu: float | None, console: C
             f"plan knows our own modules and data, not {type(module).__name__} on "
             f"{type(data).__name__}"
         )
+    gpu = asked.gpu
     if gpu is None and torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory / GIB
-    run = run_of(module, data, precision, "cuda")
+    run = run_of(module, data, precision, "cuda", accumulates, asked.completions)
     planned = run.plan()
     console.print(_table(run, planned))
     if gpu is None:
@@ -55,9 +67,11 @@ def report(module: Any, data: Any, precision: str, gpu: float | None, console: C
 def _table(run: Run, planned: Plan) -> Table:
     """Kinds down, phases across, GiB."""
     backbone = run.module.backbone
-    base = backbone.quantization or backbone.dtype
+    base = backbone.quantization or str(base_dtype(backbone, run.target)).removeprefix("torch.")
+    prompt, *completions = run.groups[0]
+    row = f"{prompt} + {len(completions)} × {completions[0]}"
     title = f"{type(run.module).__name__}, {backbone.name_or_path} ({base})\n"
-    table = Table(title=title + f"{run.rows} × {run.length} tokens: GiB at each phase's peak")
+    table = Table(title=title + f"{run.rows} × ({row}) tokens: GiB at each phase's peak")
     table.add_column("planned, not measured")
     for phase in planned.phases:
         table.add_column(phase.name, justify="right")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import changes, in_gib, run_of
-from lightning_rlhf.planning.plan import GIB, Groups, Target, plan_step
+from lightning_rlhf.planning.plan import CUDA_CONTEXT, GIB, Groups, Target
 
 log = logging.getLogger(__name__)
 MEMINFO = Path("/proc/meminfo")
@@ -45,11 +46,14 @@ class MemoryGuard(Callback):
         device = trainer.strategy.root_device
         target: Target = "cuda" if device.type == "cuda" else "cpu"
         free = free_memory(device)
+        accumulates = trainer.accumulate_grad_batches > 1 or any(
+            isinstance(c, GradientAccumulationScheduler)
+            for c in trainer.callbacks  # type: ignore[attr-defined]
+        )
         try:
-            run = run_of(pl_module, data, str(trainer.precision), target)
-            planned = plan_step(
-                pl_module, longest(data), run.precision, target, run.state_bytes, run.config
-            ).peak.total
+            run = run_of(pl_module, data, str(trainer.precision), target, accumulates)
+            run = run._replace(groups=longest(data))
+            planned = run.plan().peak.total
             if planned <= self.slack * free:
                 return
             found = [c for c in changes(run, free) if c.fits][:3]
@@ -86,8 +90,11 @@ def longest(data: RowsData) -> Groups:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes free on a device; where nobody says, as good as endless."""
+    """Bytes for a run on a device; where nobody says, as good as endless.
+
+    On a GPU the question itself makes the context, which a plan counts too.
+    """
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        return float(torch.cuda.mem_get_info(device)[0]) + CUDA_CONTEXT
     found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text() if MEMINFO.exists() else "")
     return float(found[1]) * 1024 if found else 1e6 * GIB

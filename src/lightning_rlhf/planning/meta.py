@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -135,18 +134,35 @@ def attention_as_on(target: str) -> Iterator[None]:
         F.scaled_dot_product_attention, attention.takes_varlen = stock, takes_varlen
 
 
-def as_under_autocast(model: nn.Module) -> None:
-    """Let fp32 adapters compute in the dtype of what they are given, as under autocast.
+class Autocast:
+    """What autocast to bf16 does to the linear layers of a model; it leaves tensors on meta alone.
 
-    Autocast itself leaves tensors on meta alone.
+    Inside ``with`` casts of trained weights are kept, as autocast keeps them for a forward.
     """
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = False
-            for matrices in (layer.lora_A, layer.lora_B):
-                for matrix in matrices.values():
-                    matrix.forward = partial(_cast_linear, matrix)
 
+    def __init__(self, model: nn.Module):
+        self._kept: dict[int, Tensor] | None = None
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.cast_input_dtype_enabled = False
+            elif type(layer) is nn.Linear:
+                layer.forward = partial(self._linear, layer)  # type: ignore[method-assign]
 
-def _cast_linear(matrix: Any, x: Tensor) -> Tensor:
-    return F.linear(x, matrix.weight.to(x.dtype))
+    def __enter__(self) -> None:
+        self._kept = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._kept = None
+
+    def _linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        bias = None if layer.bias is None else self._cast(layer.bias)
+        return F.linear(x.to(torch.bfloat16), self._cast(layer.weight), bias)
+
+    def _cast(self, weight: Tensor) -> Tensor:
+        kept = None if self._kept is None else self._kept.get(id(weight))
+        if kept is not None:
+            return kept
+        cast = weight.to(torch.bfloat16)
+        if self._kept is not None and weight.requires_grad and torch.is_grad_enabled():
+            self._kept[id(weight)] = cast
+        return cast

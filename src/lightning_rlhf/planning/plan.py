@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,11 +21,11 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
-from lightning_rlhf.planning.tracker import MemoryTracker
+from lightning_rlhf.planning.tracker import ACTIVATIONS, MemoryTracker
 
 Target = Literal["cpu", "cuda"]
 Groups = Sequence[Sequence[int]]  # (prompt, completion, completion, ...) of each row of a step
-WEIGHTS, ADAPTERS, OPTIMIZER = "weights", "adapters", "optimizer"
+WEIGHTS, ADAPTERS, GRADIENTS, OPTIMIZER = "weights", "adapters", "gradients", "optimizer"
 UNSEEN = "context and fragments"
 META = torch.device("meta")
 GIB = 2**30
@@ -44,6 +45,14 @@ class Phase(NamedTuple):
         return sum(self.kinds.values())
 
 
+class Stepping(NamedTuple):
+    """What stepping the trained weights takes, in bytes per weight."""
+
+    state: float = 8  # that the optimizer keeps
+    scratch: float = 0  # that it takes while it steps
+    accumulates: bool = False  # so that gradients live through the next forward
+
+
 class Plan(NamedTuple):
     """The phases of one step; its peak is the largest of them."""
 
@@ -60,7 +69,7 @@ def plan_step(
     groups: Groups,
     precision: str = "32-true",
     target: Target = "cuda",
-    state_bytes: float = 8,
+    stepping: Stepping = Stepping(),
     config: PretrainedConfig | None = None,
 ) -> Plan:
     """Peak memory of an optimizer step, from the model's config alone.
@@ -73,7 +82,7 @@ def plan_step(
         groups: the lengths of the rows of the largest step.
         precision: the Trainer's.
         target: "cuda" adds what no tensor shows.
-        state_bytes: the optimizer's, per trained weight.
+        stepping: the optimizer's needs, and what is done with gradients.
         config: the model's, if it is at hand.
     """
     config = config or meta.read_config(module.backbone.path)
@@ -81,7 +90,7 @@ def plan_step(
     shallow = 2 * period if 2 * period < layers else period
     deep = min(2 * shallow, layers)
     few, more = (
-        _run(module, groups, precision, state_bytes, config, depth, target)
+        _run(module, groups, precision, stepping, config, depth, target)
         for depth in (shallow, deep)
     )
     beyond = (layers - deep) / max(1, deep - shallow)
@@ -107,16 +116,16 @@ def _run(
     module: AlignmentModule,
     groups: Groups,
     precision: str,
-    state_bytes: float,
+    stepping: Stepping,
     config: PretrainedConfig,
     layers: int,
     target: Target,
 ) -> dict[str, Counter[str]]:
     """One step at one depth: bytes by kind at the peak of each phase."""
-    trial = on_meta(module, config, layers)
+    trial = on_meta(module, config, layers, target)
     backbone = trial.backbone
-    if precision == "bf16-mixed" and backbone.base.dtype == torch.bfloat16:
-        meta.as_under_autocast(backbone.base)
+    mixed = precision == "bf16-mixed"
+    autocast = meta.Autocast(backbone.base) if mixed else nullcontext()
     batch = largest_batch(trial, groups)
     _set_tile(backbone, batch, config.get_text_config().vocab_size, target)
     stage = "forward"
@@ -125,23 +134,35 @@ def _run(
         config.get_text_config().vocab_size,
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
+    weights = sum(p.numel() for p in trained)
     tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
-    tracker.live[OPTIMIZER] = int(state_bytes * sum(p.numel() for p in trained))
+    tracker.live[OPTIMIZER] = int(stepping.state * weights)
+    if stepping.accumulates:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+            tracker.hold(GRADIENTS, [parameter.grad])
     with meta.attention_as_on(target), tracker:
-        loss = trial.objective(batch).value
+        with autocast:
+            loss = trial.objective(batch).value
         stage = "backward"
         loss.backward()
-        stage = "optimizer"
-        tracker.peaks["optimizer"] = tracker.live.copy()
+    left = tracker.live.copy()
+    if not stepping.accumulates:  # they were born in the backward, as whatever else is
+        gradients = sum(p.grad.nbytes for p in trained if p.grad is not None)
+        left.update({GRADIENTS: gradients, ACTIVATIONS: -gradients})
+    left[OPTIMIZER] += int(stepping.scratch * weights)
+    tracker.peaks["optimizer"] = left
     return {name: kinds for name, kinds in tracker.peaks.items() if name != "forward as None"}
 
 
-def on_meta(module: AlignmentModule, config: PretrainedConfig, layers: int) -> AlignmentModule:
+def on_meta(
+    module: AlignmentModule, config: PretrainedConfig, layers: int, target: Target
+) -> AlignmentModule:
     """A copy of an unloaded module on a model without data."""
     trial = copy.deepcopy(module)
     backbone = trial.backbone
-    dtype = loading.torch_dtype(backbone.dtype)
+    dtype = base_dtype(backbone, target)
     four_bit = backbone.quantization is not None
     from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
     backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
@@ -151,6 +172,13 @@ def on_meta(module: AlignmentModule, config: PretrainedConfig, layers: int) -> A
     backbone.train_roles(*trial.trained)
     backbone.to("meta")
     return trial.train()
+
+
+def base_dtype(backbone: Backbone, target: Target) -> torch.dtype:
+    """Of the frozen base where it will run; "auto" is bf16 on a GPU, whatever is planned on."""
+    if backbone.dtype == "auto" and target == "cuda":
+        return torch.bfloat16
+    return loading.torch_dtype(backbone.dtype)
 
 
 def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -> None:
