@@ -69,3 +69,16 @@ class PromptBatch(NamedTuple):
     """Prompts to complete. Ragged on purpose: whoever generates lays them out."""
 
     prompt_ids: list[Tensor]  # B tensors (T_b,) int64
+    rows: list[str]  # B rows of the source as JSON: what a reward may want to know beside the text
+
+
+class UpdateBatch(NamedTuple):
+    """Sampled completions and what was found out about them: what one online update learns from."""
+
+    tokens: TokenBatch  # N tokens of C completions
+    logprobs: Tensor  # (N,) of the policy that sampled
+    reference: Tensor  # (N,) of the reference
+    advantages: Tensor  # (N,); of a method that takes a completion for one action (C,)
+    critic: TokenBatch | None = None  # ``tokens`` with the V places where the critic is read
+    values: Tensor | None = None  # (V,) of the critic at the time of the rollout
+    returns: Tensor | None = None  # (V,)

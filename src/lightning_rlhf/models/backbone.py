@@ -30,6 +30,7 @@ class Role(NamedTuple):
     trainable: bool
     adapter: bool  # False: the bare base, or the whole model where there is no LoRA
     copied: bool = False  # where there is no LoRA: runs through the frozen copy
+    trunk: str | None = None  # the role whose adapter it runs through: it has a head alone
 
 
 class Backbone(nn.Module):
@@ -170,7 +171,12 @@ class Backbone(nn.Module):
         return self.base.config.get_text_config().hidden_size
 
     def add_role(
-        self, name: str, trainable: bool = True, head: bool = False, like: str | None = None
+        self,
+        name: str,
+        trainable: bool = True,
+        head: bool = False,
+        like: str | None = None,
+        trunk: str | None = None,
     ) -> None:
         """Create a role; a role that is there already keeps its weights.
 
@@ -181,20 +187,25 @@ class Backbone(nn.Module):
         Args:
             name: an identifier; the modules use policy, reference, reward and critic.
             trainable: whether it receives gradients.
-            head: give it a scalar head.
+            head: give it a scalar head; a copy of that of ``like``, if that has one.
             like: the role it starts as a copy of.
+            trunk: the role whose weights it runs through, with nothing but a head of its own.
 
         Raises:
             ValueError: a second trained role without LoRA, or an adapter of another base.
         """
         if name not in self.roles:
-            if self.lora is None:
+            if trunk is not None:
+                self.roles[name] = Role(trainable, adapter=False, trunk=trunk)
+            elif self.lora is None:
                 self._add_whole_role(name, trainable)
             else:
                 self._add_adapter_role(name, trainable, like)
         if head and name not in self.heads:
             self.heads[name] = ScalarHead(self.hidden_size).to(self.base.device)
             self._read_head(name)
+            if like in self.heads and name not in self.adapters:
+                self.head(name).load_state_dict(self.head(like).state_dict())
         self._restore_requires_grad()
 
     def _add_adapter_role(self, name: str, trainable: bool, like: str | None) -> None:
@@ -283,6 +294,7 @@ class Backbone(nn.Module):
 
     def _switch(self, name: str) -> None:
         """Switch the adapted layers, where they are not on that adapter yet."""
+        name = self.roles[name].trunk or name
         adapter = name if self.roles[name].adapter else None
         if self._adapted and adapter != self._applied:
             lora.activate(self._adapted, adapter)
@@ -304,7 +316,7 @@ class Backbone(nn.Module):
         """A role's own parameters in a stable order: adapter, or whole model without LoRA; head."""
         role = self.roles[name]
         own = list(lora.parameters(self.base, name).values()) if role.adapter else []
-        if self.lora is None:
+        if self.lora is None and role.trunk is None:
             own = list(self.model_of(name).parameters())
         if name in self.heads:
             own += list(self.heads[name].parameters())
@@ -392,6 +404,19 @@ class Backbone(nn.Module):
         with self.role(role):
             return self.head(role)(self._run_as(role).ends(tokens))
 
+    def values(self, tokens: TokenBatch, role: str) -> Tensor:
+        """A role's scalar head at the places that predict the counting tokens: (N,) fp32."""
+        with self.role(role):
+            return self.head(role)(self._run_as(role).at_sources(tokens))
+
+    def logprobs_and_values(
+        self, tokens: TokenBatch, read: TokenBatch, role: str, head: str, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """A role's log-probs (N,), and another's head on its states at ``read`` (V,); one pass."""
+        with self.role(role):
+            logprobs, states = self._run_as(role).logprobs_and_states(tokens, read, temperature)
+            return logprobs, self.head(head)(states)
+
     # ---- saving ----
 
     def save_role(self, name: str, folder: str | Path) -> Path:
@@ -406,10 +431,10 @@ class Backbone(nn.Module):
         """
         folder = Path(folder)
         role = self.roles[name]
-        if self.lora is None:
+        if self.lora is None or role.trunk is not None:
             if name in self.heads:
                 raise ValueError(
-                    f"a {name} role trained without LoRA is saved by its checkpoint only"
+                    f"a {name} role without an adapter of its own is saved by its checkpoint only"
                 )
             self.model_of(name).save_pretrained(folder)
         elif not role.adapter:

@@ -91,6 +91,30 @@ class Runner(NamedTuple):
         tokens = self.laid_out(tokens)
         return head_statistics(self.hidden(tokens)[tokens.source], head, tokens.target, self.tile)
 
+    def at_sources(self, tokens: TokenBatch) -> Tensor:
+        """Hidden states at the places that predict the counting tokens: (N, H)."""
+        tokens = self.laid_out(tokens)
+        return self.hidden(tokens)[tokens.source]
+
+    def logprobs_and_states(
+        self, tokens: TokenBatch, read: TokenBatch, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs (N,), and hidden states at other places of the same rows (V, H); one forward.
+
+        Raises:
+            ValueError: the model's head is of its own kind, so that there is no telling them apart.
+        """
+        head = self._head(temperature)
+        if head is None:
+            raise ValueError(
+                f"{type(self.model).__name__} has an output head of its own kind, which cannot "
+                'share a forward with a value head: give critic="adapter"'
+            )
+        tokens, read = self.laid_out(tokens), self.laid_out(read)
+        hidden = self.hidden(tokens)
+        logprobs = head_logprobs(hidden[tokens.source], head, tokens.target, self.tile)
+        return logprobs, hidden[read.source]
+
     def _head(self, temperature: float = 1.0) -> Head | None:
         return head_of(self.model, temperature) if self.plain_head else None
 

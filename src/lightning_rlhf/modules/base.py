@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -28,13 +29,13 @@ class Table(NamedTuple):
     rows: list[list[Any]]
 
 
-def fused_adamw(params: Iterable[Any], lr: float) -> Optimizer:
+def fused_adamw(params: Iterable[Any], lr: float, eps: float = 1e-8) -> Optimizer:
     """Torch's fused AdamW without weight decay, which Lightning may clip under bf16-mixed.
 
     Fused optimizers say they unscale gradients themselves; Lightning then refuses to clip at all,
     with or without a gradient scaler.
     """
-    optimizer = AdamW(params, lr=lr, weight_decay=0.0, fused=True)
+    optimizer = AdamW(params, lr=lr, weight_decay=0.0, eps=eps, fused=True)
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -84,6 +85,7 @@ class AlignmentModule(LightningModule):
     """
 
     trained: ClassVar[tuple[str, ...]] = (POLICY,)  # roles that receive gradients
+    adam_eps: ClassVar[float] = 1e-8
 
     def __init__(
         self,
@@ -121,6 +123,10 @@ class AlignmentModule(LightningModule):
         """A batch's loss and metrics."""
         raise NotImplementedError
 
+    def learning_rate(self, role: str) -> float:
+        """The peak learning rate of a trained role."""
+        return self.lr
+
     def batch_size(self, batch: Any) -> int:
         """What a batch weighs in an epoch's mean."""
         raise NotImplementedError
@@ -142,8 +148,15 @@ class AlignmentModule(LightningModule):
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
 
     def configure_optimizers(self) -> Any:
-        groups = [{"name": r, "params": self.backbone.role_parameters(r)} for r in self.trained]
-        make: Callable[..., Optimizer] = self.optimizer or fused_adamw
+        groups = [
+            {
+                "name": role,
+                "params": self.backbone.role_parameters(role),
+                "lr": self.learning_rate(role),
+            }
+            for role in self.trained
+        ]
+        make: Callable[..., Optimizer] = self.optimizer or partial(fused_adamw, eps=self.adam_eps)
         optimizer = make(groups, lr=self.lr)
         scheduler = (
             self.lr_scheduler(optimizer)
