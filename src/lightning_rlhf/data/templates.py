@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,22 @@ class ChatTemplate:
 
     # ---- text ----
 
-    def render(self, prompt: Prompt, answer: str | None = None) -> str:
-        """The text up to where an answer starts, or up to and with the given answer."""
+    def render(self, prompt: Prompt, answer: str | Message | None = None) -> str:
+        """The text up to where an answer starts, or up to and with the given answer.
+
+        An answer is a message of its own where it asks something of a tool.
+        """
+        said = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
         if isinstance(prompt, str):
             if self.template != "plain" and (self.jinja is None or not prompt):
-                return prompt + (answer or "")
+                return prompt + (said["content"] or "")
             prompt = [{"role": "user", "content": prompt}] if prompt else []
-        messages = (
-            [*prompt, {"role": "assistant", "content": answer}] if answer is not None else prompt
-        )
+        messages = [*prompt, said] if answer is not None else prompt
         if self.jinja is not None:
             return self._render_jinja(messages, answer is None)
         if self.template == "raw":
-            return "".join(m["content"] for m in messages)
-        text = "".join(f"\n\n{SPEAKER.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+            return "".join(_spoken(m) for m in messages)
+        text = "".join(f"\n\n{SPEAKER.get(m['role'], m['role'])}: {_spoken(m)}" for m in messages)
         return text + "\n\nAssistant:" if answer is None else text
 
     def _render_jinja(self, messages: list[Message], generation_prompt: bool) -> str:
@@ -100,7 +103,7 @@ class ChatTemplate:
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, whole = self.render(messages[:i]), self.render(messages[:i], message["content"])
+            before, whole = self.render(messages[:i]), self.render(messages[:i], message)
             opening, spoken = self._added(text, before), self._added(before, whole)
             turn = self._until_stop(spoken)
             rest = spoken[len(turn) :]  # what a template writes after the end token
@@ -157,6 +160,12 @@ class ChatTemplate:
     def _bos(self) -> int | None:
         bos: Any = self.tokenizer.bos_token_id
         return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+
+
+def _spoken(message: Message) -> str:
+    """What a message says where no chat template writes it; calls of tools as JSON, a line each."""
+    calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join([message["content"], *calls] if message["content"] else calls)
 
 
 def _tail(before: str, whole: str) -> str:
