@@ -54,7 +54,9 @@ def fill_in_order(costs: Sequence[int] | np.ndarray, max_tokens: int) -> list[Se
             starts.append(row)
             room = max_tokens
         room -= cost
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(costs)], strict=True)]
+    return [
+        range(a, b) for a, b in zip(starts, [*starts[1:], len(costs)][: len(starts)], strict=True)
+    ]
 
 
 class Batches:

@@ -21,7 +21,6 @@ from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
 from lightning_rlhf.data.recognise import OURS, recognise
 from lightning_rlhf.data.rows import (
-    CODE,
     Encode,
     Maker,
     column,
@@ -144,7 +143,7 @@ class RowsData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read, tokenise and split; again only for a module with another tokenizer."""
         if is_stream(self.source) and stage == "fit":
-            run_length(self.trainer)  # that it has one
+            run_length(self.trainer)  # it must have one
         if self._made_with is self.tokenizer:
             return
         rows = self._read(self.source)
@@ -212,7 +211,7 @@ class RowsData(LightningDataModule):
         found = recognise(there, self.accepts, name, reader.__name__, self.format)
         chat = ChatTemplate(self.tokenizer, self.template)
         layout = "" if found.name == OURS else f"read as {found.name}; "
-        return Maker(names, found.read, reader.encode, chat, self.max_length, CODE), layout
+        return Maker(names, found.read, reader.encode, chat, self.max_length), layout
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
         if rows is None or len(rows) == 0:

@@ -47,18 +47,13 @@ Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
 
 
 class Maker(NamedTuple):
-    """How raw rows of one source become token rows.
-
-    ``datasets`` finds rows it made before by the arguments of their maker: ``code`` is among them,
-    so that no row outlives the code it came from.
-    """
+    """How raw rows of one source become token rows."""
 
     names: dict[str, str]  # source column -> ours
     read: Callable[[dict[str, Any]], dict[str, Any]]  # the row's format -> our columns
     encode: Encode
     chat: ChatTemplate
     max_length: int
-    code: str
 
     def table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         """Token rows as a table of ``TOKEN_ROW``, one for each row."""
@@ -130,7 +125,7 @@ def token_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
     next start finds it.
     """
     made = rows.map(
-        partial(_encode_columns, maker=maker),
+        partial(_encode_columns, maker=maker, code=CODE),
         batched=True,
         remove_columns=rows.column_names,
         features=TOKEN_ROW,
@@ -155,7 +150,12 @@ def processes(rows: int) -> int | None:
     return many if many > 1 else None
 
 
-def _encode_columns(columns: dict[str, list[Any]], maker: Maker) -> pa.Table:
+def _encode_columns(columns: dict[str, list[Any]], maker: Maker, code: str) -> pa.Table:
+    """Raw rows, by columns, as token rows.
+
+    ``datasets`` finds rows it made before by these arguments: ``code`` is among them, so that no
+    row outlives the code it came from.
+    """
     values = zip(*columns.values(), strict=True)
     return maker.table([dict(zip(columns, row, strict=True)) for row in values])
 

@@ -26,12 +26,13 @@ class ResumableSampler(DistributedSampler):
 
         Some rows come twice where they cannot be shared out evenly, as every process takes as many.
         """
-        rows = torch.arange(len(self.dataset))
+        size = len(self.dataset)  # type: ignore[arg-type]
+        rows = torch.arange(size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + epoch)
-            rows = torch.randperm(len(self.dataset), generator=generator)
+            rows = torch.randperm(size, generator=generator)
         shared = torch.arange(self.rank, self.total_size, self.num_replicas)
-        return rows[shared % len(rows)]
+        return rows[shared % size]
 
 
 class _Place(Iterator[int]):

@@ -44,12 +44,13 @@ def encoded(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
     return Dataset(pa.concat_tables(parts))
 
 
-def run_length(trainer: Trainer) -> int:
+def run_length(trainer: Trainer | None) -> int:
     """How many batches a fit can draw: what Lightning takes for the length of an epoch.
 
     Raises:
         ValueError: a fit that only the end of its data would end.
     """
+    assert trainer is not None, "only a fit has a length"
     if trainer.max_steps != -1:
         return trainer.max_steps * trainer.accumulate_grad_batches
     if isinstance(trainer.limit_train_batches, int):
@@ -90,8 +91,8 @@ class Cutting(NamedTuple):
     def _partition(self, rows: Dataset, block: int) -> list[Sequence[int]]:
         draw = np.random.default_rng([self.seed, block])
         if self.max_tokens is None:
-            order = draw.permutation(len(rows))
-            return [order[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+            order = draw.permutation(len(rows)).tolist()
+            return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         costs = column(rows, "tokens").to_numpy()
         batches = fill(costs, self.max_tokens, int(draw.integers(2**63)))
         return [batches[i] for i in draw.permutation(len(batches))]
@@ -121,7 +122,13 @@ class TokenStream(torch.utils.data.IterableDataset):
         self.maker = maker
         self.cutting = cutting
         self.length = length
-        self._place(passes=0, block=0, read=0, kept=0, cut={}, dropped={}, source=None)
+        self.report = Report(0, 0, Counter(), Counter())  # of this pass
+        self._passes, self._block = 0, 0  # blocks of all passes: their number seeds an order
+        self._source: dict[str, Any] | None = None  # where the next one begins; None: the start
+        self._raw: Iterator[dict[str, Any]] | None = None
+        self._batches: Batches | Sequence[Any] = ()
+        self._taken = 0
+        self._began = self._here()
 
     def __len__(self) -> int:
         if self.length is None:
@@ -177,13 +184,9 @@ class TokenStream(torch.utils.data.IterableDataset):
         self, passes: int, block: int, read: int, kept: int, cut: dict[str, int],
         dropped: dict[str, int], source: dict[str, Any] | None,
     ) -> None:  # fmt: skip
-        self._passes = passes
-        self._block = block  # over all passes: it seeds its order
-        self._source = source  # where the next block begins; None for the start
+        self._passes, self._block, self._source = passes, block, source
         self.report = Report(read, kept, Counter(cut), Counter(dropped))
-        self._raw: Iterator[dict[str, Any]] | None = None
-        self._batches: Batches | Sequence[Any] = ()
-        self._taken = 0
+        self._raw, self._batches, self._taken = None, (), 0
         self._began = self._here()
 
     def _here(self) -> dict[str, Any]:
