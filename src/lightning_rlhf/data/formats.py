@@ -6,18 +6,33 @@ answer.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, NamedTuple
 
-Message = dict[str, str]
+from lightning_rlhf.data.values import (
+    BadRow,
+    places,
+    read_number,
+    read_numbers,
+    read_order,
+    read_share,
+    read_text,
+    read_thumb,
+)
+
+Message = dict[str, Any]  # role and content, and what tools need
 Prompt = str | list[Message]
+SHAREGPT_ROLE = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
+    "observation": "tool", "function": "tool", "tool": "tool",
+}  # fmt: skip
+OF_TOOLS = ("tool_calls", "tool_call_id", "name")  # what a chat template may want of a message
+# what the entries of a list of answers call their text, rating and rank
+TEXTS = ("response", "answer", "completion", "text", "content")
+RATINGS = ("overall_score", "score", "rating", "reward")
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 TRANSCRIPT_ROLE = {"Human": "user", "Assistant": "assistant"}
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; its text is the reason, counted in the report."""
 
 
 class Demonstration(NamedTuple):
@@ -90,27 +105,35 @@ def read_prompt(value: Any) -> Prompt:
     return read_text(value, "prompt")
 
 
-def read_text(value: Any, field: str) -> str:
-    """A string, or a list that holds one assistant message."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
-    if not isinstance(value, str):
-        raise BadRow(f"{field} is {type(value).__name__}, not text")
-    return value
+def read_messages(value: Any) -> list[Message]:
+    """Messages ``{"role", "content"}``, or ShareGPT's ``{"from", "value"}``.
 
-
-def read_messages(value: list[Any]) -> list[Message]:
-    """Messages with their role and content, and nothing else."""
+    Their role and content, what a tool was asked and which call it answers, and nothing else.
+    """
     if not value:
         raise BadRow("no messages")
-    for message in value:
-        if not (
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise BadRow("a message must have a role and a content, both text")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+    return [_message(message) for message in value]
+
+
+def _message(raw: Any) -> Message:
+    if isinstance(raw, dict) and raw.get("from") is not None:
+        if raw["from"] not in SHAREGPT_ROLE or not isinstance(raw.get("value"), str):
+            raise BadRow(f"a turn must have a value and be from one of {[*SHAREGPT_ROLE]}")
+        return {"role": SHAREGPT_ROLE[raw["from"]], "content": raw["value"]}
+    role, content = (raw.get("role"), raw.get("content")) if isinstance(raw, dict) else (None, None)
+    if content is None and isinstance(raw, dict) and raw.get("tool_calls"):
+        content = ""  # all it says is what it asks of a tool
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise BadRow("a message must have a role and a content, both text")
+    kept = {key: _without_none(raw[key]) for key in OF_TOOLS if raw.get(key)}
+    return {"role": role, "content": content, **kept}
+
+
+def _without_none(value: Any) -> Any:
+    """A table gives every call every argument, absent ones as None."""
+    if isinstance(value, dict):
+        return {key: _without_none(v) for key, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 
 def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
@@ -130,7 +153,9 @@ def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
 
 
 def _conversation(messages: list[Message]) -> Conversation:
-    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+    if not any(
+        m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls")) for m in messages
+    ):
         raise BadRow("no assistant turn")
     return Conversation(messages)
 
@@ -150,11 +175,9 @@ def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
     if chosen == rejected and not allow_equal:
         raise BadRow("identical pair")
     label, margin = (
-        None if row.get(field) is None else read_number(row[field], field)
-        for field in ("label", "margin")
+        None if row.get(field) is None else read(row[field], field)
+        for field, read in (("label", read_share), ("margin", read_number))
     )
-    if label is not None and not 0 <= label <= 1:
-        raise BadRow(f"label {label:g} is no probability")
     return Pair(prompt, _filled(chosen), _filled(rejected), label, margin)
 
 
@@ -178,55 +201,69 @@ def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str
 
 
 def read_feedback(row: dict[str, Any]) -> Feedback:
-    """``prompt`` + ``completion`` + ``label``: true or 1 a thumb up, false or 0 a thumb down."""
-    label = read_number(row.get("label"), "label")
-    if not 0 <= label <= 1:
-        raise BadRow(f"label {label:g} is no probability")
+    """``prompt`` + ``completion`` + ``label``, or ``messages`` whose last turn it is about.
+
+    The label: true, 1 or a word such as "thumbs_up", against false, 0, -1 or "thumbs_down".
+    """
+    label = read_thumb(row.get("label"), "label")
+    if row.get("completion") is None and row.get("messages") is not None:
+        messages = read_messages(row["messages"])
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise BadRow("the last turn is not an assistant's answer")
+        return Feedback(messages[:-1], _filled(messages[-1]["content"]), label)
     completion = _filled(read_text(row["completion"], "completion"))
     return Feedback(read_prompt(row.get("prompt")), completion, label)
 
 
 def read_ranking(row: dict[str, Any]) -> Ranking:
-    """``prompt`` + ``completions`` with ``ranks`` (lower is better) or ``ratings`` (higher is).
+    """``prompt`` + ``completions`` and what tells which is better.
 
-    With neither, the completions stand from best to worst. Ranks come back as 0, 1, 2...
+    That is ``ratings`` (higher is better), ``ranks`` (lower is), or an ``order`` ("B>A=C"). With
+    none of them the completions stand from best to worst, or say it themselves: groups that tie
+    ``[["a"], ["b", "c"]]``, or ``{"response", "rating"}`` or ``{"answer", "rank"}`` each. Ranks
+    come back as 0, 1, 2...
     """
-    if not isinstance(row["completions"], list):
-        raise BadRow(f"completions is {type(row['completions']).__name__}, not a list")
-    completions = [_filled(read_text(c, "completions")) for c in row["completions"]]
-    ratings = None
+    completions, ratings, ranks = _answers(row["completions"])
     if row.get("ratings") is not None:
         ratings = read_numbers(row["ratings"], "ratings")
-        ranks = _places([-rating for rating in ratings])
     elif row.get("ranks") is not None:
-        ranks = _places(read_numbers(row["ranks"], "ranks"))
-    else:
-        ranks = list(range(len(completions)))
-    if len(ranks) != len(completions):
-        raise BadRow(f"{len(completions)} completions but {len(ranks)} ranks")
-    if len(set(ranks)) < 2:
+        ranks = read_numbers(row["ranks"], "ranks")
+    elif row.get("order") is not None:
+        ranks = [float(rank) for rank in read_order(row["order"], len(completions))]
+    found = places(ranks if ratings is None else [-rating for rating in ratings])
+    if len(found) != len(completions):
+        raise BadRow(f"{len(completions)} completions but {len(found)} ranks")
+    if len(set(found)) < 2:
         raise BadRow("no completion is better than another")
-    return Ranking(read_prompt(row.get("prompt")), completions, ranks, ratings)
+    return Ranking(read_prompt(row.get("prompt")), completions, found, ratings)
 
 
-def read_number(value: Any, field: str) -> float:
-    """A finite number."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRow(f"{field} {value!r} is no number")
-    return float(value)
+def _answers(value: Any) -> tuple[list[str], list[float] | None, list[float]]:
+    """Texts, ratings if they have any, and ranks: their own, or those of where they stand."""
+    if not isinstance(value, list):
+        raise BadRow(f"completions is {type(value).__name__}, not a list")
+    if value and all(isinstance(v, dict) and v.get("role") is None for v in value):
+        return _described(value)
+    texts, ranks = [], []
+    for place, answer in enumerate(value):
+        tied = isinstance(answer, list) and not (answer and isinstance(answer[0], dict))
+        for text in answer if tied else [answer]:
+            texts.append(_filled(read_text(text, "completions")))
+            ranks.append(float(place))
+    return texts, None, ranks
 
 
-def read_numbers(values: Any, field: str) -> list[float]:
-    """A list of finite numbers."""
-    if not isinstance(values, list):
-        raise BadRow(f"{field} is {type(values).__name__}, not a list")
-    return [read_number(value, field) for value in values]
-
-
-def _places(values: list[float]) -> list[int]:
-    """The place of each value from the lowest up; equal values share one."""
-    order = sorted(set(values))
-    return [order.index(value) for value in values]
+def _described(answers: list[dict[str, Any]]) -> tuple[list[str], list[float] | None, list[float]]:
+    """Answers that say their rating (in all of them the same key) or else their rank."""
+    text, rating = (
+        next((k for k in keys if answers[0].get(k) is not None), None) for keys in (TEXTS, RATINGS)
+    )
+    texts = [_filled(read_text(a.get(text or TEXTS[0]), text or TEXTS[0])) for a in answers]
+    if rating is not None:
+        return texts, [read_number(a.get(rating), rating) for a in answers], []
+    if any(a.get("rank") is None for a in answers):
+        raise BadRow(f"a completion has none of {', '.join((*RATINGS, 'rank'))}")
+    return texts, None, [read_number(a["rank"], "rank") for a in answers]
 
 
 def _filled(text: str) -> str:

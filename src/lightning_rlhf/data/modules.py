@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -17,9 +20,26 @@ from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
 from lightning_rlhf.data.recognise import OURS, recognise
-from lightning_rlhf.data.rows import Encode, encode_as, held_out, token_row, token_rows
+from lightning_rlhf.data.rows import (
+    Encode,
+    Maker,
+    column,
+    held_out,
+    sifted,
+    token_row,
+    token_rows,
+)
 from lightning_rlhf.data.sampler import ResumableSampler
-from lightning_rlhf.data.sources import Mixture, Source, load_rows, mixed, name_of, renamed
+from lightning_rlhf.data.sources import (
+    Mixture,
+    Source,
+    is_stream,
+    load_rows,
+    mixed,
+    name_of,
+    new_names,
+)
+from lightning_rlhf.data.streaming import Cutting, TokenStream, encoded, first_rows, run_length
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
 
@@ -31,8 +51,9 @@ class RowsData(LightningDataModule):
 
     Args:
         source: a .jsonl, .json, .parquet or .csv file (.gz too), a folder of them, a hub id (its
-            split behind a colon), a list of rows, or a mixture: sources with their weights, 0.5
-            for half of one's rows, 2 for each twice.
+            split behind a colon), a list of rows, an object of ``datasets``, or a mixture: sources
+            with their weights, 0.5 for half of one's rows, 2 for each twice. "stream:" before a
+            file, folder or hub id reads its rows as they are trained on.
         val_source: another source for validation; without one a share of the prompts is held out.
         val_fraction: that share; 0 for no validation.
         batch_size: rows to a step.
@@ -89,7 +110,9 @@ class RowsData(LightningDataModule):
         self.seed = seed
         self._tokenizer = tokenizer
         self._made_with: PreTrainedTokenizerBase | None = None  # whose tokens the rows are
-        self.train_rows: Dataset | None = None
+        self._opened: tuple[IterableDataset, Maker] | None = None  # a source that is a stream
+        self._stream: TokenStream | None = None  # what a fit draws from it
+        self.train_rows: Dataset | None = None  # of a stream, its first ones
         self.val_rows: Dataset | None = None
 
     @property
@@ -112,73 +135,128 @@ class RowsData(LightningDataModule):
             )
         return found
 
+    def prepare_data(self) -> None:
+        """One process of a machine tokenises; the others find its file."""
+        if not is_stream(self.source):
+            self.setup()
+
     def setup(self, stage: str | None = None) -> None:
         """Read, tokenise and split; again only for a module with another tokenizer."""
+        if is_stream(self.source) and stage == "fit":
+            run_length(self.trainer)  # it must have one
         if self._made_with is self.tokenizer:
             return
-        self._made_with = self.tokenizer
         rows = self._read(self.source)
         if self.val_source is not None:
             self.train_rows, self.val_rows = rows, self._read(self.val_source)
-            return
-        is_val = [held_out(opening, self.val_fraction) for opening in rows["opening"]]
-        self.val_rows = rows.select([i for i, val in enumerate(is_val) if val])
-        self.train_rows = rows.select([i for i, val in enumerate(is_val) if not val])
+        else:
+            is_val = held_out(column(rows, "split_key").to_numpy(), self.val_fraction)
+            self.val_rows = rows.select(np.flatnonzero(is_val))
+            self.train_rows = rows.select(np.flatnonzero(~is_val))
+        self._made_with = self.tokenizer
         if len(self.train_rows) == 0:
             raise ValueError(
                 f"{name_of(self.source)}: every prompt fell into validation; lower val_fraction"
             )
 
+    def teardown(self, stage: str) -> None:
+        """Say what became of a stream's rows."""
+        if self._stream is not None and stage == "fit":
+            self._stream.say()
+
     def _read(self, source: Source | Mixture) -> Dataset:
         if not isinstance(source, dict):
             return self._read_one(source)
+        streams = [name for name in source if is_stream(name)]
+        if streams:
+            raise ValueError(
+                f"{streams[0]}: a mixture holds no streams; datasets.interleave_datasets makes one "
+                "stream of several, which source= takes"
+            )
         return mixed({name: self._read_one(name) for name in source}, source, self.seed)
 
     def _read_one(self, source: Source) -> Dataset:
+        """Token rows of a source; of a stream its first block, to look at and to validate on."""
         name = name_of(source)
         rows = load_rows(source)
-        if self.max_rows is not None:
-            rows = rows.select(range(min(self.max_rows, len(rows))))
-        rows = renamed(rows, self.columns, name)
-        reader = type(self)
-        found = recognise(rows.column_names, self.accepts, name, reader.__name__, self.format)
-        chat = ChatTemplate(self.tokenizer, self.template)
-        encode = partial(encode_as, read=found.read, encode=reader.encode)
-        made, report = token_rows(rows, encode, chat, self.max_length)
-        layout = "" if found.name == OURS else f"read as {found.name}; "
+        if isinstance(rows, IterableDataset):
+            rows = rows if self.max_rows is None else rows.take(self.max_rows)
+            raw = first_rows(rows, name)
+            maker, layout = self._maker([*dict.fromkeys(k for row in raw for k in row)], name)
+            made, report = sifted(encoded(raw, maker))
+            layout += "the first "
+            if source is self.source:
+                self._opened = rows, maker
+        else:
+            if self.max_rows is not None:
+                rows = rows.select(range(min(self.max_rows, len(rows))))
+            maker, layout = self._maker(rows.column_names, name)
+            made, report = token_rows(rows, maker)
         rank_zero_info(f"{name}: {layout}{report}")
         if len(made) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
-        if self.max_tokens is not None and (longest := max(made["tokens"])) > self.max_tokens:
+        longest = pc.max(column(made, "tokens")).as_py()
+        if self.max_tokens is not None and longest > self.max_tokens:
             raise ValueError(
                 f"{name}: a row takes {longest} tokens and max_tokens is {self.max_tokens}: "
                 "raise it, or lower max_length"
             )
         return made
 
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str]:
+        """How rows of such columns are read and encoded, and the sentence that says so."""
+        names = new_names(columns, self.columns, name)
+        reader = type(self)
+        there = [names.get(column, column) for column in columns]
+        found = recognise(there, self.accepts, name, reader.__name__, self.format)
+        chat = ChatTemplate(self.tokenizer, self.template)
+        layout = "" if found.name == OURS else f"read as {found.name}; "
+        return Maker(names, found.read, reader.encode, chat, self.max_length), layout
+
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
         if rows is None or len(rows) == 0:
             return []
         drawn: Any = rows
         if self.max_tokens is not None:
-            costs = rows["tokens"]
+            costs = column(rows, "tokens").to_numpy()
             partition = (
                 fill(costs, self.max_tokens, self.seed)
                 if shuffle
                 else fill_in_order(costs, self.max_tokens)
             )
             drawn = Batches(rows, partition)
+        batch_size = self.batch_size if self.max_tokens is None else None
+        return self._drawing(drawn, rows, batch_size, self._sampler(drawn, shuffle))
+
+    def _drawing(
+        self, drawn: Any, rows: Dataset, batch_size: int | None = None, sampler: Any = None
+    ) -> StatefulDataLoader:
         return StatefulDataLoader(
             drawn,
-            batch_size=self.batch_size if self.max_tokens is None else None,
-            sampler=self._sampler(drawn, shuffle),
+            batch_size=batch_size,
+            sampler=sampler,
             collate_fn=partial(collate_rows, collate=self._collate(rows)),
             pin_memory=torch.cuda.is_available(),
         )
 
+    def _streaming(self, rows: Dataset) -> StatefulDataLoader:
+        """Of the whole stream; without a Trainer it ends with its source."""
+        assert self._opened is not None, "setup has not run"
+        source, maker = self._opened
+        share = split_dataset_by_node(source, *self._process())
+        kinds = frozenset(column(rows, "kind").unique().to_pylist())
+        fraction = self.val_fraction if self.val_source is None else 0.0
+        cutting = Cutting(kinds, fraction, self.batch_size, self.max_tokens, self.seed)
+        length = run_length(self.trainer) if self.trainer is not None else None
+        self._stream = TokenStream(name_of(self.source), share, maker, cutting, length)
+        return self._drawing(self._stream, rows)
+
+    def _process(self) -> tuple[int, int]:
+        """This process's number, and of how many."""
+        return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
+
     def _sampler(self, drawn: Any, shuffle: bool) -> ResumableSampler:
-        processes = getattr(self.trainer, "world_size", 1)
-        rank = getattr(self.trainer, "global_rank", 0)
+        rank, processes = self._process()
         # far apart, so that no epoch of one seed is an epoch of the next
         return ResumableSampler(drawn, processes, rank, shuffle, self.seed * 1_000_003)
 
@@ -186,6 +264,9 @@ class RowsData(LightningDataModule):
         return type(self).collate
 
     def train_dataloader(self) -> Any:
+        if is_stream(self.source):
+            assert self.train_rows is not None, "setup has not run"
+            return self._streaming(self.train_rows)
         return self._loader(self.train_rows, shuffle=True)
 
     def val_dataloader(self) -> Any:
@@ -246,21 +327,21 @@ class PreferenceData(RowsData):
         {"chosen", "rejected"},
         {"prompt", "completions", "ranks"},
         {"prompt", "completions", "ratings"},
+        {"prompt", "completions", "order"},
         {"prompt", "completions"},
         {"prompt", "completion", "label"},
+        {"messages", "label"},
     )
 
     def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
-        single = {len(ranks) == 1 for ranks in rows["ranks"]}
-        if len(single) > 1:
+        kinds = set(column(rows, "kind").unique().to_pylist())
+        if "single" in kinds and len(kinds) > 1:
             raise ValueError(
                 f"{name_of(self.source)} mixes single completions with pairs: make two files of it"
             )
-        if single == {True}:
+        if "single" in kinds:
             return collate.feedback_batch
-        pairs = all(ranks == [0, 1] for ranks in rows["ranks"])
-        rated = any(ratings is not None for ratings in rows["ratings"])
-        return collate.preference_batch if pairs and not rated else collate.ranking_batch
+        return collate.preference_batch if kinds == {"pair"} else collate.ranking_batch
 
 
 class PromptData(RowsData):

@@ -10,15 +10,12 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
-from lightning_rlhf.data.formats import BadRow, Message, read_number, read_text
+from lightning_rlhf.data.formats import Message, read_messages
+from lightning_rlhf.data.values import BadRow, read_number, read_text
 
 Row = dict[str, Any]
 OURS = "ours"
-SHAREGPT_ROLE = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
-    "observation": "tool", "function": "tool", "tool": "tool",
-}  # fmt: skip
+SIDES = ("chosen", "rejected")
 
 
 class Format(NamedTuple):
@@ -28,6 +25,7 @@ class Format(NamedTuple):
     columns: frozenset[str]  # what tells it
     gives: frozenset[str]  # our columns
     read: Callable[[Row], Row]
+    asked: bool = False  # only where it is asked for by name
 
 
 def _ours(*columns: str) -> Format:
@@ -37,29 +35,34 @@ def _ours(*columns: str) -> Format:
 # ---- rows ----
 
 
+def _judgement(row: Row) -> Row:
+    """What a pair says of itself: a soft label, a margin."""
+    return {name: row[name] for name in ("label", "margin") if row.get(name) is not None}
+
+
 def _turns(value: Any, system: Any = None) -> list[Message]:
-    """ShareGPT turns ``{"from", "value"}`` as messages; a system column before them."""
+    """Turns of a conversation as messages; a system column before them."""
     if not isinstance(value, list) or not value:
         raise BadRow("conversations is no list of turns")
-    messages = [{"role": "system", "content": system}] if system else []
-    for turn in value:
-        speaker = turn.get("from") if isinstance(turn, dict) else None
-        if speaker not in SHAREGPT_ROLE or not isinstance(turn.get("value"), str):
-            raise BadRow(f"a turn must have a value and be from one of {[*SHAREGPT_ROLE]}")
-        messages.append({"role": SHAREGPT_ROLE[speaker], "content": turn["value"]})
-    return messages
+    before = [{"role": "system", "content": read_text(system, "system")}] if system else []
+    return [*before, *read_messages(value)]
 
 
 def _sharegpt(row: Row) -> Row:
     return {"messages": _turns(row["conversations"], row.get("system"))}
 
 
+def _sharegpt_feedback(row: Row) -> Row:
+    return {**_sharegpt(row), "label": row["label"]}
+
+
 def _sharegpt_pair(row: Row) -> Row:
     sides = {}
-    for side in ("chosen", "rejected"):
+    for side in SIDES:
         value = row[side] if isinstance(row[side], list) else [row[side]]
-        sides[side] = _turns(value)[-1]["content"]
-    return {"prompt": _turns(row["conversations"], row.get("system")), **sides}
+        sides[side] = value[0] if isinstance(value[0], str) else _turns(value)[-1]["content"]
+    prompt = _turns(row["conversations"], row.get("system"))
+    return {"prompt": prompt, **sides, **_judgement(row)}
 
 
 def _asked(row: Row) -> str | list[Message]:
@@ -83,11 +86,13 @@ def _alpaca(row: Row) -> Row:
 
 
 def _alpaca_pair(row: Row) -> Row:
-    return {"prompt": _asked(row), "chosen": row["chosen"], "rejected": row["rejected"]}
+    sides = {"chosen": row["chosen"], "rejected": row["rejected"]}
+    return {"prompt": _asked(row), **sides, **_judgement(row)}
 
 
 def _alpaca_feedback(row: Row) -> Row:
-    return {"prompt": _asked(row), "completion": row["response"], "label": row["label"]}
+    said = row["response"] if row.get("response") is not None else row["output"]
+    return {"prompt": _asked(row), "completion": said, "label": row["label"]}
 
 
 def _alpaca_response(row: Row) -> Row:
@@ -95,9 +100,14 @@ def _alpaca_response(row: Row) -> Row:
 
 
 def _response_j_k(row: Row) -> Row:
-    return {
-        "prompt": row["question"], "chosen": row["response_j"], "rejected": row["response_k"]
-    }  # fmt: skip
+    sides = {"chosen": row["response_j"], "rejected": row["response_k"]}
+    return {"prompt": row["question"], **sides, **_judgement(row)}
+
+
+def _scored_pair(row: Row) -> Row:
+    """The margin is how much better the chosen side was scored."""
+    chosen, rejected = (read_number(row[f"score_{s}"], f"score_{s}") for s in SIDES)
+    return {**row, "margin": chosen - rejected}
 
 
 VERDICT = {1: 1.0, 2: 0.0, 0: 0.5}  # which output is better; 0 is a tie
@@ -127,19 +137,13 @@ def _annotated(row: Row) -> Row:
     return _judged(_asked(row), row["response1"], row["response2"], said)
 
 
-RATINGS = ("overall_score", "score", "rating")
-
-
 def _rated(row: Row) -> Row:
     """A list of ``{"response", "overall_score"}``, as UltraFeedback has it."""
-    answers, ratings = [], []
-    for answer in row["completions"]:
-        found = [k for k in RATINGS if answer.get(k) is not None]
-        if not found:
-            raise BadRow(f"a completion has none of {', '.join(RATINGS)}")
-        answers.append(read_text(answer.get("response"), "response"))
-        ratings.append(read_number(answer[found[0]], found[0]))
-    return {"prompt": _asked(row), "completions": answers, "ratings": ratings}
+    return {"prompt": _asked(row), "completions": row["completions"]}
+
+
+def _answered(row: Row) -> Row:
+    return {"prompt": row["prompt"], "completions": row["answers"]}
 
 
 def _question(row: Row) -> Row:
@@ -149,29 +153,37 @@ def _question(row: Row) -> Row:
     return {"prompt": row["question"], "completion": solution, "answer": final}
 
 
-def _format(name: str, columns: str, gives: str, read: Callable[[Row], Row]) -> Format:
-    return Format(name, frozenset(columns.split()), frozenset(gives.split()), read)
+def _format(
+    name: str, columns: str, gives: str, read: Callable[[Row], Row], asked: bool = False
+) -> Format:
+    return Format(name, frozenset(columns.split()), frozenset(gives.split()), read, asked)
 
 
 # Of those whose columns are all there the one with the most is taken, and of equals the first.
 FORMATS = (
     _format("sharegpt-pairs", "conversations chosen rejected", "prompt chosen rejected",
             _sharegpt_pair),
+    _format("sharegpt-feedback", "conversations label", "messages label", _sharegpt_feedback),
     _format("sharegpt", "conversations", "messages", _sharegpt),
     _format("annotated", "instruction response1 response2 annotator1 annotator2 annotator3",
             "prompt chosen rejected", _annotated),
     _format("two-outputs", "input output_1 output_2 label", "prompt chosen rejected", _two_outputs),
-    _format("ultrafeedback", "instruction completions", "prompt completions ratings", _rated),
+    _format("ultrafeedback", "instruction completions", "prompt completions", _rated),
+    _format("ranked-answers", "prompt answers", "prompt completions", _answered),
     _format("alpaca-pairs", "instruction chosen rejected", "prompt chosen rejected", _alpaca_pair),
     _format("alpaca-feedback", "instruction response label", "prompt completion label",
+            _alpaca_feedback),
+    _format("alpaca-feedback", "instruction output label", "prompt completion label",
             _alpaca_feedback),
     _format("alpaca", "instruction output", "prompt completion", _alpaca),
     _format("instructions", "instruction response", "prompt completion", _alpaca_response),
     _format("response-j-k", "question response_j response_k", "prompt chosen rejected",
             _response_j_k),
+    _format("scored-pairs", "prompt chosen rejected score_chosen score_rejected",
+            "prompt chosen rejected", _scored_pair, asked=True),  # it changes a reward model's loss
     _format("questions", "question answer", "prompt completion answer", _question),
 )  # fmt: skip
-NAMES = (OURS, *(f.name for f in FORMATS))
+NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
 
 
 def recognise(
@@ -193,7 +205,8 @@ def recognise(
     if forced not in ("auto", *NAMES):
         raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
     ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
-    fitting = [f for f in FORMATS if f.columns <= there and forced in ("auto", f.name)]
+    named = [f for f in FORMATS if forced == f.name or (forced == "auto" and not f.asked)]
+    fitting = [f for f in named if f.columns <= there]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
     if ours or usable:
         return max([*ours, *usable], key=lambda f: len(f.columns))  # the first of the fullest

@@ -1,14 +1,23 @@
-"""From a source's rows to a table of token rows: made once, counted, split by prompt."""
+"""From a source's rows to a table of token rows: made once, counted, split by prompt.
+
+A table of a million rows stays a memory-mapped file. Whoever wants a whole column takes it with
+``column``, in Arrow, not as a million Python objects.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from lightning_rlhf.data.formats import BadRow
@@ -27,53 +36,71 @@ TOKEN_ROW = Features(
         "opening": Value("string"),
         "cut": Value("string"),
         "tokens": Value("int32"),  # what it takes of a step: its prompt once, its completions
+        "kind": Value("string"),  # what batches it fits: "prompt", "single", "pair" or "ranking"
+        "split_key": Value("uint64"),  # of its opening: on which side of a split it falls
         "dropped": Value("string"),  # why the row cannot be used, or ""
     }
 )
 CODE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+ROWS_A_PROCESS = 25_000  # fewer are tokenised before a second process has started
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
 
 
-def encode_as(
-    row: dict[str, Any],
-    chat: ChatTemplate,
-    max_length: int,
-    read: Callable[[dict[str, Any]], dict[str, Any]],
-    encode: Encode,
-) -> TokenRow:
-    """A row of any format, encoded: ``read`` turns it into our columns first."""
-    return encode(read(row), chat, max_length)
+class Maker(NamedTuple):
+    """How raw rows of one source become token rows."""
 
+    names: dict[str, str]  # source column -> ours
+    read: Callable[[dict[str, Any]], dict[str, Any]]  # the row's format -> our columns
+    encode: Encode
+    chat: ChatTemplate
+    max_length: int
 
-def encode_or_drop(
-    row: dict[str, Any], encode: Encode, chat: ChatTemplate, max_length: int, code: str
-) -> dict:
-    """A token row as columns; a row that cannot be used keeps its reason instead.
+    def table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        """Token rows as a table of ``TOKEN_ROW``, one for each row."""
+        made = [self._row({self.names.get(k, k): v for k, v in row.items()}) for row in rows]
+        return pa.Table.from_pylist(made, schema=TOKEN_ROW.arrow_schema)
 
-    ``datasets`` finds rows it made before by the arguments of their maker: ``code`` is among them,
-    so that no row outlives the code it came from.
-    """
-    try:
-        made = encode(row, chat, max_length)
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A token row as columns; a row that cannot be used keeps its reason instead."""
+        try:
+            made = self.encode(self.read(row), self.chat, self.max_length)
+        except BadRow as reason:
+            return {"dropped": str(reason)}
         tokens = len(made.prompt_ids) + sum(map(len, made.completion_ids))
-        return {**made._asdict(), "tokens": tokens, "dropped": ""}
-    except BadRow as reason:
-        return {**dict.fromkeys(TOKEN_ROW), "dropped": str(reason)}
+        facts = {"tokens": tokens, "kind": kind_of(made), "split_key": split_key(made.opening)}
+        return {**made._asdict(), **facts, "dropped": ""}
 
 
-def held_out(opening: str, fraction: float) -> bool:
-    """Whether every row that grew from this opening belongs to the validation split.
+def kind_of(row: TokenRow) -> str:
+    """What kind of batch a row belongs in; ratings, and a second answer that wins, need ranks."""
+    if len(row.ranks) < 2:
+        return "single" if row.ranks else "prompt"
+    return "pair" if row.ranks == [0, 1] and row.ratings is None else "ranking"
+
+
+def split_key(opening: str) -> int:
+    """64 bits of an opening, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(opening.encode(), digest_size=8).digest(), "big")
+
+
+def held_out(split_keys: np.ndarray, fraction: float) -> np.ndarray:
+    """Whether rows belong to the validation split, by the keys of their openings.
 
     By a hash of the prompt, never by row: answers to one prompt on both sides of a split would let
     a model score well by memory. The same prompt falls on the same side in every run.
     """
-    value = int.from_bytes(hashlib.blake2b(opening.encode(), digest_size=8).digest(), "big")
-    return value < fraction * 2**64
+    return split_keys < np.uint64(math.ceil(fraction * 2**64))
 
 
 def token_row(row: dict[str, Any]) -> TokenRow:
     """A loader's row as what it was."""
     return TokenRow(**{name: row[name] for name in TokenRow._fields})
+
+
+def column(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A whole column of numbers or short strings, without a Python object for each row."""
+    whole = rows.data.column(name)
+    return whole if rows._indices is None else whole.take(rows._indices.column(0))
 
 
 class Report(NamedTuple):
@@ -91,19 +118,49 @@ class Report(NamedTuple):
         return "; ".join(parts)
 
 
-def token_rows(
-    rows: Dataset, encode: Encode, chat: ChatTemplate, max_length: int
-) -> tuple[Dataset, Report]:
-    """Encode every row; rows that cannot be used are left out, and counted by reason."""
+def token_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
+    """Encode every row; rows that cannot be used are left out, and counted by reason.
+
+    Where there are many rows all CPUs encode. The table is a file that ``datasets`` keeps, and the
+    next start finds it.
+    """
     made = rows.map(
-        partial(encode_or_drop, encode=encode, chat=chat, max_length=max_length, code=CODE),
+        partial(_encode_columns, maker=maker, code=CODE),
+        batched=True,
         remove_columns=rows.column_names,
         features=TOKEN_ROW,
+        num_proc=processes(len(rows)),
         desc="tokenising",
     )
-    reasons = made["dropped"]
-    kept = made.select([i for i, reason in enumerate(reasons) if not reason])
-    report = Report(
-        len(rows), len(kept), Counter(c for c in kept["cut"] if c), Counter(r for r in reasons if r)
-    )
-    return kept, report
+    return sifted(made)
+
+
+def sifted(made: Dataset) -> tuple[Dataset, Report]:
+    """The rows of a table that can be used, and the count of all."""
+    dropped = pc.not_equal(column(made, "dropped"), "").to_numpy()
+    kept = made.select(np.flatnonzero(~dropped)) if dropped.any() else made
+    cut, reasons = _counted(column(kept, "cut")), _counted(column(made, "dropped"))
+    return kept, Report(len(made), len(kept), cut, reasons)
+
+
+def processes(rows: int) -> int | None:
+    """How many processes tokenise so many rows; None for this one alone."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    many = min(cpus, rows // ROWS_A_PROCESS)
+    return many if many > 1 else None
+
+
+def _encode_columns(columns: dict[str, list[Any]], maker: Maker, code: str) -> pa.Table:
+    """Raw rows, by columns, as token rows.
+
+    ``datasets`` finds rows it made before by these arguments: ``code`` is among them, so that no
+    row outlives the code it came from.
+    """
+    values = zip(*columns.values(), strict=True)
+    return maker.table([dict(zip(columns, row, strict=True)) for row in values])
+
+
+def _counted(texts: pa.ChunkedArray) -> Counter[str]:
+    """How often each text that is not empty is there."""
+    found = {v["values"]: v["counts"] for v in texts.value_counts().to_pylist()}
+    return Counter({text: n for text, n in found.items() if text})

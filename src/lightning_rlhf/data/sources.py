@@ -2,65 +2,114 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+import numpy as np
+from datasets import (
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 
-Source = str | list[dict[str, Any]]
+Source = str | list[dict[str, Any]]  # or an object of ``datasets``, which no YAML can hold
 Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+STREAM = "stream:"  # before a file, folder or hub id: read as it is trained on
 OPTIONS: dict[str, dict[str, Any]] = {  # an answer may well be "None"
     "csv": {"keep_default_na": False, "na_values": [""]}
 }
 
 
-def load_rows(source: Source | Dataset) -> Dataset:
+def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
     """Rows of a local file or folder, of a hub data set, or as given.
 
     Args:
         source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a folder of
-            them, a hub id with its split behind a colon ("train" without), a list of
-            rows, or a ``datasets.Dataset``.
+            them or one that ``save_to_disk`` wrote, a hub id with its split behind a colon
+            ("train" without), a list of rows, or an object of ``datasets``. "stream:" before a
+            path or an id reads it row by row.
+
+    Returns:
+        A ``Dataset``, or an ``IterableDataset`` of a stream.
 
     Raises:
         FileNotFoundError: a path that is not there.
         ValueError: a file of a kind nobody here reads, broken, or without rows.
     """
-    if isinstance(source, Dataset):
-        rows = source
-    elif isinstance(source, list):
+    rows: Any = source
+    if isinstance(source, list):
         rows = Dataset.from_list(source)
-    else:
-        rows = _load_named(source)
-    if len(rows) == 0:
+    elif isinstance(source, str):
+        streamed = source.startswith(STREAM)
+        rows = _load_named(source.removeprefix(STREAM), streamed)
+    if isinstance(rows, DatasetDict | IterableDatasetDict):
+        rows = _one_split(rows, name_of(source))
+    if isinstance(rows, Dataset) and len(rows) == 0:
         raise ValueError(f"{name_of(source)} holds no rows")
     return rows
 
 
-def _load_named(source: str) -> Dataset:
+def is_stream(source: Any) -> bool:
+    """Whether a source is read as it is trained on, and has no length."""
+    if isinstance(source, str):
+        return source.startswith(STREAM)
+    return isinstance(source, IterableDataset | IterableDatasetDict)
+
+
+def _one_split(splits: Any, name: str) -> Any:
+    if "train" not in splits and len(splits) > 1:
+        raise ValueError(f"{name} has no split train but {', '.join(splits)}: give one of them")
+    return splits["train" if "train" in splits else next(iter(splits))]
+
+
+def _load_named(source: str, streamed: bool) -> Any:
     path = Path(source).expanduser()
     if path.is_dir():
-        return concatenate_datasets([_load_named(str(file)) for file in _files_of(path)])
-    suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+        if {"state.json", "dataset_dict.json"} & {file.name for file in path.iterdir()}:
+            rows = load_from_disk(str(path))
+            return rows.to_iterable_dataset() if streamed else rows
+        by_kind: dict[str, list[str]] = {}
+        for file in _files_of(path):
+            by_kind.setdefault(_kind_of(file), []).append(str(file))
+        if streamed:
+            return concatenate_datasets([_read(k, f, True) for k, f in by_kind.items()])
+        return concatenate_datasets([_load_named(str(file), False) for file in _files_of(path)])
+    suffix = _suffix(path)
     if path.is_file() or suffix in READERS or source.startswith((".", "/", "~")):
         if not path.is_file():
             raise FileNotFoundError(f"no data file at {path}")
-        if suffix not in READERS:
-            raise ValueError(
-                f"{path}: cannot read {suffix or 'a file without a suffix'}; "
-                f"known are {', '.join(READERS)}"
-            )
-        kind = READERS[suffix]
-        try:
-            return load_dataset(kind, data_files=str(path), split="train", **OPTIONS.get(kind, {}))
-        except (DatasetGenerationError, StopIteration, ValueError) as error:
-            reason = str(error.__cause__ or error) or "no rows"
-            raise ValueError(f"{path} cannot be read as {kind}: {reason}") from error
+        return _read(_kind_of(path), [str(path)], streamed)
     name, _, split = source.partition(":")
-    return load_dataset(name, split=split or "train")
+    return load_dataset(name, split=split or "train", streaming=streamed)
+
+
+def _read(kind: str, files: list[str], streamed: bool) -> Any:
+    options = {"split": "train", "streaming": streamed, **OPTIONS.get(kind, {})}
+    try:
+        return load_dataset(kind, data_files=files, **options)
+    except (DatasetGenerationError, StopIteration, ValueError) as error:
+        reason = str(error.__cause__ or error) or "no rows"
+        raise ValueError(f"{', '.join(files)} cannot be read as {kind}: {reason}") from error
+
+
+def _suffix(path: Path) -> str:
+    return next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+
+
+def _kind_of(path: Path) -> str:
+    suffix = _suffix(path)
+    if suffix not in READERS:
+        raise ValueError(
+            f"{path}: cannot read {suffix or 'a file without a suffix'}; "
+            f"known are {', '.join(READERS)}"
+        )
+    return READERS[suffix]
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -71,30 +120,30 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def name_of(source: Source | Dataset) -> str:
+def name_of(source: Any) -> str:
     """How messages call a source."""
     return source if isinstance(source, str) else f"the {type(source).__name__} given as source"
 
 
-def renamed(rows: Dataset, columns: dict[str, str], name: str) -> Dataset:
-    """Rows under our names of their columns.
+def new_names(there: list[str], columns: dict[str, str], name: str) -> dict[str, str]:
+    """Which columns get which of our names.
 
     Args:
-        rows: as read.
+        there: the columns of a source.
         columns: source column -> our name; a column that is not there is passed over.
         name: of the source, for messages.
 
     Raises:
         ValueError: a name that another column has already.
     """
-    names = {old: new for old, new in columns.items() if old in rows.column_names}
+    names = {old: new for old, new in columns.items() if old in there}
     for old, new in names.items():
-        if new in set(rows.column_names) - set(names):
+        if new in set(there) - set(names):
             raise ValueError(
                 f"{name}: columns= calls {old!r} {new!r}, "
                 f"but there is a column {new!r} already; rename that one too"
             )
-    return rows.rename_columns(names)
+    return names
 
 
 def mixed(made: dict[str, Dataset], weights: Mixture, seed: int) -> Dataset:
@@ -113,8 +162,7 @@ def mixed(made: dict[str, Dataset], weights: Mixture, seed: int) -> Dataset:
         weight = weights[name]
         if not weight > 0:
             raise ValueError(f"the weight of {name} must be above 0, got {weight}")
-        drawn = random.Random(f"{seed} {name}").sample(range(len(rows)), len(rows))
-        chosen = list(range(len(rows))) * int(weight)
-        chosen += sorted(drawn[: round(weight % 1 * len(rows))])
-        parts.append(rows.select(chosen))
+        drawn = np.random.default_rng([seed, *name.encode()]).permutation(len(rows))
+        share = np.sort(drawn[: round(weight % 1 * len(rows))])
+        parts.append(rows.select(np.concatenate([*[np.arange(len(rows))] * int(weight), share])))
     return concatenate_datasets(parts)

@@ -71,7 +71,7 @@ def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: in
 def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
     """A pair, a ranking, or one completion with a label."""
     ratings, label, margin = None, None, None
-    if row.get("completion") is not None:
+    if row.get("completion") is not None or row.get("messages") is not None:
         feedback = read_feedback(row)
         said, answers, ranks, label = feedback.prompt, [feedback.completion], [0], feedback.label
     elif row.get("completions") is not None:

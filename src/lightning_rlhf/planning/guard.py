@@ -6,11 +6,13 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.rows import column
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import changes, in_gib, run_of
 from lightning_rlhf.planning.plan import CUDA_CONTEXT, GIB, Groups, Target
@@ -72,18 +74,12 @@ def longest(data: RowsData) -> Groups:
     """The longest rows that could come together in one step."""
     rows = data.train_rows
     assert rows is not None, "data is set up before callbacks are"
-    cost = rows["tokens"]
-    order = sorted(range(len(cost)), key=lambda row: -cost[row])
-    taken: list[int] = []
-    for row in order:
-        full = (
-            len(taken) == data.batch_size
-            if data.max_tokens is None
-            else sum(cost[t] for t in taken) + cost[row] > data.max_tokens
-        )
-        if full:
-            break
-        taken.append(row)
+    cost = column(rows, "tokens").to_numpy()
+    order = np.argsort(-cost, kind="stable")
+    many = data.batch_size
+    if data.max_tokens is not None:
+        many = int((cost[order].cumsum() <= data.max_tokens).sum())
+    taken = order[:many]
     picked = rows.select(taken)
     pairs = zip(picked["prompt_ids"], picked["completion_ids"], strict=True)
     return [(len(prompt), *map(len, completions)) for prompt, completions in pairs]

@@ -1,0 +1,218 @@
+"""Rows that no disk here holds: read, tokenised, split and shuffled a block at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch.utils.data
+from datasets import Dataset, IterableDataset
+from datasets.exceptions import DatasetGenerationError
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_rlhf.data.batching import Batches, fill
+from lightning_rlhf.data.rows import Maker, Report, column, held_out, sifted
+
+BLOCK = 8192  # rows that are shuffled together, and in memory at once
+CHUNK = 1024  # of them are Python objects at once
+READ_ERRORS = (DatasetGenerationError, ValueError, OSError)
+
+
+def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
+    """The first block of a stream.
+
+    Raises:
+        ValueError: nothing there, or nothing that can be read.
+    """
+    try:
+        found = list(islice(rows, BLOCK))
+    except READ_ERRORS as error:
+        raise ValueError(f"{name} cannot be read: {error.__cause__ or error}") from error
+    if not found:
+        raise ValueError(f"{name} holds no rows")
+    return found
+
+
+def encoded(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
+    """Token rows in memory, one for each raw row."""
+    parts = [maker.table(raw[i : i + CHUNK]) for i in range(0, len(raw), CHUNK)]
+    return Dataset(pa.concat_tables(parts))
+
+
+def run_length(trainer: Trainer | None) -> int:
+    """How many batches a fit can draw: what Lightning takes for the length of an epoch.
+
+    Raises:
+        ValueError: a fit that only the end of its data would end.
+    """
+    assert trainer is not None, "only a fit has a length"
+    if trainer.max_steps != -1:
+        return trainer.max_steps * trainer.accumulate_grad_batches
+    if isinstance(trainer.limit_train_batches, int):
+        return trainer.limit_train_batches
+    raise ValueError(
+        "a stream has no end, and the learning rate must know one: give the Trainer max_steps, or "
+        "a whole number as limit_train_batches, which is then an epoch"
+    )
+
+
+class Cutting(NamedTuple):
+    """How a block's token rows become batches."""
+
+    kinds: frozenset[str]  # that may share a batch
+    val_fraction: float  # of prompts that are left out
+    batch_size: int  # in rows
+    max_tokens: int | None  # to a batch, instead
+    seed: int
+
+    def batches(self, made: Dataset, block: int) -> tuple[Batches, Report]:
+        """Batches of a block in a random order, and what became of its rows."""
+        kept, report = sifted(made)
+        unlike = np.array([k not in self.kinds for k in column(kept, "kind").to_pylist()], bool)
+        val = ~unlike & held_out(column(kept, "split_key").to_numpy(), self.val_fraction)
+        budget = self.max_tokens or np.inf
+        long = ~unlike & ~val & (column(kept, "tokens").to_numpy() > budget)
+        rows = kept.select(np.flatnonzero(~(unlike | val | long)))
+        out = {
+            "another kind than the first rows": int(unlike.sum()),
+            "of held-out prompts": int(val.sum()),
+            "longer than max_tokens": int(long.sum()),
+        }
+        dropped = report.dropped + Counter(out)  # a sum of Counters has no zeros
+        return Batches(rows, self._partition(rows, block)), report._replace(
+            kept=len(rows), dropped=dropped
+        )
+
+    def _partition(self, rows: Dataset, block: int) -> list[Sequence[int]]:
+        draw = np.random.default_rng([self.seed, block])
+        if self.max_tokens is None:
+            order = draw.permutation(len(rows)).tolist()
+            return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        costs = column(rows, "tokens").to_numpy()
+        batches = fill(costs, self.max_tokens, int(draw.integers(2**63)))
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+
+class TokenStream(torch.utils.data.IterableDataset):
+    """Batches of rows for as long as somebody asks; it knows its place exactly.
+
+    A block of rows at a time is tokenised, sifted, shuffled and cut into batches. The place is
+    where the block began and how many of its batches were taken: after a resume the block is made
+    again, so that no row is lost in a buffer or seen twice. Where the source ends it starts over,
+    its files in another order.
+
+    Args:
+        name: of the source, for messages.
+        rows: the source, or this process's share of it.
+        maker: raw rows to token rows.
+        cutting: token rows to batches.
+        length: how many batches Lightning is told; None ends with the source.
+    """
+
+    def __init__(
+        self, name: str, rows: IterableDataset, maker: Maker, cutting: Cutting, length: int | None
+    ):
+        self.name = name
+        self.rows = rows
+        self.maker = maker
+        self.cutting = cutting
+        self.length = length
+        self.report = Report(0, 0, Counter(), Counter())  # of this pass
+        self._passes, self._block = 0, 0  # blocks of all passes: their number seeds an order
+        self._source: dict[str, Any] | None = None  # where the next one begins; None: the start
+        self._raw: Iterator[dict[str, Any]] | None = None
+        self._batches: Batches | Sequence[Any] = ()
+        self._taken = 0
+        self._began = self._here()
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError(f"{self.name} is a stream without a length")
+        return self.length
+
+    def __iter__(self) -> TokenStream:
+        return self  # goes on where it is: an epoch of a stream is only a number of batches
+
+    def __next__(self) -> list[dict[str, Any]]:
+        while self._taken == len(self._batches):
+            self._next_block()
+        self._taken += 1
+        return self._batches[self._taken - 1]
+
+    def _next_block(self) -> None:
+        began = self._here()
+        if self._raw is None:
+            self.rows.set_epoch(self._passes)  # from the second on, files in another order
+            self.rows.load_state_dict(self._source)
+            self._raw = iter(self.rows)
+        try:
+            raw = list(islice(self._raw, BLOCK))
+        except READ_ERRORS as error:
+            after = f"after {self.report.read:,} rows of pass {self._passes + 1}"
+            reason = error.__cause__ or error
+            raise ValueError(f"{self.name} cannot be read {after}: {reason}") from error
+        if not raw:
+            self._end_of_pass()
+            return
+        self._source = self.rows.state_dict()
+        self._batches, found = self.cutting.batches(encoded(raw, self.maker), self._block)
+        self.report = added(self.report, found)
+        self._block += 1
+        self._began, self._taken = began, 0
+
+    def _end_of_pass(self) -> None:
+        self.say()
+        if self.report.kept == 0:
+            raise ValueError(f"{self.name}: no row can be used: {self.report}")
+        after = {**self._here(), "passes": self._passes + 1, "source": None}
+        self._place(**{**after, "read": 0, "kept": 0, "cut": {}, "dropped": {}})
+        if self.length is None:
+            raise StopIteration
+
+    def say(self) -> None:
+        """What became of the rows of this pass so far."""
+        rank_zero_info(f"{self.name}, pass {self._passes + 1}: {self.report}")
+
+    # ---- the place ----
+
+    def _place(
+        self, passes: int, block: int, read: int, kept: int, cut: dict[str, int],
+        dropped: dict[str, int], source: dict[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self._passes, self._block, self._source = passes, block, source
+        self.report = Report(read, kept, Counter(cut), Counter(dropped))
+        self._raw, self._batches, self._taken = None, (), 0
+        self._began = self._here()
+
+    def _here(self) -> dict[str, Any]:
+        """Where the next block begins; plain values, as a checkpoint wants them."""
+        report = self.report
+        return {
+            "passes": self._passes, "block": self._block, "read": report.read,
+            "kept": report.kept, "cut": dict(report.cut), "dropped": dict(report.dropped),
+            "source": self._source,
+        }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The block's beginning and how many of its batches were taken."""
+        return {**self._began, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place; its block is made again at the next batch."""
+        place = dict(state)
+        taken = place.pop("taken")
+        self._place(**place)
+        if taken:
+            self._next_block()
+            self._taken = taken
+
+
+def added(one: Report, other: Report) -> Report:
+    """The report of both."""
+    read, kept = one.read + other.read, one.kept + other.kept
+    return Report(read, kept, one.cut + other.cut, one.dropped + other.dropped)

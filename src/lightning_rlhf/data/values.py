@@ -1,0 +1,97 @@
+"""Single fields as people spell them: text, numbers, thumbs, an order of answers."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+UP = frozenset("up thumbs_up thumbsup thumb_up good positive like liked true yes 👍 +1 1".split())
+DOWN = frozenset(
+    "down thumbs_down thumbsdown thumb_down bad negative dislike disliked false no 👎 -1 0".split()
+)
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; its text is the reason, counted in the report."""
+
+
+def read_text(value: Any, field: str) -> str:
+    """A string, or a list that holds one assistant message."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content")
+    if not isinstance(value, str):
+        raise BadRow(f"{field} is {type(value).__name__}, not text")
+    return value
+
+
+def read_number(value: Any, field: str) -> float:
+    """A finite number."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRow(f"{field} {value!r} is no number")
+    return float(value)
+
+
+def read_numbers(values: Any, field: str) -> list[float]:
+    """A list of finite numbers."""
+    if not isinstance(values, list):
+        raise BadRow(f"{field} is {type(values).__name__}, not a list")
+    return [read_number(value, field) for value in values]
+
+
+def read_share(value: Any, field: str) -> float:
+    """A probability."""
+    share = read_number(value, field)
+    if not 0 <= share <= 1:
+        raise BadRow(f"{field} {share:g} is no probability")
+    return share
+
+
+def read_thumb(value: Any, field: str) -> float:
+    """1 for up, 0 for down, or a probability: a boolean, a number with -1 as down, or a word."""
+    if isinstance(value, str):
+        word = re.sub(r"[\s-]+(?=\w*[a-z])", "_", value.strip().lower())
+        if word not in UP | DOWN:
+            raise BadRow(f"{field} {value!r} is neither a thumb up nor down")
+        return float(word in UP)
+    return 0.0 if value == -1 else read_share(value, field)
+
+
+def places(values: list[float]) -> list[int]:
+    """The place of each value from the lowest up; equal values share one."""
+    order = sorted(set(values))
+    return [order.index(value) for value in values]
+
+
+def read_order(value: Any, answers: int) -> list[int]:
+    """Ranks of so many answers from their order, best first: "B>A=C", [[1], [0, 2]] or [1, 0, 2].
+
+    Answers are told by letters from A, or by numbers from 0 or from 1, each exactly once.
+    """
+    if isinstance(value, str):
+        groups = [group.split("=") for group in value.upper().split(">")]
+    elif isinstance(value, list):
+        groups = [group if isinstance(group, list) else [group] for group in value]
+    else:
+        raise BadRow(f"order is {type(value).__name__}, neither text nor a list")
+    told = [_number(name) for group in groups for name in group]
+    first = min((n for n in told if n is not None), default=0)
+    if first not in (0, 1) or sorted(told, key=str) != sorted(
+        range(first, first + answers), key=str
+    ):
+        raise BadRow(f"order {value!r} does not name each of {answers} completions once")
+    ranks = [0] * answers
+    for rank, group in enumerate(groups):
+        for name in group:
+            ranks[(_number(name) or 0) - first] = rank
+    return ranks
+
+
+def _number(name: Any) -> int | None:
+    """An answer's number; A is 0."""
+    if isinstance(name, int):
+        return name
+    name = str(name).strip()
+    if len(name) == 1 and "A" <= name <= "Z":
+        return ord(name) - ord("A")
+    return int(name) if name.isdecimal() else None
