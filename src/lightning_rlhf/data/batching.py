@@ -59,6 +59,13 @@ def fill_in_order(costs: Sequence[int] | np.ndarray, max_tokens: int) -> list[Se
     ]
 
 
+def fill_by_number(rows: int, batch_size: int, seed: int) -> list[Sequence[int]]:
+    """Partition rows into batches of equal size, drawn at random; what is left over sits out."""
+    order = np.random.default_rng(seed).permutation(rows)
+    size = min(batch_size, rows)
+    return [order[i : i + size].tolist() for i in range(0, rows - size + 1, size)]
+
+
 class Batches:
     """A partition of rows as a data set: its items are lists of rows.
 

@@ -131,7 +131,9 @@ def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:
 
 def prompt_batch(rows: Sequence[TokenRow]) -> PromptBatch:
     """Prompts, ragged."""
-    return PromptBatch([torch.tensor(row.prompt_ids) for row in rows])
+    return PromptBatch(
+        [torch.tensor(row.prompt_ids) for row in rows], [row.row or "{}" for row in rows]
+    )
 
 
 def _column(values: list[float | None], absent: float) -> Tensor | None:

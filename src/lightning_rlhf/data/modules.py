@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
-from lightning_rlhf.data.batching import Batches, fill, fill_in_order
+from lightning_rlhf.data.batching import Batches, fill, fill_by_number, fill_in_order
 from lightning_rlhf.data.recognise import OURS, recognise
 from lightning_rlhf.data.rows import (
     Encode,
@@ -255,10 +255,10 @@ class RowsData(LightningDataModule):
         """This process's number, and of how many."""
         return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
 
-    def _sampler(self, drawn: Any, shuffle: bool) -> ResumableSampler:
+    def _sampler(self, drawn: Any, shuffle: bool, run: int = 1) -> ResumableSampler:
         rank, processes = self._process()
         # far apart, so that no epoch of one seed is an epoch of the next
-        return ResumableSampler(drawn, processes, rank, shuffle, self.seed * 1_000_003)
+        return ResumableSampler(drawn, processes, rank, shuffle, self.seed * 1_000_003, run)
 
     def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
         return type(self).collate
@@ -345,8 +345,31 @@ class PreferenceData(RowsData):
 
 
 class PromptData(RowsData):
-    """Prompts alone, to be completed: ``PromptBatch``."""
+    """Prompts alone, to be completed: ``PromptBatch``.
+
+    A module that learns from its own completions sees each batch once per update of its rollout.
+    """
 
     encode = staticmethod(tokens.encode_prompt)
     accepts = ({"prompt"}, {"messages"}, {"text"}, {"chosen"})
     collate: Callable[..., PromptBatch] = staticmethod(collate.prompt_batch)
+
+    def train_dataloader(self) -> Any:
+        module = getattr(self.trainer, "lightning_module", None)
+        parts = module.modules() if module is not None else []
+        updates = next((n for m in parts if (n := getattr(m, "updates_per_rollout", 0))), 0)
+        if not updates:
+            return super().train_dataloader()
+        if is_stream(self.source):
+            raise ValueError(
+                f"{name_of(self.source)}: a stream cannot yield its prompts again for each update "
+                "of a rollout; give a file, a folder or a hub id without stream:"
+            )
+        rows = self.train_rows
+        assert rows is not None, "setup has not run"
+        if self.max_tokens is None:
+            partition = fill_by_number(len(rows), self.batch_size, self.seed)
+        else:
+            partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
+        drawn = Batches(rows, [batch for batch in partition for _ in range(updates)])
+        return self._drawing(drawn, rows, sampler=self._sampler(drawn, True, updates))

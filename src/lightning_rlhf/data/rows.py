@@ -35,6 +35,7 @@ TOKEN_ROW = Features(
         "margin": Value("float32"),
         "opening": Value("string"),
         "cut": Value("string"),
+        "row": Value("string"),
         "tokens": Value("int32"),  # what it takes of a step: its prompt once, its completions
         "kind": Value("string"),  # what batches it fits: "prompt", "single", "pair" or "ranking"
         "split_key": Value("uint64"),  # of its opening: on which side of a split it falls

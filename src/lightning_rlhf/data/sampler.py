@@ -18,6 +18,21 @@ class ResumableSampler(DistributedSampler):
     differ. A ``DistributedSampler``, so that Lightning leaves it alone in every strategy.
     """
 
+    def __init__(
+        self,
+        dataset: Any,
+        processes: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+        run: int = 1,
+    ):
+        """Rows come in runs of ``run`` neighbours, which stay together and in order."""
+        super().__init__(dataset, processes, rank, shuffle, seed)
+        self.run = run
+        self.num_samples = run * -(-(len(dataset) // run) // processes)
+        self.total_size = self.num_samples * processes
+
     def __iter__(self) -> Iterator[int]:
         return _Place(self)
 
@@ -26,13 +41,14 @@ class ResumableSampler(DistributedSampler):
 
         Some rows come twice where they cannot be shared out evenly, as every process takes as many.
         """
-        size = len(self.dataset)  # type: ignore[arg-type]
+        size = len(self.dataset) // self.run  # type: ignore[arg-type]
         rows = torch.arange(size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             rows = torch.randperm(size, generator=generator)
-        shared = torch.arange(self.rank, self.total_size, self.num_replicas)
-        return rows[shared % size]
+        shared = torch.arange(self.rank, self.total_size // self.run, self.num_replicas)
+        firsts = rows[shared % size] * self.run
+        return (firsts[:, None] + torch.arange(self.run)).flatten()
 
 
 class _Place(Iterator[int]):

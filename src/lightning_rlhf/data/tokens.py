@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.formats import (
@@ -29,6 +30,7 @@ class TokenRow(NamedTuple):
     margin: float | None
     opening: str  # what a split goes by
     cut: str  # "", "prompt", "completion" or "both"
+    row: str = ""  # of a prompt: the row it came from as JSON, for rewards that want to know more
 
 
 def fit_length(
@@ -107,4 +109,5 @@ def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> T
         raise BadRow("empty prompt")
     kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
     cut = "prompt" if len(kept) < len(ids) else ""
-    return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut)
+    whole = json.dumps(row, ensure_ascii=False, default=str)
+    return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut, whole)

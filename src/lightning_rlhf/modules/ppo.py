@@ -1,0 +1,169 @@
+"""Proximal policy optimization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lightning_rlhf.batches import TokenBatch, UpdateBatch
+from lightning_rlhf.functional.advantages import gae, masked_normalize, masked_rescale
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, value_loss
+from lightning_rlhf.functional.running import explained_variance
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.rewards import Reward, RoleReward, Score
+from lightning_rlhf.models.rollout import RolloutEngine, Sample, Sampling
+from lightning_rlhf.modules.online import OnlineModule, Seen, Shaping, Updates
+from lightning_rlhf.modules.rollouts import Rollout, row_mask, with_ends
+
+CRITIC = "critic"
+
+
+@dataclass(frozen=True)
+class Value:
+    """The critic: what it is asked, and how it learns.
+
+    Attributes:
+        gamma: discount of a token.
+        lam: of generalised advantage estimation: 0 trusts the critic, 1 the rewards.
+        coef: weight of its loss beside the policy's.
+        clip: how far a value may move from that of the rollout and gain by it.
+        lr: its peak learning rate; None for the policy's.
+        warmup_updates: first updates that train the critic alone.
+        whiten: advantages to mean 0 and variance 1 over the rollout.
+        whiten_rewards: rewards to variance 1 before, their mean left where it is.
+        score_at: "end" adds the score to the completion's last token; "after" one place behind it
+            where there is room, as the reference implementation does: the end token then sees it
+            through ``gamma lam``.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    coef: float = 0.1
+    clip: float = 0.2
+    lr: float | None = None
+    warmup_updates: int = 0
+    whiten: bool = True
+    whiten_rewards: bool = False
+    score_at: Literal["end", "after"] = "end"
+
+
+class PPOModule(OnlineModule):
+    """Policy, reference, reward and critic on one base (arXiv 1707.06347, 2203.02155).
+
+    The critic has its own adapter, started from the reward's where that is a role of this backbone:
+    separate adapters beat a shared one by 9 points of win rate (arXiv 2309.00754). ``critic="head"``
+    reads values off the policy's own states: one forward and one adapter fewer, for small cards.
+
+    Args:
+        backbone: the base and its roles.
+        reward: the name of a reward role, a function ``(prompts, completions, rows) -> scores``, or
+            one or several ``Reward``.
+        critic: "adapter" or "head".
+        sampling: how completions are drawn.
+        shaping: from scores to rewards: KL, penalty, scale.
+        value: the critic and the advantages.
+        updates: steps to a rollout, and how far they go.
+        engine: what samples; None for the backbone itself.
+        lr: peak learning rate.
+        warmup: share of the run over which the learning rate rises.
+        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
+        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+    """
+
+    trained = (POLICY, CRITIC)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        reward: Score | Reward | list[Reward] | str = "reward",
+        critic: Literal["adapter", "head"] = "adapter",
+        sampling: Sampling = Sampling(),
+        shaping: Shaping = Shaping(),
+        value: Value = Value(),
+        updates: Updates = Updates(),
+        engine: RolloutEngine | None = None,
+        lr: float = 1e-5,
+        warmup: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__(
+            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
+            lr_scheduler,
+        )  # fmt: skip
+        self.critic = critic
+        self.value = value
+
+    def add_roles(self) -> None:
+        super().add_roles()
+        judge = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
+        fresh = CRITIC not in self.backbone.heads
+        trunk = POLICY if self.critic == "head" else None
+        like = judge if trunk is None else None
+        self.backbone.add_role(CRITIC, head=True, like=like, trunk=trunk)
+        if fresh and like is None and CRITIC not in self.backbone.adapters:
+            torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
+
+    def learning_rate(self, role: str) -> float:
+        return self.value.lr if role == CRITIC and self.value.lr is not None else self.lr
+
+    def slot_after(self, samples: list[Sample]) -> list[bool]:
+        after = self.value.score_at == "after"
+        return [after and s.finished and len(s.ids) < self.sampling.max_new_tokens for s in samples]
+
+    def look(self, tokens: TokenBatch, after: list[bool]) -> Seen:
+        logprobs, values = self._policy_and_critic(tokens, with_ends(tokens, after))
+        reference = self.backbone.logprobs(tokens, REFERENCE, self.sampling.temperature)
+        return Seen(logprobs, reference, values)
+
+    def _policy_and_critic(self, tokens: TokenBatch, critic: TokenBatch) -> tuple[Tensor, Tensor]:
+        temperature = self.sampling.temperature
+        if self.critic == "head":
+            return self.backbone.logprobs_and_values(tokens, critic, POLICY, CRITIC, temperature)
+        logprobs = self.backbone.logprobs(tokens, POLICY, temperature)
+        return logprobs, self.backbone.values(critic, CRITIC)
+
+    def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
+        how = self.value
+        assert rollout.values is not None and rollout.value_lengths is not None
+        places = torch.tensor(rollout.value_lengths, device=kl.device) - 1
+        padded = torch.nn.functional.pad(kl, (0, 1))
+        per_token = token_rewards(padded, rewards, places, self.kl_coef)
+        if how.whiten_rewards:
+            per_token = masked_rescale(per_token, row_mask(rollout.value_lengths, per_token))
+        advantages = gae(per_token, rollout.values, how.gamma, how.lam)
+        returns = advantages + rollout.values
+        counts = row_mask(rollout.lengths, kl)
+        mask = row_mask(rollout.value_lengths, returns)
+        self.log(
+            "value/explained_variance", explained_variance(rollout.values[mask], returns[mask])
+        )
+        advantages = advantages[:, :-1].masked_fill(~counts, 0.0)
+        if how.whiten:
+            advantages = masked_normalize(advantages, counts)
+        return rollout._replace(advantages=advantages, returns=returns)
+
+    def objective(self, batch: UpdateBatch) -> Loss:
+        assert batch.critic is not None and batch.values is not None and batch.returns is not None
+        how, bonus = self.updates, batch.returns.new_zeros(())
+        if how.entropy:
+            new, bonus = self.policy_logprobs(batch.tokens)
+            values = self.backbone.values(batch.critic, CRITIC)
+        else:
+            new, values = self._policy_and_critic(batch.tokens, batch.critic)
+        policy = policy_loss(new, batch.logprobs, batch.advantages, how.clip, how.dual_clip)
+        value = value_loss(values, batch.values, batch.returns, self.value.clip)
+        loss = ppo_loss(policy, value, self.value.coef)
+        if self.training and self._warming_up():
+            loss = loss._replace(value=self.value.coef * value.value)
+            return loss
+        return Loss(loss.value - how.entropy * bonus, loss.metrics)
+
+    def _warming_up(self) -> bool:
+        made = (self.rollouts_made - 1) * self.updates_per_rollout + self._update
+        return made <= self.value.warmup_updates
