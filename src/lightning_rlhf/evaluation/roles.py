@@ -13,7 +13,7 @@ from lightning_rlhf.batches import PreferenceBatch, TokenBatch
 from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.generation import Completion
+from lightning_rlhf.models.rollout import Sample
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def sampled_kl(
     role: str,
     reference: str,
     prompts: Sequence[list[int]],
-    completions: Sequence[Completion],
+    completions: Sequence[Sample],
     batch_size: int = 64,
 ) -> float:
     """``E_role[log role - log reference]`` in nats per answer, from the role's own samples (k1).
@@ -30,11 +30,10 @@ def sampled_kl(
     Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance
     alone.
     """
-    eos = backbone.tokenizer.eos_token_id
     total = 0.0
     for start in range(0, len(prompts), batch_size):
         rows = [
-            (p + c.ids + [eos] * c.finished, [False] * len(p) + [True] * (len(c.ids) + c.finished))
+            (p + c.ids, [False] * len(p) + [True] * len(c.ids))
             for p, c in zip(
                 prompts[start : start + batch_size],
                 completions[start : start + batch_size],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from lightning_rlhf.functional.logprobs import TokenStatistics
 from lightning_rlhf.models import export, loading, lora
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA, LoraLayer
+from lightning_rlhf.models.merging import MergedWeights
 from lightning_rlhf.models.offload import Offload, embedding_to_host
 from lightning_rlhf.models.runner import Runner
 
@@ -100,6 +102,7 @@ class Backbone(nn.Module):
         self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
         self._runner: Runner | None = None
         self._casts = True  # whether adapters cast their inputs to fp32
+        self._merged: str | None = None  # the role whose adapter the base's weights hold
 
     # ---- building ----
 
@@ -285,6 +288,30 @@ class Backbone(nn.Module):
             raise KeyError(f"no role {name!r} on this backbone: it has {sorted(self.roles)}")
         return _ActiveRole(self, name)
 
+    @contextmanager
+    def merged(self, name: str) -> Iterator[None]:
+        """As ``role``, its adapter added into the base's weights: many short forwards are cheaper.
+
+        The base has its own bits again afterwards, whatever happens inside. May be entered again
+        inside; a role that is the bare base, or a whole model, is only switched to.
+
+        Raises:
+            ValueError: the base is in 4 bits, which would round the adapter away.
+            RuntimeError: on switching to another role inside.
+        """
+        with self.role(name):
+            if self._merged == name or not self.roles[name].adapter:
+                yield
+                return
+            try:
+                with MergedWeights(self._adapted, name):
+                    self._merged = name
+                    self._switch(name)
+                    yield
+            finally:
+                self._merged = None
+                self._switch(name)
+
     def _follow_autocast(self, running: bool) -> None:
         """Let adapters take their inputs as they are while autocast casts for them."""
         enabled = running and self.model is not None and autocast_enabled(self.model.device)
@@ -295,7 +322,9 @@ class Backbone(nn.Module):
     def _switch(self, name: str) -> None:
         """Switch the adapted layers, where they are not on that adapter yet."""
         name = self.roles[name].trunk or name
-        adapter = name if self.roles[name].adapter else None
+        if self._merged not in (None, name):
+            raise RuntimeError(f"the base holds role {self._merged!r}: leave merged() for {name!r}")
+        adapter = name if self.roles[name].adapter and self._merged is None else None
         if self._adapted and adapter != self._applied:
             lora.activate(self._adapted, adapter)
             self._applied = adapter
@@ -372,49 +401,50 @@ class Backbone(nn.Module):
             return self.frozen
         return self.base
 
-    def _run_as(self, role: str) -> Runner:
+    def runner_of(self, role: str) -> Runner:
+        """How a role's model runs a batch; whoever runs it switches to the role."""
         assert self._runner is not None, "not loaded"
         return self._runner._replace(model=self.model_of(role))
 
     def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
         """The decoder's last hidden states as a role, in the layout the batch has: (B, T, H)."""
         with self.role(role):
-            states: Tensor = self._run_as(role).run(tokens).last_hidden_state
+            states: Tensor = self.runner_of(role).run(tokens).last_hidden_state
             return states
 
     def logits(self, tokens: TokenBatch, role: str) -> Tensor:
         """Logits as a role, at the places that predict a counting token only: (N, V)."""
         with self.role(role):
-            return self._run_as(role).logits(tokens)
+            return self.runner_of(role).logits(tokens)
 
     def logprobs(self, tokens: TokenBatch, role: str, temperature: float = 1.0) -> Tensor:
         """Log-probs of the counting tokens as a role: (N,) fp32, logits a tile at a time."""
         with self.role(role):
-            return self._run_as(role).logprobs(tokens, temperature)
+            return self.runner_of(role).logprobs(tokens, temperature)
 
     def statistics(
         self, tokens: TokenBatch, role: str, temperature: float = 1.0
     ) -> TokenStatistics:
         """``logprobs`` with entropy and expected probability, a third matrix product dearer."""
         with self.role(role):
-            return self._run_as(role).statistics(tokens, temperature)
+            return self.runner_of(role).statistics(tokens, temperature)
 
     def scores(self, tokens: TokenBatch, role: str) -> Tensor:
         """A role's scalar head at each completion's last token: (C,) fp32."""
         with self.role(role):
-            return self.head(role)(self._run_as(role).ends(tokens))
+            return self.head(role)(self.runner_of(role).ends(tokens))
 
     def values(self, tokens: TokenBatch, role: str) -> Tensor:
         """A role's scalar head at the places that predict the counting tokens: (N,) fp32."""
         with self.role(role):
-            return self.head(role)(self._run_as(role).at_sources(tokens))
+            return self.head(role)(self.runner_of(role).at_sources(tokens))
 
     def logprobs_and_values(
         self, tokens: TokenBatch, read: TokenBatch, role: str, head: str, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """A role's log-probs (N,), and another's head on its states at ``read`` (V,); one pass."""
         with self.role(role):
-            logprobs, states = self._run_as(role).logprobs_and_states(tokens, read, temperature)
+            logprobs, states = self.runner_of(role).logprobs_and_states(tokens, read, temperature)
             return logprobs, self.head(head)(states)
 
     # ---- saving ----
@@ -475,9 +505,9 @@ class _ActiveRole(AbstractContextManager[None]):
         self.before: list[str | None] = []
 
     def __enter__(self) -> None:
+        self.backbone._switch(self.name)
         self.before.append(self.backbone._active)
         self.backbone._active = self.name
-        self.backbone._switch(self.name)
         self.backbone._follow_autocast(running=True)
 
     def __exit__(self, *error: object) -> None:

@@ -6,11 +6,12 @@ completion may see another. Then every forward counts the layers that honoured t
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from lightning_rlhf.batches import Groups, TokenBatch
 from lightning_rlhf.models.attention import OVER_EAGER, OVER_SDPA, PackedRow
@@ -19,8 +20,10 @@ from lightning_rlhf.models.layout import positions, unpacked
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
-def run_packed(model: PreTrainedModel, inputs: dict[str, Any], groups: Groups) -> Any:
-    """A forward over one packed row.
+def run_packed(
+    model: PreTrainedModel, inputs: dict[str, Any], groups: Groups, cache: Cache | None = None
+) -> Any:
+    """A forward over one packed row; an empty cache takes its keys and values, packed as they are.
 
     Raises:
         RuntimeError: a layer dropped the layout on its way; its output would be wrong by whole
@@ -29,7 +32,10 @@ def run_packed(model: PreTrainedModel, inputs: dict[str, Any], groups: Groups) -
     row = PackedRow(groups)
     # a mask of four dimensions is handed on as it is: transformers builds none, and nobody reads it
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs["input_ids"].device)
-    out = model(**inputs, attention_mask=no_mask, use_cache=False, packed=row)
+    kept = {} if cache is None else {cache_name(model): cache}
+    out = model(
+        **inputs, **kept, attention_mask=no_mask, use_cache=cache is not None, packed=row
+    )
     layers = model.config.get_text_config().num_hidden_layers
     if len(row.seen) != layers:
         raise RuntimeError(
@@ -37,6 +43,12 @@ def run_packed(model: PreTrainedModel, inputs: dict[str, Any], groups: Groups) -
             'give Backbone(attention="sdpa") for padded rows'
         )
     return out
+
+
+def cache_name(model: PreTrainedModel) -> str | None:
+    """What a model's forward calls its cache: ``past_key_values`` before transformers 5.23."""
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
 def enable(model: PreTrainedModel) -> str | None:

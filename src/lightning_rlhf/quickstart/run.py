@@ -26,8 +26,9 @@ from lightning_rlhf.evaluation.report import (
 )
 from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.generation import Completion, generate
+from lightning_rlhf.models.generation import answer, generate
 from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.models.rollout import Sample
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.dpo import DPOModule
 from lightning_rlhf.modules.reward import REWARD, RewardModule
@@ -161,8 +162,8 @@ def sample(backbone: Backbone, role: str, prompts: list[str]) -> Sampled:
     prompts = prompts * SAMPLES
     template = ChatTemplate(backbone.tokenizer)
     ids = [template.encode_prompt(prompt) for prompt in prompts]
-    completions = generate(backbone, role, ids, MAX_ANSWER, temperature=1.0, batch_size=128)
-    answers = [backbone.tokenizer.decode(c.ids) for c in completions]
+    completions = generate(backbone, role, ids, MAX_ANSWER, temperature=1.0)
+    answers = [backbone.tokenizer.decode(answer(backbone, c)) for c in completions]
     verdicts = [
         judge(p, a, c.finished) for p, a, c in zip(prompts, answers, completions, strict=True)
     ]
@@ -180,7 +181,7 @@ def sample(backbone: Backbone, role: str, prompts: list[str]) -> Sampled:
 
 
 def kl_to_reference(
-    backbone: Backbone, role: str, prompts: list[list[int]], completions: list[Completion]
+    backbone: Backbone, role: str, prompts: list[list[int]], completions: list[Sample]
 ) -> float:
     """Nats per answer; 0 before there is a reference to move away from."""
     if REFERENCE not in backbone.roles:

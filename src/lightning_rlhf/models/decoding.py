@@ -1,0 +1,272 @@
+"""Rows of tokens that grow one at a time: the prompts' forward, the steps after it, the ends."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from lightning_rlhf.functional.sampling import draw
+from lightning_rlhf.models.layout import positions
+from lightning_rlhf.models.packing import ATTENTION_KINDS, cache_name, run_packed
+from lightning_rlhf.models.runner import Runner
+
+# Of prompts in one forward: enough to keep a device busy, few enough to hold one layer's widths.
+PREFILL_TOKENS = {"cpu": 1024}
+PREFILL_TOKENS_ELSEWHERE = 8192
+LEAVING = 0.125  # share of the rows that must be finished before they leave; see benchmarks/LOG.md
+
+
+class Rules(NamedTuple):
+    """What ends a completion, and how a token is drawn."""
+
+    longest: int
+    shortest: int
+    temperature: float
+    stops: list[int]  # tokens that end a completion
+    said: Callable[[list[int]], bool] | None  # whether ids end with a stop string; None: no strings
+
+
+class Grown(NamedTuple):
+    """One completion."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+class Rows(Protocol):
+    """Rows being decoded side by side."""
+
+    logits: Tensor  # (B, V) of the next token
+
+    def step(self, tokens: Tensor) -> None:
+        """Append a token to every row: (B,)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Let only these rows stay: (R,) int64."""
+
+
+def decode(rows: Rows, count: int, rules: Rules, uniform: Tensor | None) -> list[Grown]:
+    """Grow rows until each has ended.
+
+    A finished row goes on unheard until a share of the rows is finished; then they leave together.
+
+    Args:
+        rows: the prompts, read.
+        count: how many rows there are.
+        rules: what ends one.
+        uniform: (B, longest) fp64 numbers to draw by; None is greedy.
+    """
+    ids: list[list[int]] = [[] for _ in range(count)]
+    logprobs: list[list[float]] = [[] for _ in range(count)]
+    done = [False] * count
+    live = list(range(count))  # which row stands at each place
+    at = torch.arange(count, device=rows.logits.device)
+    stops = torch.tensor(rules.stops, device=at.device)
+    for t in range(rules.longest):
+        logits = rows.logits
+        if t < rules.shortest:
+            logits = logits.index_fill(1, stops, float("-inf"))
+        token, logprob = draw(
+            logits, rules.temperature, None if uniform is None else uniform[at, t]
+        )
+        for row, id_, lp in zip(live, token.tolist(), logprob.tolist(), strict=True):
+            if not done[row]:
+                ids[row].append(id_)
+                logprobs[row].append(lp)
+                done[row] = _ended(ids[row], rules)
+        left = [place for place, row in enumerate(live) if not done[row]]
+        if not left or t + 1 == rules.longest:
+            break
+        if len(live) - len(left) >= max(1, LEAVING * len(live)):
+            live = [live[place] for place in left]
+            kept = torch.tensor(left, device=at.device)
+            rows.keep(kept)
+            at, token = at[kept], token[kept]
+        rows.step(token)
+    return [Grown(*parts) for parts in zip(ids, logprobs, done, strict=True)]
+
+
+def _ended(ids: list[int], rules: Rules) -> bool:
+    if ids[-1] in rules.stops:
+        return True
+    return rules.said is not None and len(ids) >= rules.shortest and rules.said(ids)
+
+
+# ---- rows over transformers' cache ----
+
+
+class Prompts(NamedTuple):
+    """Different prompts, and which of them each row continues."""
+
+    ids: list[list[int]]
+    of_row: list[int]
+
+
+class CachedRows:
+    """Rows over transformers' own cache, which each family's attention knows how to read.
+
+    Each prompt goes through the model once, packed without padding where the model can; its keys
+    and values are then laid out left-padded, once for every row that continues it.
+
+    Args:
+        runner: the model, its adapters switched.
+        prompts: to be continued.
+        pad_id: fills up rows.
+        room: how many tokens a row may gain.
+    """
+
+    def __init__(self, runner: Runner, prompts: Prompts, pad_id: int, room: int):
+        self.model = runner.model
+        device = self.model.device
+        read = [_read(runner, piece, pad_id) for piece in _pieces(prompts.ids, device)]
+        of_row = torch.tensor(prompts.of_row, device=device)
+        self.logits = torch.cat([p.logits for p in read])[of_row]
+        lengths = torch.tensor([len(p) for p in prompts.ids], device=device)
+        width = int(lengths.max())
+        column = torch.arange(width, device=device)
+        pads = (width - lengths)[:, None]
+        # a pad shows its prompt's first token: finite, and masked
+        place = (lengths.cumsum(0) - lengths)[:, None] + (column - pads).clamp(min=0)
+        self.cache = DynamicCache(config=self.model.config)
+        for layer in range(len(read[0].keys)):
+            keys, values = (
+                torch.cat([side[layer] for side in sides])[place[of_row]].transpose(1, 2)
+                for sides in ([p.keys for p in read], [p.values for p in read])
+            )
+            for p in read:  # one layer at a time is there twice
+                p.keys[layer] = p.values[layer] = torch.empty(0)
+            self.cache.update(keys, values, layer)
+        mask = torch.ones(len(of_row), width + room, dtype=torch.long, device=device)
+        mask[:, :width] = (column >= pads)[of_row]
+        self.mask, self.width = mask, width
+        self.position = lengths[of_row]
+
+    def step(self, tokens: Tensor) -> None:
+        self.width += 1
+        self.logits = _forward(
+            self.model,
+            tokens[:, None],
+            self.mask[:, : self.width],
+            self.position[:, None],
+            self.cache,
+        )
+        self.position = self.position + 1
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+
+class _Read(NamedTuple):
+    """Some prompts after their forward: logits at their ends; each token's keys and values."""
+
+    logits: Tensor  # (U, V)
+    keys: list[Tensor]  # a layer: (tokens, heads, D)
+    values: list[Tensor]
+
+
+def _pieces(prompts: list[list[int]], device: torch.device) -> Iterator[list[list[int]]]:
+    """Neighbours, a budget of tokens at a time."""
+    most = PREFILL_TOKENS.get(device.type, PREFILL_TOKENS_ELSEWHERE)
+    piece: list[list[int]] = []
+    for prompt in prompts:
+        if piece and sum(map(len, piece)) + len(prompt) > most:
+            yield piece
+            piece = []
+        piece.append(prompt)
+    yield piece
+
+
+def _read(runner: Runner, prompts: list[list[int]], pad_id: int) -> _Read:
+    model, cache = runner.model, DynamicCache()  # without a config no layer forgets
+    if runner.packs:
+        groups = tuple((len(p),) for p in prompts)
+        ids = torch.tensor([[token for p in prompts for token in p]], device=model.device)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        ends = torch.tensor([len(p) for p in prompts], device=model.device).cumsum(0) - 1
+        inputs = {"input_ids": ids, "position_ids": positions(groups).to(ids.device)}
+        logits = run_packed(model, {**inputs, "logits_to_keep": ends}, groups, cache).logits[0]
+    else:
+        ids, mask = left_pad(prompts, pad_id, model.device)
+        real = mask.bool()
+        logits = _forward(model, ids, mask, _places(mask), cache)
+    keys = [layer.keys.transpose(1, 2)[real] for layer in cache.layers]
+    return _Read(logits, keys, [layer.values.transpose(1, 2)[real] for layer in cache.layers])
+
+
+def why_uncached(model: PreTrainedModel) -> str | None:
+    """Why a model's keys and values cannot be laid out in rows; None where they can."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
+    if cache_name(model) is None:
+        return "its forward takes none"
+    if getattr(model, "_is_stateful", False) or kinds:
+        return f"not all its layers are attention ({', '.join(sorted(kinds)) or 'stateful'})"
+    if getattr(config, "num_kv_shared_layers", None):
+        return "some of its layers share keys and values"
+    return None
+
+
+# ---- rows without a cache ----
+
+
+class RecomputedRows:
+    """Rows that go through the model whole at every step: slow, and right for any model.
+
+    Args:
+        runner: the model, its adapters switched.
+        prompts: to be continued.
+        pad_id: fills up rows.
+    """
+
+    def __init__(self, runner: Runner, prompts: Prompts, pad_id: int):
+        self.model = runner.model
+        rows = [prompts.ids[i] for i in prompts.of_row]
+        self.ids, self.mask = left_pad(rows, pad_id, self.model.device)
+        self.logits = _forward(self.model, self.ids, self.mask, _places(self.mask))
+
+    def step(self, tokens: Tensor) -> None:
+        self.ids = torch.cat([self.ids, tokens[:, None]], 1)
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+        self.logits = _forward(self.model, self.ids, self.mask, _places(self.mask))
+
+    def keep(self, rows: Tensor) -> None:
+        self.ids, self.mask = self.ids[rows], self.mask[rows]
+
+
+def _forward(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    places: Tensor,
+    cache: DynamicCache | None = None,
+) -> Tensor:
+    """Logits of the next token of left-padded rows: (B, V)."""
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(model.get_decoder().forward).parameters:
+        inputs["position_ids"] = places
+    if cache is not None:
+        inputs[str(cache_name(model))] = cache
+    logits: Tensor = model(**inputs, use_cache=cache is not None, logits_to_keep=1).logits
+    return logits[:, -1]
+
+
+def _places(mask: Tensor) -> Tensor:
+    """(B, T) places of left-padded tokens, counted from each row's own start."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def left_pad(
+    rows: Sequence[list[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(B, T) ids and mask, padded on the left as decoding wants them."""
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask

@@ -1,0 +1,249 @@
+"""Completions sampled from a role, as plainly as its probabilities say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_rlhf.models import lora
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.decoding import (
+    CachedRows,
+    Prompts,
+    RecomputedRows,
+    Rows,
+    Rules,
+    decode,
+    why_uncached,
+)
+from lightning_rlhf.models.merging import copy_bytes, why_unmergeable
+
+log = logging.getLogger(__name__)
+CPU_CACHE_BYTES = 2**30  # fixed, and not what is free: a resumed run must chunk as the first did
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. No top-p, no top-k, no penalty: they would make a KL negative.
+
+    Attributes:
+        max_new_tokens: where a completion that does not end is cut.
+        min_new_tokens: tokens before which none may end. Above 0 the samples are not the policy's
+            any more: their log-probs here are of what was drawn from, end tokens left out, and a
+            KL to the policy or its reference made from them is wrong, and may be negative.
+        temperature: divides the logits; 0 is greedy.
+        samples: completions of each prompt; they share its forward.
+        stop_strings: a completion also ends with the token that completes one of them.
+        kv_tokens: keys and values held at a time, in tokens over all rows; None adapts them to
+            the device.
+    """
+
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    samples: int = 1
+    stop_strings: tuple[str, ...] = ()
+    kv_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens must lie between 0 and max_new_tokens "
+                f"({self.max_new_tokens}), got {self.min_new_tokens}"
+            )
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be 1 or more to each prompt, got {self.samples}")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise ValueError(f"stop_strings is a list of texts, got {self.stop_strings!r}")
+        if self.kv_tokens is not None and self.kv_tokens < 1:
+            raise ValueError(f"kv_tokens must be 1 or more tokens, got {self.kv_tokens}")
+
+
+class Sample(NamedTuple):
+    """One completion."""
+
+    ids: list[int]  # with its end token where it ended by one
+    finished: bool  # ended by an end token or a stop string, and not by length
+    logprobs: list[float]  # the sampler's own, at its temperature; greedy: at temperature 1
+
+
+class RolloutEngine(Protocol):
+    """Whatever completes prompts as a role."""
+
+    def sample(
+        self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
+    ) -> list[Sample]:
+        """``len(prompts) * samples`` completions, those of one prompt together, in order."""
+
+
+class HFRollout:
+    """Samples with the backbone itself, over transformers' cache.
+
+    Every row's random numbers are drawn from the device's global generator at once, before the
+    first token: so a row's tokens depend on that generator's state, on the row's place in the call
+    and on ``max_new_tokens``, and not on chunks, padding or neighbours, but for rounding.
+
+    Args:
+        merge: add the adapter into the base's weights while sampling; None does it where that
+            pays: never into 4 bits, on a GPU only if the copy fits into a quarter of its memory.
+    """
+
+    def __init__(self, merge: bool | None = None):
+        self.merge = merge
+
+    @torch.no_grad()
+    def sample(
+        self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
+    ) -> list[Sample]:
+        """See ``RolloutEngine``.
+
+        Raises:
+            ValueError: a prompt is empty; a merge was asked for that cannot be.
+        """
+        if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
+            raise ValueError(f"prompt {empty[0]} has no token to go on from: give it a BOS token")
+        rows = [i for i in range(len(prompts)) for _ in range(sampling.samples)]
+        model = backbone.model_of(role)
+        uniform = None
+        if sampling.temperature > 0 and rows:
+            shape = len(rows), sampling.max_new_tokens
+            uniform = torch.rand(shape, dtype=torch.float64, device=model.device)
+        rules = _rules(backbone, sampling)
+        budget = sampling.kv_tokens or default_kv_tokens(model)
+        found: dict[int, Sample] = {}
+        with self._as(backbone, role), evaluating(model):
+            for chunk in _chunks(prompts, rows, sampling.max_new_tokens, budget):
+                decoder = _start(backbone, role, [list(prompts[rows[r]]) for r in chunk], rules)
+                draws = None if uniform is None else uniform[chunk]
+                for row, said in zip(chunk, decode(decoder, len(chunk), rules, draws), strict=True):
+                    found[row] = Sample(said.ids, said.finished, said.logprobs)
+        return [found[row] for row in range(len(rows))]
+
+    def _as(self, backbone: Backbone, role: str) -> AbstractContextManager[None]:
+        merge = self.merge
+        if merge is None:
+            merge = merging_pays(backbone, role)
+        return backbone.merged(role) if merge else backbone.role(role)
+
+
+def merging_pays(backbone: Backbone, role: str) -> bool:
+    """Whether a role should be merged while it samples, see benchmarks/README.md."""
+    if not backbone.roles[role].adapter:
+        return False
+    adapted = lora.layers(backbone.base)
+    device = backbone.base.device
+    fits = device.type == "cpu" or 4 * copy_bytes(adapted) <= _memory(device)
+    return fits and why_unmergeable(adapted, role) is None
+
+
+def stop_ids(backbone: Backbone) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
+    found = {backbone.tokenizer.eos_token_id}
+    config = backbone.base.generation_config
+    of_model = getattr(config, "eos_token_id", None)
+    found |= set(of_model if isinstance(of_model, list) else [of_model])
+    return sorted(i for i in found if isinstance(i, int))
+
+
+def default_kv_tokens(model: PreTrainedModel) -> int:
+    """Tokens whose keys and values are held at a time: 1 GiB of them on a CPU, on a GPU half of
+    what the weights leave of its memory. The same on every run, whatever else the device holds."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    room = CPU_CACHE_BYTES
+    if model.device.type != "cpu":
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        room = (_memory(model.device) - weights) // 2
+    return max(1, room // token)
+
+
+def _memory(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _chunks(
+    prompts: Sequence[list[int]], rows: list[int], new: int, budget: int
+) -> Iterator[list[int]]:
+    """Rows of like length, as many as the budget holds; one at least."""
+    chunk: list[int] = []
+    for row in sorted(range(len(rows)), key=lambda r: len(prompts[rows[r]])):
+        # the last is the longest, and all are as wide as it
+        if chunk and (len(chunk) + 1) * (len(prompts[rows[row]]) + new) > budget:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
+
+
+def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: Rules) -> Rows:
+    """Rows that have read their prompts, equal ones once."""
+    runner, pad_id = backbone.runner_of(role), backbone.tokenizer.pad_token_id
+    place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
+    prompts = Prompts([list(text) for text in place], [place[tuple(text)] for text in texts])
+    reason = why_uncached(runner.model)
+    if reason is None:
+        return CachedRows(runner, prompts, pad_id, rules.longest)
+    log.warning("%s decodes without a cache, slowly: %s", type(runner.model).__name__, reason)
+    return RecomputedRows(runner, prompts, pad_id)
+
+
+def _rules(backbone: Backbone, sampling: Sampling) -> Rules:
+    said = None
+    if sampling.stop_strings:
+        said = StopStrings(backbone.tokenizer, sampling.stop_strings, sampling.min_new_tokens).said
+    return Rules(
+        sampling.max_new_tokens,
+        sampling.min_new_tokens,
+        sampling.temperature,
+        stop_ids(backbone),
+        said,
+    )
+
+
+class StopStrings:
+    """Whether a text that grows by a token contains one of some strings.
+
+    Args:
+        tokenizer: whose text.
+        strings: that end it.
+        first: the length at which it is looked at for the first time.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], first: int):
+        self.tokenizer = tokenizer
+        self.strings = tuple(strings)
+        self.first = first
+        # every token is a byte at least; some more, since a cut tail may begin inside a character
+        self.tail = max(len(s.encode()) for s in strings) + 8
+
+    def said(self, ids: list[int]) -> bool:
+        """Called at every length from ``first`` on: then only the tail can be new."""
+        seen = ids if len(ids) == max(1, self.first) else ids[-self.tail :]
+        text = self.tokenizer.decode(seen, clean_up_tokenization_spaces=False)
+        return any(s in text for s in self.strings)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, in which gradient checkpointing leaves the cache alone; afterwards as it was."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
