@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,44 @@ from lightning_rlhf import (
     Backbone,
     DemonstrationData,
     DPOModule,
+    GRPOModule,
     KTOModule,
     LoRA,
+    PPOModule,
     PreferenceData,
+    PromptData,
     RewardModule,
+    RLOOModule,
+    Sampling,
     SFTModule,
+    Updates,
 )
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
-from support import number_pairs
+from support import NUMBERS, number_pairs
+
+def low_numbers(
+    prompts: list[str], completions: list[str], rows: list[dict[str, Any]]
+) -> list[float]:
+    """A reward: the share of a completion's words that are low numbers."""
+    low = set(NUMBERS[:20])
+    return [sum(w in low for w in text.split()) / max(1, len(text.split())) for text in completions]
+
 
 METHODS = {
     "sft": (SFTModule, DemonstrationData),
     "reward": (RewardModule, PreferenceData),
     "dpo": (DPOModule, PreferenceData),
     "kto": (KTOModule, PreferenceData),
+}
+SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, samples=2)
+ONLINE = {
+    "ppo": (
+        partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=Updates(epochs=3)),
+        PromptData,
+    ),
+    "grpo": (partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),
+    "rloo": (partial(RLOOModule, reward=low_numbers, sampling=PAIRED), PromptData),
 }
 
 
@@ -45,7 +69,7 @@ class Runs:
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
     ) -> tuple[AlignmentModule, RowsData]:
         seed_everything(0, verbose=False)
-        module, data = METHODS[method]
+        module, data = (METHODS | ONLINE)[method]
         return (
             module(self.backbone(quantization=quantization), lr=5e-3),
             data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),

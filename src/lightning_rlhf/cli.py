@@ -19,7 +19,10 @@ from rich.console import Console
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.chat import chat
 from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.models.rollout import Sampling
 from lightning_rlhf.modules.dpo import Term
+from lightning_rlhf.modules.online import Shaping, Updates
+from lightning_rlhf.modules.ppo import Value
 from lightning_rlhf.planning.command import report, split_arguments
 from lightning_rlhf.planning.guard import MemoryGuard
 from lightning_rlhf.quickstart.run import quickstart
@@ -61,7 +64,7 @@ class _NestedArg(_util.NestedArg):
 for where in (_util, _typehints):
     setattr(where, "NestedArg", _NestedArg)  # noqa: B010  (mypy: a type is not assigned to)
 # Else jsonargparse cannot carry a dataclass over when a method is swapped on the command line.
-set_parsing_settings(subclasses_enabled=[LoRA, Term])
+set_parsing_settings(subclasses_enabled=[LoRA, Term, Sampling, Shaping, Updates, Value])
 
 
 def cli_options() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from runs import METHODS, Runs
+from runs import METHODS, ONLINE, Runs
 
 
 class Killed(Exception):
@@ -39,13 +39,13 @@ def options(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS | ONLINE)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     whole, data = runs.make(method, **settings)
     trainer = runs.trainer(**options(runs.folder / "whole"))
     trainer.fit(whole, data)
     steps = trainer.global_step
-    assert steps > 12  # several checkpoints, two epochs
+    assert steps >= 12  # several checkpoints, two epochs
 
     killed, data = runs.make(method, **settings)
     how = options(runs.folder / "killed")
@@ -65,7 +65,7 @@ def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[st
         assert torch.equal(wanted[name], found[name]), name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS | ONLINE)
 def test_global_generators_come_back(runs: Runs, method: str) -> None:
     """Whatever draws random numbers in a step draws the same ones after a resume."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import time
@@ -143,6 +144,7 @@ class OnlineModule(AlignmentModule):
         self._sampler = engine or HFRollout()
         self._kl = AdaptiveKL(shaping.kl_target or 1.0, shaping.kl_horizon, shaping.kl_coef or 1e-9)
         self._moments = RunningMoments()
+        self._seed: int | None = None  # of the run; a checkpoint's, once resumed
         self._centre: float | None = None
         self._rollout: Rollout | None = None
         self._table: Table | None = None
@@ -188,6 +190,18 @@ class OnlineModule(AlignmentModule):
         for reward in self.rewards:
             reward.prepare(self.backbone)
 
+    # ---- what a plan of memory asks ----
+
+    def longest_row(self, prompt: int) -> tuple[int, ...]:
+        """Lengths of a prompt and its completions at most."""
+        return (prompt, *[self.sampling.max_new_tokens] * self.sampling.samples)
+
+    def update_like(self, tokens: TokenBatch) -> UpdateBatch:
+        """An update's batch of given tokens, nothing known of them yet."""
+        blank = torch.zeros(tokens.target.shape, device=tokens.target.device)
+        per_answer = torch.zeros(tokens.last.shape, device=tokens.last.device)
+        return UpdateBatch(tokens, blank, blank, per_answer)
+
     @property
     def updates_per_rollout(self) -> int:
         """How often the loader yields each batch of prompts."""
@@ -209,11 +223,12 @@ class OnlineModule(AlignmentModule):
     def collect_rollout(self, batch: PromptBatch) -> None:
         """Sample, look, score, judge."""
         start = time.perf_counter()
-        prompts, rows = self._shuffled(batch)
-        samples = self._sample(prompts, self.sampling)
+        with self._seeded(self.rollouts_made):
+            prompts, rows = self._shuffled(batch)
+            order = self._order(len(prompts))
+            samples = self._sampler.sample(self.backbone, POLICY, prompts, self.sampling)
         sampled = time.perf_counter()
 
-        order = self._order(len(prompts))
         completions = [s.ids for s in samples]
         # the cuts of the first pass: its ratio is then 1 to the bit
         firsts = order[: self.updates.minibatches]
@@ -317,17 +332,18 @@ class OnlineModule(AlignmentModule):
             parts += [part.tolist() for part in rows.tensor_split(self.updates.minibatches)]
         return parts
 
-    def _sample(self, prompts: list[list[int]], sampling: Sampling) -> list[Sample]:
-        seed = int(torch.randint(2**31, (1,)))  # the same in every process of a resumed run
-        with self._seeded(seed + 7919 * self.global_rank):
-            return self._sampler.sample(self.backbone, POLICY, prompts, sampling)
-
     @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """Other random numbers inside, the same ones afterwards as without."""
+    def _seeded(self, number: int) -> Iterator[None]:
+        """Random numbers of the run's seed, of this process and of ``number`` alone.
+
+        Whatever else draws (a validation's loader does) changes no rollout, and a resumed run
+        samples what the unbroken one did.
+        """
+        self._seed = torch.initial_seed() if self._seed is None else self._seed
+        mixed = hashlib.blake2b(f"{self._seed} {self.global_rank} {number}".encode(), digest_size=7)
         devices = [self.device.index or 0] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+            torch.manual_seed(int.from_bytes(mixed.digest(), "big"))
             yield
 
     def _score(
@@ -422,19 +438,18 @@ class OnlineModule(AlignmentModule):
             self.log(name, float(value), prog_bar=name in shown, batch_size=size)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._measure("val", batch)
+        return self._measure("val", batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._measure("test", batch)
+        return self._measure("test", batch, batch_idx)
 
     @torch.no_grad()
-    def _measure(self, stage: str, batch: Any) -> Tensor:
+    def _measure(self, stage: str, batch: Any, batch_idx: int) -> Tensor:
         """One completion of each held-out prompt: score, KL, length. The training draws nothing."""
-        with self._seeded(self.global_step):
-            samples = self._sample(
-                prompts := [ids.tolist() for ids in batch.prompt_ids],
-                replace(self.sampling, samples=1),
-            )
+        prompts = [ids.tolist() for ids in batch.prompt_ids]
+        with self._seeded(-1 - batch_idx):  # the same luck in every validation
+            alone = replace(self.sampling, samples=1)
+            samples = self._sampler.sample(self.backbone, POLICY, prompts, alone)
         tokens = move(pack(prompts, [s.ids for s in samples], range(len(prompts))), self.device)
         seen = self.look(tokens, [False] * len(samples))
         kl = (seen.logprobs - seen.reference).sum() / len(samples)
@@ -469,6 +484,7 @@ class OnlineModule(AlignmentModule):
             "update": self._update,
             "stopped": self._stopped,
             "rollouts_made": self.rollouts_made,
+            "seed": self._seed,
             "centre": self._centre,
             "moments": self._moments.state_dict(),
             "kl": self._kl.state_dict(),
@@ -481,7 +497,8 @@ class OnlineModule(AlignmentModule):
         mine = held[self.global_rank] if self.global_rank < len(held) else None
         self._rollout = Rollout.of_state(mine, self.device) if mine is not None else None
         self._update, self._stopped = state["update"], state["stopped"]
-        self.rollouts_made, self._centre = state["rollouts_made"], state["centre"]
+        self.rollouts_made, self._seed = state["rollouts_made"], state["seed"]
+        self._centre = state["centre"]
         self._moments.load_state_dict(state["moments"])
         self._kl.load_state_dict(state["kl"])
 

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
@@ -90,6 +91,10 @@ def run_of(
     prompt = data.max_length // 2
     row = (prompt, *[data.max_length - prompt] * completions)
     rows = data.batch_size if data.max_tokens is None else max(1, data.max_tokens // sum(row))
+    if isinstance(module, OnlineModule):
+        row = module.longest_row(data.max_length)
+        rows = data.batch_size if data.max_tokens is None else data.max_tokens // data.max_length
+        rows = max(1, -(-rows // module.updates.minibatches))
     stepping = stepping_of(module.optimizer)._replace(accumulates=accumulates)
     config = meta.read_config(module.backbone.path)
     return Run(module, [row] * rows, precision, target, stepping, config)

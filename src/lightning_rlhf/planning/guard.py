@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.data.rows import column
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.planning.budget import changes, in_gib, run_of
 from lightning_rlhf.planning.plan import CUDA_CONTEXT, GIB, Groups, Target
 
@@ -54,7 +55,8 @@ class MemoryGuard(Callback):
         )
         try:
             run = run_of(pl_module, data, str(trainer.precision), target, accumulates)
-            run = run._replace(groups=longest(data))
+            if not isinstance(pl_module, OnlineModule):  # whose completions are not there yet
+                run = run._replace(groups=longest(data))
             planned = run.plan().peak.total
             if planned <= self.slack * free:
                 return

@@ -17,8 +17,9 @@ from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.evaluation.roles import to_device
 from lightning_rlhf.functional.head import tile_rows
 from lightning_rlhf.models import loading
-from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.tracker import ACTIVATIONS, MemoryTracker
@@ -167,7 +168,7 @@ def on_meta(
     from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
     backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
     for role in from_folders:
-        backbone.add_role(role)
+        backbone.add_role(role, head=role not in (POLICY, REFERENCE))
     trial.add_roles()
     backbone.train_roles(*trial.trained)
     backbone.to("meta")
@@ -199,6 +200,8 @@ def largest_batch(module: AlignmentModule, groups: Groups) -> Any:
     ]  # fmt: skip
     if isinstance(module, SFTModule):
         return to_device(token_batch(rows), META)
+    if isinstance(module, OnlineModule):
+        return module.update_like(to_device(token_batch(rows), META))
     pairs = all(len(row.completion_ids) == 2 for row in rows)
     batch: PreferenceBatch | RankingBatch = (preference_batch if pairs else ranking_batch)(rows)
     return batch._replace(tokens=to_device(batch.tokens, META))
