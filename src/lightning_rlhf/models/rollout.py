@@ -210,7 +210,7 @@ def _rules(backbone: Backbone, sampling: Sampling) -> Rules:
         sampling.max_new_tokens,
         sampling.min_new_tokens,
         sampling.temperature,
-        stop_ids(backbone),
+        frozenset(stop_ids(backbone)),
         said,
     )
 
