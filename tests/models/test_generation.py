@@ -70,8 +70,7 @@ def test_neighbours_in_a_batch_change_nothing(build, base, write_model, model_id
 
 def test_adapters_drop_nothing_out_while_they_answer(build):
     answers = [
-        greedy(build("policy", lora=LoRA(r=4, alpha=8, dropout=p)), "policy")
-        for p in (0.0, 0.5)
+        greedy(build("policy", lora=LoRA(r=4, alpha=8, dropout=p)), "policy") for p in (0.0, 0.5)
     ]
     assert answers[0] == answers[1]
 
@@ -82,9 +81,7 @@ def test_no_prompts_no_answers(backbone):
 
 def cut(free: list[Said], stop: int) -> list[Said]:
     """What answers become when a token of theirs ends them."""
-    return [
-        (ids[: ids.index(stop) + 1], True) if stop in ids else (ids, False) for ids, _ in free
-    ]
+    return [(ids[: ids.index(stop) + 1], True) if stop in ids else (ids, False) for ids, _ in free]
 
 
 def test_an_end_token_ends_and_is_told(backbone):

@@ -1,4 +1,4 @@
-"""Rollouts: what transformers generates and what the probabilities say, however rows are laid out."""
+"""Rollouts are what transformers generates and what the probabilities say, in any layout."""
 
 from __future__ import annotations
 
@@ -295,9 +295,7 @@ def test_stop_strings_end_a_completion_where_they_are_complete(build):
     free = run(backbone, temperature=0.0)
     texts = (backbone.tokenizer.decode(free[0].ids[2:4]), backbone.tokenizer.decode(free[3].ids[5]))
     for least in (0, 4, 6):
-        found = run(
-            backbone, temperature=0.0, stop_strings=(*texts, "never"), min_new_tokens=least
-        )
+        found = run(backbone, temperature=0.0, stop_strings=(*texts, "never"), min_new_tokens=least)
         for whole, sample in zip(free, found, strict=True):
             said = {n: backbone.tokenizer.decode(whole.ids[:n]) for n in range(max(1, least), 9)}
             ends = next((n for n, s in said.items() if any(t in s for t in texts)), None)
@@ -352,9 +350,9 @@ def test_layout_changes_no_row(build, base, monkeypatch):
         assert sampled() == expected
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", {"cpu": 4})
     assert sampled() == expected
-    assert sampled(build("policy", attention="sdpa")) == sampled(
-        build("policy")
-    ), "packed and padded"
+    assert sampled(build("policy", attention="sdpa")) == sampled(build("policy")), (
+        "packed and padded"
+    )
     # a row's numbers lie in a row of their own: neighbours after it change nothing
     assert sampled(prompts=PROMPTS[:2]) == expected[:6]
 
@@ -548,9 +546,9 @@ def test_sampling_comes_from_yaml_and_is_described():
     sampling = parser.instantiate(parsed).sampling
     assert sampling == Sampling(stop_strings=("\n",), temperature=0.5)
     said = describe(_Module(sampling, HFRollout(merge=False)))
-    assert parser.instantiate(
-        parser.parse_object({"sampling": said["sampling"]})
-    ).sampling == sampling
+    assert (
+        parser.instantiate(parser.parse_object({"sampling": said["sampling"]})).sampling == sampling
+    )
     assert said["engine"]["init_args"] == {"merge": False}
 
 
