@@ -3,9 +3,10 @@
     python benchmarks/rollouts.py [--write true]
 
 One process, one thread; the sides take turns. All sample from the same backbone at temperature 1:
-8 prompts of 64 to 256 tokens, K completions each, at most 64 tokens. A random subset of a 24th of
-the vocabulary ends a completion, so that lengths are ragged with a mean near 22. Theirs gets the
-prompts left-padded, as its users give them; its log-probs, which ours returns, are left out.
+8 prompts of 64 to 256 tokens, K completions each. What ends a completion is taken out of chance's
+hands, so that all do the same work: lengths are lognormal with a median of 20, 64 at most, the same
+on every side. Theirs gets the prompts left-padded, as its users give them; its log-probs, which
+ours returns, are left out.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from statistics import median
 
 import torch
 from jsonargparse import auto_cli
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from versus.harness import ROOT, between, write_model
 from versus.measure import _measured
 
 from lightning_rlhf import Backbone, LoRA
-from lightning_rlhf.models.decoding import left_pad
+from lightning_rlhf.models import decoding
 from lightning_rlhf.models.loading import DType
 from lightning_rlhf.models.rollout import HFRollout, Sampling
 
@@ -51,7 +52,12 @@ def main(model: str = "small", reps: int = 5, write: bool = False) -> None:
                 UNMERGED: ours(backbone, k, merge=False),
                 THEIRS: theirs(backbone, k),
             }
-            found = {name: [measured(side) for _ in range(reps)] for name, side in sides.items()}
+            found: dict[str, list[Figures]] = {name: [] for name in sides}
+            for turn in range(reps + 1):
+                for name, side in sides.items():
+                    figures = measured(side, k)
+                    if turn > 0:  # the first warms up
+                        found[name].append(figures)
             lines += rows(dtype, k, found)
             print("\n".join(lines[-len(sides) :]), flush=True)
     if write:
@@ -69,9 +75,7 @@ def made(model: str, dtype: DType) -> Backbone:
     backbone.base.requires_grad_(False)
     for parameter in backbone.role_parameters("policy"):
         torch.nn.init.normal_(parameter, std=0.01)
-    vocabulary = backbone.base.config.vocab_size
-    ends = random.Random(0).sample(range(vocabulary), vocabulary // 24)
-    backbone.base.generation_config.eos_token_id = ends
+    backbone.tokenizer.eos_token_id = backbone.base.generation_config.eos_token_id = None
     return backbone
 
 
@@ -80,42 +84,68 @@ def prompts() -> list[list[int]]:
     return [[draw.randrange(10, 30000) for _ in range(draw.randint(64, 256))] for _ in range(8)]
 
 
-def ours(backbone: Backbone, k: int, merge: bool) -> Callable[[], int]:
-    """One rollout; returns how many tokens were kept."""
+def lengths(k: int) -> list[int]:
+    """Of every completion."""
+    draw = random.Random(1)
+    return [min(LONGEST, max(1, int(20 * draw.lognormvariate(0, 0.8)))) for _ in range(8 * k)]
 
-    def rollout() -> int:
-        sampling = Sampling(max_new_tokens=LONGEST, samples=k)
-        samples = HFRollout(merge).sample(backbone, "policy", prompts(), sampling)
-        return sum(len(sample.ids) for sample in samples)
+
+def ours(backbone: Backbone, k: int, merge: bool) -> Callable[[], None]:
+    """One rollout, its rows ended at their lengths."""
+
+    def rollout() -> None:
+        ends: dict[int, int] = {}  # by the identity of a row's list
+        left = iter(lengths(k))
+
+        def ended(ids: list[int], rules: decoding.Rules) -> bool:
+            if len(ids) == 1:
+                ends[id(ids)] = next(left)
+            return len(ids) == ends[id(ids)]
+
+        own, decoding._ended = decoding._ended, ended
+        try:
+            sampling = Sampling(max_new_tokens=LONGEST, samples=k)
+            found = HFRollout(merge).sample(backbone, "policy", prompts(), sampling)
+        finally:
+            decoding._ended = own
+        assert sorted(len(sample.ids) for sample in found) == sorted(lengths(k))
 
     return rollout
 
 
-def theirs(backbone: Backbone, k: int) -> Callable[[], int]:
+class _Ends(StoppingCriteria):
+    def __init__(self, prompt: int, k: int):
+        self.prompt, self.lengths = prompt, torch.tensor(lengths(k))
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        return self.lengths <= input_ids.shape[1] - self.prompt
+
+
+def theirs(backbone: Backbone, k: int) -> Callable[[], None]:
     """The same by ``generate``, the adapter switched on as peft leaves it."""
     model = backbone.base
-    ends = model.generation_config.eos_token_id
     config = GenerationConfig(
         max_new_tokens=LONGEST, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
-        num_return_sequences=k, eos_token_id=ends, pad_token_id=0,
+        num_return_sequences=k, pad_token_id=0,
     )  # fmt: skip
-    stops = torch.tensor(ends)
 
-    def rollout() -> int:
-        ids, mask = left_pad(prompts(), 0, model.device)
+    def rollout() -> None:
+        ids, mask = decoding.left_pad(prompts(), 0, model.device)
+        ends = StoppingCriteriaList([_Ends(ids.shape[1], k)])
         model.eval()
         with torch.no_grad(), backbone.role("policy"):
-            out = model.generate(ids, attention_mask=mask, generation_config=config)
-        ended = torch.isin(out[:, ids.shape[1] :], stops).long().cumsum(1)
-        return int((ended.cumsum(1) <= 1).sum())
+            out = model.generate(
+                ids, attention_mask=mask, generation_config=config, stopping_criteria=ends
+            )
+        assert out.shape[1] - ids.shape[1] == max(lengths(k))
 
     return rollout
 
 
-def measured(side: Callable[[], int]) -> Figures:
-    """CPU seconds, peak, and tokens kept."""
-    found = _measured(lambda: float(side()), "cpu")
-    return {**found, "ms": 1000 * found["seconds"] / found["loss"]}
+def measured(side: Callable[[], None], k: int) -> Figures:
+    """CPU seconds, peak, and milliseconds to a token kept."""
+    found = _measured(lambda: side() or 0.0, "cpu")
+    return {**found, "ms": 1000 * found["seconds"] / sum(lengths(k))}
 
 
 def rows(dtype: str, k: int, found: dict[str, list[Figures]]) -> list[str]:
