@@ -321,6 +321,7 @@ class Backbone(nn.Module):
 
     def _switch(self, name: str) -> None:
         """Switch the adapted layers, where they are not on that adapter yet."""
+        name = self.roles[name].trunk or name
         if self._merged not in (None, name):
             raise RuntimeError(f"the base holds role {self._merged!r}: leave merged() for {name!r}")
         adapter = name if self.roles[name].adapter and self._merged is None else None
@@ -432,6 +433,19 @@ class Backbone(nn.Module):
         """A role's scalar head at each completion's last token: (C,) fp32."""
         with self.role(role):
             return self.head(role)(self.runner_of(role).ends(tokens))
+
+    def values(self, tokens: TokenBatch, role: str) -> Tensor:
+        """A role's scalar head at the places that predict the counting tokens: (N,) fp32."""
+        with self.role(role):
+            return self.head(role)(self.runner_of(role).at_sources(tokens))
+
+    def logprobs_and_values(
+        self, tokens: TokenBatch, read: TokenBatch, role: str, head: str, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """A role's log-probs (N,), and another's head on its states at ``read`` (V,); one pass."""
+        with self.role(role):
+            logprobs, states = self.runner_of(role).logprobs_and_states(tokens, read, temperature)
+            return logprobs, self.head(head)(states)
 
     # ---- saving ----
 
