@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from lightning_rlhf.models.generation import Completion, generate, left_pad, stop_ids
+from lightning_rlhf.models.decoding import left_pad
+from lightning_rlhf.models.generation import answer, generate
 from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.models.rollout import Sample, stop_ids
 
 PROMPTS = [[5, 9, 40, 41, 17, 3], [8], [90, 12, 33], [60, 61, 62, 63, 64, 65, 66, 67, 4], [7, 7]]
 
@@ -19,7 +21,19 @@ def backbone(build):
     return backbone
 
 
-def their_answer(model, prompt, stops, max_new_tokens=8) -> Completion:
+Said = tuple[list[int], bool]
+
+
+def said(samples: list[Sample]) -> list[Said]:
+    """Ids and how they ended: log-probs differ in their last bits between batches."""
+    return [(sample.ids, sample.finished) for sample in samples]
+
+
+def greedy(backbone, role, prompts=PROMPTS, max_new_tokens=8) -> list[Said]:
+    return said(generate(backbone, role, prompts, max_new_tokens, temperature=0.0))
+
+
+def their_answer(model, prompt, stops, max_new_tokens=8) -> Said:
     """Greedy decoding of one prompt by transformers itself, nothing padded."""
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=0
@@ -27,18 +41,17 @@ def their_answer(model, prompt, stops, max_new_tokens=8) -> Completion:
     with torch.no_grad():
         row = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
     ids = row.tolist()
-    ended = ids[-1] in stops
-    return Completion(ids[:-1] if ended else ids, ended)
+    return ids, ids[-1] in stops
 
 
 def test_greedy_is_transformers_greedy(backbone, base):
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     expected = [their_answer(plain, p, stop_ids(backbone)) for p in PROMPTS]
-    assert generate(backbone, "reference", PROMPTS, 8, temperature=0.0) == expected
+    assert greedy(backbone, "reference") == expected
     backbone.eval()
     with backbone.role("policy"):
         adapted = [their_answer(backbone.base, p, stop_ids(backbone)) for p in PROMPTS]
-    assert generate(backbone, "policy", PROMPTS, 8, temperature=0.0) == adapted
+    assert greedy(backbone, "policy") == adapted
     assert adapted != expected
 
 
@@ -49,17 +62,15 @@ def test_neighbours_in_a_batch_change_nothing(build, base, write_model, model_id
     )
     name = base if family == "llama" else write_model(config, GPT2LMHeadModel)
     backbone = build("policy", name=name)
-    alone = [generate(backbone, "policy", [p], 8, temperature=0.0)[0] for p in PROMPTS]
-    for batch_size in (1, 2, 3, 32):
-        assert generate(backbone, "policy", PROMPTS, 8, 0.0, batch_size) == alone
-    assert generate(backbone, "policy", PROMPTS[::-1], 8, 0.0) == alone[::-1]
-    assert len({tuple(a.ids) for a in alone}) == len(PROMPTS), "answers tell the prompts apart"
+    alone = [greedy(backbone, "policy", [p])[0] for p in PROMPTS]
+    assert greedy(backbone, "policy") == alone
+    assert greedy(backbone, "policy", PROMPTS[::-1]) == alone[::-1]
+    assert len({tuple(ids) for ids, _ in alone}) == len(PROMPTS), "answers tell the prompts apart"
 
 
 def test_adapters_drop_nothing_out_while_they_answer(build):
     answers = [
-        generate(build("policy", lora=LoRA(r=4, alpha=8, dropout=p)), "policy", PROMPTS, 8, 0.0)
-        for p in (0.0, 0.5)
+        greedy(build("policy", lora=LoRA(r=4, alpha=8, dropout=p)), "policy") for p in (0.0, 0.5)
     ]
     assert answers[0] == answers[1]
 
@@ -68,30 +79,31 @@ def test_no_prompts_no_answers(backbone):
     assert generate(backbone, "policy", []) == []
 
 
-def test_an_end_token_is_cut_off_and_told(backbone):
+def cut(free: list[Said], stop: int) -> list[Said]:
+    """What answers become when a token of theirs ends them."""
+    return [(ids[: ids.index(stop) + 1], True) if stop in ids else (ids, False) for ids, _ in free]
+
+
+def test_an_end_token_ends_and_is_told(backbone):
     """Any stop token of the model's generation config ends an answer, beside the tokenizer's."""
-    free = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
-    assert all(len(a.ids) == 8 and not a.finished for a in free)
-    stop = free[1].ids[3]
+    free = greedy(backbone, "reference")
+    assert all(len(ids) == 8 and not finished for ids, finished in free)
+    stop = free[1][0][3]
     backbone.base.generation_config.eos_token_id = [backbone.tokenizer.eos_token_id, stop]
     assert stop_ids(backbone) == sorted([backbone.tokenizer.eos_token_id, stop])
     ended = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
-    for before, after in zip(free, ended, strict=True):
-        end = before.ids.index(stop) if stop in before.ids else None
-        assert after == Completion(before.ids[:end], finished=end is not None)
-    assert ended[1].finished
-    assert not all(a.finished for a in ended)
+    assert said(ended) == cut(free, stop)
+    assert ended[1].finished and not all(a.finished for a in ended)
+    assert answer(backbone, ended[1]) == ended[1].ids[:-1]
+    unfinished = next(a for a in ended if not a.finished)
+    assert answer(backbone, unfinished) == unfinished.ids
 
 
 def test_pad_may_be_the_end_token(backbone):
-    """An answer that ended early is padded with its own end token: finished, and no longer."""
-    expected = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
-    stop = expected[1].ids[3]
+    free = greedy(backbone, "reference")
+    stop = free[1][0][3]
     backbone.tokenizer.eos_token_id = backbone.tokenizer.pad_token_id = stop
-    answers = generate(backbone, "reference", PROMPTS, 8, temperature=0.0)
-    for before, after in zip(expected, answers, strict=True):
-        end = before.ids.index(stop) if stop in before.ids else None
-        assert after == Completion(before.ids[:end], finished=end is not None)
+    assert greedy(backbone, "reference") == cut(free, stop)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -116,9 +128,8 @@ def chi_square(backbone, prompt, temperature, n=6000) -> float:
         logits = backbone.base(torch.tensor([prompt]), use_cache=False).logits[0, -1]
     expected = n * torch.softmax(logits / temperature, -1)
     torch.manual_seed(11)
-    answers = generate(backbone, "policy", [prompt] * n, 1, temperature, batch_size=2000)
-    eos = backbone.tokenizer.eos_token_id
-    first = torch.tensor([eos if a.finished else a.ids[0] for a in answers])
+    answers = generate(backbone, "policy", [prompt] * n, 1, temperature)
+    first = torch.tensor([a.ids[0] for a in answers])
     seen = torch.bincount(first, minlength=len(expected))
     return float(((seen - expected) ** 2 / expected).sum())
 
@@ -138,9 +149,9 @@ def test_the_models_generation_config_does_not_bend_the_samples(backbone):
     )
     backbone.base.generation_config = own
     assert chi_square(backbone, [5, 9, 40], 1.0) < LIMIT
-    greedy = generate(backbone, "policy", PROMPTS, 16, temperature=0.0)
+    likeliest = greedy(backbone, "policy", max_new_tokens=16)
     backbone.base.generation_config = GenerationConfig()
-    assert generate(backbone, "policy", PROMPTS, 16, temperature=0.0) == greedy
+    assert greedy(backbone, "policy", max_new_tokens=16) == likeliest
 
 
 def test_left_pad_puts_pads_and_zeros_in_front():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedModel
 
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.backbone import Backbone
@@ -20,6 +20,7 @@ from lightning_rlhf.models.decoding import (
     RecomputedRows,
     Rows,
     Rules,
+    StopStrings,
     decode,
     why_uncached,
 )
@@ -209,32 +210,9 @@ def _rules(backbone: Backbone, sampling: Sampling) -> Rules:
         sampling.max_new_tokens,
         sampling.min_new_tokens,
         sampling.temperature,
-        stop_ids(backbone),
+        frozenset(stop_ids(backbone)),
         said,
     )
-
-
-class StopStrings:
-    """Whether a text that grows by a token contains one of some strings.
-
-    Args:
-        tokenizer: whose text.
-        strings: that end it.
-        first: the length at which it is looked at for the first time.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], first: int):
-        self.tokenizer = tokenizer
-        self.strings = tuple(strings)
-        self.first = first
-        # every token is a byte at least; some more, since a cut tail may begin inside a character
-        self.tail = max(len(s.encode()) for s in strings) + 8
-
-    def said(self, ids: list[int]) -> bool:
-        """Called at every length from ``first`` on: then only the tail can be new."""
-        seen = ids if len(ids) == max(1, self.first) else ids[-self.tail :]
-        text = self.tokenizer.decode(seen, clean_up_tokenization_spaces=False)
-        return any(s in text for s in self.strings)
 
 
 @contextmanager
