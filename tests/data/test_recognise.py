@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +213,8 @@ def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> N
     (found,) = (f for f in FORMATS if f.name == name)
     with pytest.raises(BadRow, match=reason):
         found.read({**ROWS[name][0], **change})
+
+
+def test_the_docs_name_every_format() -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.M)) == set(NAMES)
