@@ -573,7 +573,8 @@ def test_a_folder_and_a_mixture(words: PreTrainedTokenizerBase, tmp_path: Path) 
     assert found[:12] == a + a
     assert len(found) == 15 and set(found[12:]) < set(b)
     assert answers({one: 2.0, other: 0.5}) == found
-    assert answers({one: 2.0, other: 0.5}, seed=1)[12:] != found[12:]
+    # there are 20 shares of three rows, and which is drawn goes by the path too
+    assert len({tuple(answers({one: 2.0, other: 0.5}, seed=s)[12:]) for s in range(5)}) > 1
     with pytest.raises(ValueError, match="weight of .*a.jsonl must be above 0, got 0"):
         answers({one: 0.0})
     (tmp_path / "empty").mkdir()
