@@ -135,5 +135,6 @@ def quiet() -> None:
         ".*args parameter is intended to run from within Python.*",
         ".*does not have many workers.*",
         ".*num_workers.*bottleneck.*",
+        ".*`IterableDataset` has `__len__` defined.*",  # a stream's is the run's
     ):
         warnings.filterwarnings("ignore", message=message)

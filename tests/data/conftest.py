@@ -1,4 +1,4 @@
-"""Three real tokenizers made on the spot, and the first of them once more with pad == eos."""
+"""Four real tokenizers made on the spot, and the first of them once more with pad == eos."""
 
 from __future__ import annotations
 
@@ -82,6 +82,37 @@ def sentencepiece() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
+def unigram() -> PreTrainedTokenizerBase:
+    """XLM-R's kind: likeliest pieces between spaces, bytes for the unknown, BOS *and* EOS added."""
+    spaces = pre_tokenizers.Metaspace(prepend_scheme="always")
+    learned = Tokenizer(models.Unigram())
+    learned.pre_tokenizer = spaces
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=[*SPECIAL.values()], unk_token="<unk>", show_progress=False
+    )
+    learned.train_from_iterator(TEXT, trainer)
+    pieces = [tuple(piece) for piece in json.loads(learned.to_str())["model"]["vocab"]]
+    vocabulary = [*pieces, *((byte, -20.0) for byte in BYTES)]
+    ids = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=ids["<unk>"], byte_fallback=True))
+    tokenizer.add_special_tokens([*SPECIAL.values()])
+    tokenizer.pre_tokenizer = spaces
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
 def word_level() -> PreTrainedTokenizerBase:
     """One id a word; spaces and newlines leave no trace."""
     words = [*SPECIAL.values(), *sorted({word for line in TEXT for word in line.split()})]
@@ -95,6 +126,7 @@ def word_level() -> PreTrainedTokenizerBase:
 MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "byte_level": byte_level,
     "sentencepiece": sentencepiece,
+    "unigram": unigram,
     "word_level": word_level,
     "pad_is_eos": lambda: byte_level(pad="</s>"),
 }
@@ -114,7 +146,7 @@ def tokenizer(
     return tokenizers[request.param]
 
 
-@pytest.fixture(scope="session", params=["byte_level", "sentencepiece", "pad_is_eos"])
+@pytest.fixture(scope="session", params=["byte_level", "sentencepiece", "unigram", "pad_is_eos"])
 def exact(
     request: pytest.FixtureRequest, tokenizers: dict[str, PreTrainedTokenizerBase]
 ) -> PreTrainedTokenizerBase:

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.data import formats
-from lightning_rlhf.data.formats import BadRow, Conversation, Demonstration, Pair, Ranking
+from lightning_rlhf.data.formats import (
+    BadRow,
+    Conversation,
+    Demonstration,
+    Feedback,
+    Pair,
+    Ranking,
+)
 
 
 def user(text: str) -> dict[str, str]:
@@ -281,3 +288,98 @@ def test_a_split_goes_by_the_first_question() -> None:
     assert formats.first_user_turn(TURNS) == "Hi"
     assert formats.first_user_turn("Once") == "Once"
     assert formats.first_user_turn([SYSTEM]) == "Be brief."
+
+
+# ---- what the answers say of themselves ----
+
+SAID = [
+    ({"completions": [["a"], ["b", "c"]]}, [0, 1, 1], None),  # groups that tie
+    ({"completions": [["a", "b"], ["c"]]}, [0, 0, 1], None),
+    ({"completions": ["a", ["b", "c"]]}, [0, 1, 1], None),
+    ({"completions": [[assistant("a")], [assistant("b")], [assistant("c")]]}, [0, 1, 2], None),
+    ({**THREE, "order": "B>A=C"}, [1, 0, 1], None),
+    ({**THREE, "order": [[1], [0, 2]]}, [1, 0, 1], None),
+    (
+        {
+            "completions": [
+                {"response": t, "overall_score": s} for t, s in zip("abc", [2, 9, 2], strict=True)
+            ]
+        },
+        [1, 0, 1],
+        [2.0, 9.0, 2.0],
+    ),
+    (
+        {
+            "completions": [
+                {"text": t, "rating": s, "rank": None}
+                for t, s in zip("abc", [3, 2, 1], strict=True)
+            ]
+        },
+        [0, 1, 2],
+        [3.0, 2.0, 1.0],
+    ),
+    (
+        {"completions": [{"answer": t, "rank": r} for t, r in zip("abc", [2, 1, 2], strict=True)]},
+        [1, 0, 1],
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "ranks", "ratings"), SAID)
+def test_answers_that_rank_themselves(
+    row: dict[str, Any], ranks: list[int], ratings: list[float] | None
+) -> None:
+    found = formats.read_ranking({"prompt": "p", **row})
+    assert found == Ranking("p", ["a", "b", "c"], ranks, ratings)
+
+
+@pytest.mark.parametrize(
+    ("completions", "reason"),
+    [
+        (
+            [{"response": "a"}],
+            "a completion has none of overall_score, score, rating, reward, rank",
+        ),
+        ([{"response": "a", "rank": 1}, {"response": "b", "rank": None}], "a completion has none"),
+        ([{"response": "a", "score": 1}, {"response": "b", "score": None}], "score None is no num"),
+        ([{"said": "a", "score": 1}], "response is NoneType, not text"),
+        ([[], ["a"]], "no completion is better than another"),
+        ([["a", " "], ["b"]], "empty answer"),
+    ],
+)
+def test_answers_that_do_not(completions: list[Any], reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        formats.read_ranking({"prompt": "p", "completions": completions})
+
+
+def test_a_thumb_about_a_conversation_is_about_its_last_turn() -> None:
+    row = {"messages": [*TURNS, assistant("So.")], "label": "thumbs_down", "completion": None}
+    assert formats.read_feedback(row) == Feedback(TURNS, "So.", 0.0)
+    for messages in (TURNS, [assistant("So.")]):
+        with pytest.raises(BadRow, match="the last turn is not an assistant's answer"):
+            formats.read_feedback({"messages": messages, "label": True})
+
+
+def test_messages_in_either_spelling_and_what_tools_need() -> None:
+    call = {"id": "7", "function": {"name": "add", "arguments": {"a": 1, "b": None}}}
+    spoken = [
+        {"from": "human", "value": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "id": 3},
+        {"role": "tool", "content": "2", "tool_call_id": "7", "name": "add", "tool_calls": None},
+        {"from": "gpt", "value": "2"},
+    ]
+    assert formats.read_messages(spoken) == [
+        user("1+1?"),
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "7", "function": {"name": "add", "arguments": {"a": 1}}}],
+        },
+        {"role": "tool", "content": "2", "tool_call_id": "7", "name": "add"},
+        assistant("2"),
+    ]
+    with pytest.raises(BadRow, match="a turn must have a value and be from one of"):
+        formats.read_messages([{"from": "nobody", "value": "x"}])
+    with pytest.raises(BadRow, match="a message must have a role and a content"):
+        formats.read_messages([{"role": "assistant", "content": None, "tool_calls": []}])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ from lightning_rlhf.data.modules import (
     PromptData,
     RowsData,
 )
-from lightning_rlhf.data.rows import held_out
+from lightning_rlhf.data.rows import held_out, split_key
 from lightning_rlhf.models.layout import unpacked
 from support import shared
 
@@ -180,8 +181,9 @@ def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
     )
     assert refused(PreferenceData(rows, tokenizer=words)) == (
         have + "PreferenceData needs {chosen, prompt, rejected} or {chosen, rejected} or "
-        "{completions, prompt, ranks} or {completions, prompt, ratings} or {completions, prompt} "
-        "or {completion, label, prompt}" + mend
+        "{completions, prompt, ranks} or {completions, prompt, ratings} or "
+        "{completions, order, prompt} or {completions, prompt} or {completion, label, prompt} or "
+        "{label, messages}" + mend
     )
     clash = PromptData([{"a": "one", "prompt": "two"}], columns={"a": "prompt"}, tokenizer=words)
     assert refused(clash) == (
@@ -324,9 +326,11 @@ def test_conversations_are_split_by_their_first_question(words: PreTrainedTokeni
 
 def test_the_split_is_the_same_in_every_process() -> None:
     """Written down from another process, as ``hash`` would differ between two."""
-    assert [w for w in map(str, range(40)) if held_out(w, 0.2)] == HELD_OUT
-    assert not any(held_out(str(i), 0) for i in range(1000))
-    nested = [{i for i in range(1000) if held_out(str(i), f)} for f in (0.1, 0.3)]
+    keys = np.array([split_key(str(i)) for i in range(1000)], dtype=np.uint64)
+    found = {f: set(np.flatnonzero(held_out(keys, f)).tolist()) for f in (0, 0.1, 0.2, 0.3)}
+    assert [str(i) for i in range(40) if i in found[0.2]] == HELD_OUT
+    assert not found[0]
+    nested = found[0.1], found[0.3]
     assert nested[0] < nested[1]
     assert len(nested[1]) == pytest.approx(300, abs=60)  # four standard deviations
 
@@ -569,7 +573,8 @@ def test_a_folder_and_a_mixture(words: PreTrainedTokenizerBase, tmp_path: Path) 
     assert found[:12] == a + a
     assert len(found) == 15 and set(found[12:]) < set(b)
     assert answers({one: 2.0, other: 0.5}) == found
-    assert answers({one: 2.0, other: 0.5}, seed=1)[12:] != found[12:]
+    # there are 20 shares of three rows, and which is drawn goes by the path too
+    assert len({tuple(answers({one: 2.0, other: 0.5}, seed=s)[12:]) for s in range(5)}) > 1
     with pytest.raises(ValueError, match="weight of .*a.jsonl must be above 0, got 0"):
         answers({one: 0.0})
     (tmp_path / "empty").mkdir()

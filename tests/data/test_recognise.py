@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,9 +61,29 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ],
         },
         {
-            "prompt": "Name a river.", "completions": ["Oslo.", "The Rhine."],
-            "ratings": [2.5, 9.0],
+            "prompt": "Name a river.",
+            "completions": [
+                {"response": "Oslo.", "overall_score": 2.5},
+                {"response": "The Rhine.", "overall_score": 9},
+            ],
         },
+    ),
+    "ranked-answers": (
+        {"prompt": "Name a river.", "answers": [{"answer": "Oslo.", "rank": 2.0},
+                                                {"answer": "The Rhine.", "rank": 1.0}]},
+        {"prompt": "Name a river.", "completions": [{"answer": "Oslo.", "rank": 2.0},
+                                                    {"answer": "The Rhine.", "rank": 1.0}]},
+    ),
+    "scored-pairs": (
+        {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo.",
+         "score_chosen": 8.5, "score_rejected": 2},
+        {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo.",
+         "score_chosen": 8.5, "score_rejected": 2, "margin": 6.5},
+    ),
+    "sharegpt-feedback": (
+        {"conversations": [*TURNS, GPT], "label": "thumbs_up"},
+        {"messages": [*MESSAGES, {"role": "assistant", "content": "The Rhine."}],
+         "label": "thumbs_up"},
     ),
     "alpaca-pairs": (
         {"instruction": "Name one.", "input": "rivers", "chosen": "The Rhine.", "rejected": "No."},
@@ -100,8 +122,9 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 READERS = {
     frozenset({"prompt", "chosen", "rejected"}): read_pair,
-    frozenset({"prompt", "completions", "ratings"}): read_ranking,
+    frozenset({"prompt", "completions"}): read_ranking,
     frozenset({"prompt", "completion", "label"}): read_feedback,
+    frozenset({"messages", "label"}): read_feedback,
 }
 
 
@@ -113,7 +136,8 @@ def test_every_format_has_its_row() -> None:
 def test_a_format_is_told_and_read(name: str) -> None:
     row, ours = ROWS[name]
     accepts = [*PreferenceData.accepts, *DemonstrationData.accepts]
-    for forced in ("auto", name):
+    asked = next(f for f in FORMATS if f.name == name).asked
+    for forced in (name,) if asked else ("auto", name):
         found = recognise([*row, "id"], accepts, "a.jsonl", "a test", forced)
         assert found.name == name
         assert found.read(row) == ours
@@ -129,6 +153,23 @@ def test_our_own_columns_come_first() -> None:
     assert found.name == "ours"
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2.0}
     assert found.read(row) == row, "further columns stay"
+
+
+def test_a_format_that_changes_a_loss_is_only_taken_when_asked_for() -> None:
+    """Scores beside a pair are no margin until somebody says so."""
+    row, ours = ROWS["scored-pairs"]
+    plain = recognise([*row], PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto")
+    assert plain.name == "ours"
+    assert read_pair(plain.read(row)).margin is None
+    asked = recognise([*row], PreferenceData.accepts, "a.jsonl", "PreferenceData", "scored-pairs")
+    assert read_pair(asked.read(row)).margin == ours["margin"]
+
+
+@pytest.mark.parametrize("name", ["sharegpt-pairs", "alpaca-pairs", "response-j-k"])
+def test_pairs_of_every_layout_keep_what_is_said_of_them(name: str) -> None:
+    (found,) = (f for f in FORMATS if f.name == name)
+    pair = read_pair(found.read({**ROWS[name][0], "label": 0.8, "margin": 2}))
+    assert (pair.label, pair.margin) == (0.8, 2.0)
 
 
 def test_the_reader_decides_between_two_that_fit() -> None:
@@ -163,7 +204,7 @@ def test_a_wrong_or_misfitting_name_says_what_is_there() -> None:
         ("two-outputs", {"label": 0}, "judged a tie"),
         ("two-outputs", {"label": 3}, "verdict 3 is none of"),
         ("annotated", {"annotator1": 1, "annotator2": 2, "annotator3": 0}, "judged a tie"),
-        ("ultrafeedback", {"completions": [{"response": "x"}]}, "has none of overall_score"),
+        ("scored-pairs", {"score_chosen": "high"}, "score_chosen 'high' is no number"),
         ("alpaca", {"instruction": None}, "instruction is NoneType, not text"),
         ("alpaca", {"history": ["x"]}, "no list of"),
     ],
@@ -172,3 +213,8 @@ def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> N
     (found,) = (f for f in FORMATS if f.name == name)
     with pytest.raises(BadRow, match=reason):
         found.read({**ROWS[name][0], **change})
+
+
+def test_the_docs_name_every_format() -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.M)) == set(NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from itertools import groupby
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(body, clean_up_tokenization_spaces=False)
 
 
+def written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as a tokenizer can say it: Metaspace takes a document's first space for its own."""
+    ids = tokenizer(" a", add_special_tokens=False).input_ids
+    return text if tokenizer.decode(ids) == " a" else text.removeprefix(" ")
+
+
 def bos_of_its_own(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer("a").input_ids.count(tokenizer.bos_token_id)
 
@@ -85,8 +92,9 @@ def test_tokens_say_the_rendered_text_and_end(
 ) -> None:
     chat = ChatTemplate(exact, template)
     before, after = chat.encode_prompt(prompt), chat.encode_answer(prompt, answer)
-    assert text_of(exact, before + after) == chat.render(prompt, answer) + "</s>"
-    assert text_of(exact, before) == chat.render(prompt)
+    whole, start = (written(exact, chat.render(prompt, a)) for a in (answer, None))
+    assert text_of(exact, before + after) == whole + "</s>"
+    assert text_of(exact, before) == start
     assert (before + after).count(exact.bos_token_id) == bos_of_its_own(exact)
     assert after.count(exact.eos_token_id) == 1
     assert after[-1] == exact.eos_token_id
@@ -132,7 +140,8 @@ def test_an_end_token_in_the_text_is_not_doubled(tokenizer: PreTrainedTokenizerB
 
 def test_text_without_a_prompt_is_kept_whole(tokenizer: PreTrainedTokenizerBase) -> None:
     """As the tokenizer would write it at the start of a document, whatever its chat template."""
-    expected = [*tokenizer("one two").input_ids, tokenizer.eos_token_id]
+    ids = tokenizer("one two").input_ids
+    expected = [*(ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids), tokenizer.eos_token_id]
     for chat in (
         ChatTemplate(tokenizer),
         ChatTemplate(tokenizer, "raw"),
@@ -222,6 +231,64 @@ def test_a_conversation_of_one_answer_is_a_prompt_and_an_answer(
     rest = len(ids) - len(before + after)
     assert ids[: len(ids) - rest] == before + after
     assert counts == [False] * len(before) + [True] * len(after) + [False] * rest
+
+
+# ---- tools ----
+
+
+CALL = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+TOOLS: list[Message] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1 + 1 ?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "two", "name": "add"},
+    {"role": "assistant", "content": "two"},
+]
+CALLS = TURN.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CALLS, ["<call>add</s>", "two</s>"]),
+        ("plain", [" " + json.dumps(CALL) + "</s>", " two</s>"]),
+    ],
+)
+def test_what_is_asked_of_a_tool_counts_and_its_answer_does_not(
+    tokenizers: dict[str, PreTrainedTokenizerBase], template: str, said: list[str]
+) -> None:
+    tokenizer = tokenizers["byte_level"]
+    named = ChatTemplate(tokenizer, template) if template == "plain" else None
+    chat = named or with_template(tokenizer, template)
+    ids, counts = chat.encode_conversation(TOOLS)
+    assert counted_runs(chat.tokenizer, ids, counts) == said
+    assert "two" in text_of(chat.tokenizer, ids).split(said[0])[1].split(said[1])[0]
+
+
+# ---- by the core alone ----
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=texts)
+def test_the_core_says_what_the_tokenizer_says(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> None:
+    chat = ChatTemplate(tokenizer)
+    assert chat._ids(text) == tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_settings_of_a_core_are_not_ours(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    """A tokenizer file may say that texts are cut or padded; rows are cut by ``fit_length``."""
+    expected = ChatTemplate(tokenizers["byte_level"]).encode_prompt("one two three four")
+    for setting in ("enable_truncation", "enable_padding"):
+        tokenizer = copy.deepcopy(tokenizers["byte_level"])
+        getattr(tokenizer.backend_tokenizer, setting)(
+            **{"max_length": 2} if "trunc" in setting else {"length": 99}
+        )
+        assert ChatTemplate(tokenizer).encode_prompt("one two three four") == expected
 
 
 # ---- which template ----

@@ -33,6 +33,7 @@ from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import (
     Mixture,
     Source,
+    is_mixture,
     is_stream,
     load_rows,
     mixed,
@@ -164,8 +165,8 @@ class RowsData(LightningDataModule):
         if self._stream is not None and stage == "fit":
             self._stream.say()
 
-    def _read(self, source: Source | Mixture) -> Dataset:
-        if not isinstance(source, dict):
+    def _read(self, source: Any) -> Dataset:
+        if not is_mixture(source):
             return self._read_one(source)
         streams = [name for name in source if is_stream(name)]
         if streams:

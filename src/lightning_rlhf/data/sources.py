@@ -9,8 +9,10 @@ import numpy as np
 from datasets import (
     Dataset,
     DatasetDict,
+    Features,
     IterableDataset,
     IterableDatasetDict,
+    Value,
     concatenate_datasets,
     load_dataset,
     load_from_disk,
@@ -20,6 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 Source = str | list[dict[str, Any]]  # or an object of ``datasets``, which no YAML can hold
 Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+LONG_TEXT = Value("large_string")
 STREAM = "stream:"  # before a file, folder or hub id: read as it is trained on
 OPTIONS: dict[str, dict[str, Any]] = {  # an answer may well be "None"
     "csv": {"keep_default_na": False, "na_values": [""]}
@@ -48,8 +51,7 @@ def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
     elif isinstance(source, str):
         streamed = source.startswith(STREAM)
         rows = _load_named(source.removeprefix(STREAM), streamed)
-    if isinstance(rows, DatasetDict | IterableDatasetDict):
-        rows = _one_split(rows, name_of(source))
+    rows = _one_split(rows, name_of(source))
     if isinstance(rows, Dataset) and len(rows) == 0:
         raise ValueError(f"{name_of(source)} holds no rows")
     return rows
@@ -62,7 +64,15 @@ def is_stream(source: Any) -> bool:
     return isinstance(source, IterableDataset | IterableDatasetDict)
 
 
+def is_mixture(source: Any) -> bool:
+    """Whether a source is several with their weights; a dict of splits is none."""
+    return isinstance(source, dict) and not isinstance(source, DatasetDict | IterableDatasetDict)
+
+
 def _one_split(splits: Any, name: str) -> Any:
+    """The training split, or the only one; rows that are not split, as they are."""
+    if not isinstance(splits, DatasetDict | IterableDatasetDict):
+        return splits
     if "train" not in splits and len(splits) > 1:
         raise ValueError(f"{name} has no split train but {', '.join(splits)}: give one of them")
     return splits["train" if "train" in splits else next(iter(splits))]
@@ -72,7 +82,7 @@ def _load_named(source: str, streamed: bool) -> Any:
     path = Path(source).expanduser()
     if path.is_dir():
         if {"state.json", "dataset_dict.json"} & {file.name for file in path.iterdir()}:
-            rows = load_from_disk(str(path))
+            rows = _one_split(load_from_disk(str(path)), str(path))
             return rows.to_iterable_dataset() if streamed else rows
         by_kind: dict[str, list[str]] = {}
         for file in _files_of(path):
@@ -92,10 +102,17 @@ def _load_named(source: str, streamed: bool) -> Any:
 def _read(kind: str, files: list[str], streamed: bool) -> Any:
     options = {"split": "train", "streaming": streamed, **OPTIONS.get(kind, {})}
     try:
-        return load_dataset(kind, data_files=files, **options)
+        rows = load_dataset(kind, data_files=files, **options)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         reason = str(error.__cause__ or error) or "no rows"
         raise ValueError(f"{', '.join(files)} cannot be read as {kind}: {reason}") from error
+    long = [name for name, kind in (rows.features or {}).items() if kind == LONG_TEXT]
+    # so that the tables of a folder fit together: pandas makes long texts of all
+    return (
+        rows.cast(Features({**rows.features, **dict.fromkeys(long, Value("string"))}))
+        if long
+        else rows
+    )
 
 
 def _suffix(path: Path) -> str:

@@ -69,7 +69,7 @@ def read_order(value: Any, answers: int) -> list[int]:
     Answers are told by letters from A, or by numbers from 0 or from 1, each exactly once.
     """
     if isinstance(value, str):
-        groups = [group.split("=") for group in value.upper().split(">")]
+        groups = [group.split("=") for group in value.split(">")]
     elif isinstance(value, list):
         groups = [group if isinstance(group, list) else [group] for group in value]
     else:
@@ -91,7 +91,7 @@ def _number(name: Any) -> int | None:
     """An answer's number; A is 0."""
     if isinstance(name, int):
         return name
-    name = str(name).strip()
+    name = str(name).strip().upper()
     if len(name) == 1 and "A" <= name <= "Z":
         return ord(name) - ord("A")
     return int(name) if name.isdecimal() else None
