@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
+from lightning_rlhf.data.diagnosis import names_wrong_bytes
 from lightning_rlhf.data.recognise import OURS, recognise
 from lightning_rlhf.data.rows import Encode, encode_as, held_out, token_row, token_rows
 from lightning_rlhf.data.sampler import ResumableSampler
@@ -134,6 +135,7 @@ class RowsData(LightningDataModule):
             return self._read_one(source)
         return mixed({name: self._read_one(name) for name in source}, source, self.seed)
 
+    @names_wrong_bytes
     def _read_one(self, source: Source) -> Dataset:
         name = name_of(source)
         rows = load_rows(source)

@@ -83,12 +83,19 @@ class Report(NamedTuple):
     kept: int
     cut: Counter[str]  # side -> rows
     dropped: Counter[str]  # reason -> rows
+    first: dict[str, int] = {}  # reason -> the first row it is true of, counted from 1
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
         parts += [f"{n:,} cut to max_length ({side})" for side, n in self.cut.most_common()]
-        parts += [f"{n:,} dropped ({reason})" for reason, n in self.dropped.most_common()]
+        parts += [
+            f"{n:,} dropped ({reason}{self._place(reason)})"
+            for reason, n in self.dropped.most_common()
+        ]
         return "; ".join(parts)
+
+    def _place(self, reason: str) -> str:
+        return f", first in row {self.first[reason]:,}" if reason in self.first else ""
 
 
 def token_rows(
@@ -101,9 +108,8 @@ def token_rows(
         features=TOKEN_ROW,
         desc="tokenising",
     )
-    reasons = made["dropped"]
+    reasons = list(made["dropped"])
     kept = made.select([i for i, reason in enumerate(reasons) if not reason])
-    report = Report(
-        len(rows), len(kept), Counter(c for c in kept["cut"] if c), Counter(r for r in reasons if r)
-    )
-    return kept, report
+    cut, dropped = Counter(c for c in kept["cut"] if c), Counter(r for r in reasons if r)
+    first = {reason: reasons.index(reason) + 1 for reason in dropped}
+    return kept, Report(len(rows), len(kept), cut, dropped, first)

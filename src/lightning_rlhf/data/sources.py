@@ -9,6 +9,8 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from lightning_rlhf.data.diagnosis import unreadable
+
 Source = str | list[dict[str, Any]]
 Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -57,8 +59,7 @@ def _load_named(source: str) -> Dataset:
         try:
             return load_dataset(kind, data_files=str(path), split="train", **OPTIONS.get(kind, {}))
         except (DatasetGenerationError, StopIteration, ValueError) as error:
-            reason = str(error.__cause__ or error) or "no rows"
-            raise ValueError(f"{path} cannot be read as {kind}: {reason}") from error
+            raise ValueError(unreadable(path, kind, error)) from error
     name, _, split = source.partition(":")
     return load_dataset(name, split=split or "train")
 

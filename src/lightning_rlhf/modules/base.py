@@ -103,6 +103,8 @@ class AlignmentModule(LightningModule):
             False  # a checkpoint carries no frozen weight; ours is checked by name
         )
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
+        self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
+        guards.warn_of_other_lightning()
 
     # ---- to be given by a method ----
 
@@ -121,14 +123,23 @@ class AlignmentModule(LightningModule):
         """A batch's loss and metrics."""
         raise NotImplementedError
 
-    def batch_size(self, batch: Any) -> int:
+    def weight_of(self, batch: Any) -> int:
         """What a batch weighs in an epoch's mean."""
         raise NotImplementedError
 
     # ---- life in a Trainer ----
 
+    def configure_callbacks(self) -> list[Any]:
+        """None; but the first thing a Trainer asks, before a row is read: it is looked at here."""
+        guards.check_trainer(self.trainer, self.backbone.quantization)
+        return []
+
     def setup(self, stage: str) -> None:
         guards.check_trainer(self.trainer, self.backbone.quantization)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, RowsData):
+            guards.check_window(data, self.backbone.window)
+        self._resumed = None
         if not self.hparams:
             self.save_hyperparameters(hparams.describe(self))
 
@@ -176,14 +187,14 @@ class AlignmentModule(LightningModule):
         training = stage == "train"
         self.log_dict(
             {f"{stage}/{name}": value for name, value in loss.metrics.items()},
-            batch_size=self.batch_size(batch),
+            batch_size=self.weight_of(batch),
             sync_dist=not training,
         )
         self.log(
             f"{stage}/loss",
             loss.value.detach(),
             prog_bar=True,
-            batch_size=self.batch_size(batch),
+            batch_size=self.weight_of(batch),
             sync_dist=not training,
         )
         return loss.value
@@ -212,9 +223,21 @@ class AlignmentModule(LightningModule):
         checkpoint_["rng"] = checkpoint.rng_state()
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        if fits:
+            name = str(self.trainer.ckpt_path or "the checkpoint")
+            checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
+            self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         self.backbone.train_roles(*self.trained)
         self._rng = checkpoint_.get("rng")
+
+    def on_fit_start(self) -> None:
+        """Compare what was given with what Lightning is about to restore over it."""
+        if self._resumed is not None:
+            name = str(self.trainer.ckpt_path or "the checkpoint")
+            checkpoint.refuse_overridden(self._resumed, self.trainer, name)
+            self._resumed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the generators back where the checkpoint had them: loaders drew from them."""
