@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -23,11 +23,20 @@ from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from support import number_pairs
 
+
+class Method(NamedTuple):
+    """A module as the contract knows it: an entry here is all that a further one takes."""
+
+    module: Any  # makes one from a backbone and lr
+    data: Any  # makes its data from rows
+    monitor: str = "val/loss"  # what a validation measures
+
+
 METHODS = {
-    "sft": (SFTModule, DemonstrationData),
-    "reward": (RewardModule, PreferenceData),
-    "dpo": (DPOModule, PreferenceData),
-    "kto": (KTOModule, PreferenceData),
+    "sft": Method(SFTModule, DemonstrationData),
+    "reward": Method(RewardModule, PreferenceData),
+    "dpo": Method(DPOModule, PreferenceData),
+    "kto": Method(KTOModule, PreferenceData),
 }
 
 
@@ -45,10 +54,10 @@ class Runs:
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
     ) -> tuple[AlignmentModule, RowsData]:
         seed_everything(0, verbose=False)
-        module, data = METHODS[method]
+        made = METHODS[method]
         return (
-            module(self.backbone(quantization=quantization), lr=5e-3),
-            data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
+            made.module(self.backbone(quantization=quantization), lr=5e-3),
+            made.data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
         )
 
     def trainer(self, **kwargs: Any) -> Trainer:

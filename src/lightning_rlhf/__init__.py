@@ -13,12 +13,14 @@ from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning.guard import MemoryGuard
+from lightning_rlhf.planning.search import FindTokenBudget
 
 __version__ = "0.1.0"
 __all__ = [
     "Backbone",
     "DPOModule",
     "DemonstrationData",
+    "FindTokenBudget",
     "KTOModule",
     "LoRA",
     "MemoryGuard",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value
@@ -83,7 +84,9 @@ class Report(NamedTuple):
     kept: int
     cut: Counter[str]  # side -> rows
     dropped: Counter[str]  # reason -> rows
-    first: dict[str, int] = {}  # reason -> the first row it is true of, counted from 1
+    first: Mapping[str, int] = MappingProxyType(
+        {}
+    )  # reason -> the first row it is true of, counted from 1
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]

@@ -143,7 +143,8 @@ class Backbone(nn.Module):
     def load(self, device: torch.device | str = "cpu") -> Backbone:
         """Build the model on a device, and the roles named in ``adapters``; once."""
         if self.model is None:
-            if self.lora is not None and (self.adapters or self.lora.target_modules != LoRA.target_modules):
+            named = self.lora is not None and self.lora.target_modules != "all-linear"
+            if self.lora is not None and (self.adapters or named):
                 lora.rehearse(loading.skeleton(self.path), self.lora, self.adapters)
             dtype = loading.torch_dtype(self.dtype)
             self.adopt(

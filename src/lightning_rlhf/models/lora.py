@@ -69,9 +69,11 @@ def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
     """
     names = [name.replace(".base_layer", "") for name, _ in model.named_modules()]
     if isinstance(targets, str):
-        lost = [] if targets == "all-linear" or any(re.fullmatch(targets, n) for n in names) else [
-            targets
-        ]
+        lost = (
+            []
+            if targets == "all-linear" or any(re.fullmatch(targets, n) for n in names)
+            else [targets]
+        )
     else:
         lost = [t for t in sorted(targets) if not any(f".{n}".endswith(f".{t}") for n in names)]
     if not lost:

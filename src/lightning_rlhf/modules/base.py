@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.data.modules import RowsData
@@ -80,7 +80,8 @@ class AlignmentModule(LightningModule):
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW without weight decay.
-        lr_scheduler: optimizer to a scheduler, stepped after every update; None for a cosine to 0.
+        lr_scheduler: optimizer to a scheduler, stepped after every update (one that waits for a
+            plateau: after every epoch, by its ``monitor`` or val/loss); None for a cosine to 0.
     """
 
     trained: ClassVar[tuple[str, ...]] = (POLICY,)  # roles that receive gradients
@@ -153,18 +154,22 @@ class AlignmentModule(LightningModule):
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
 
     def configure_optimizers(self) -> Any:
-        groups = [{"name": r, "params": self.backbone.role_parameters(r)} for r in self.trained]
-        make: Callable[..., Optimizer] = self.optimizer or fused_adamw
-        optimizer = make(groups, lr=self.lr)
+        optimizer = self.make_optimizer()
         scheduler = (
             self.lr_scheduler(optimizer)
             if self.lr_scheduler is not None
             else warmup_cosine(optimizer, planned_steps(self.trainer), self.warmup)
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):  # which waits for what a validation measures
+            config.update(interval="epoch", monitor=getattr(scheduler, "monitor", "val/loss"))
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer, a parameter group for each trained role."""
+        groups = [{"name": r, "params": self.backbone.role_parameters(r)} for r in self.trained]
+        make: Callable[..., Optimizer] = self.optimizer or fused_adamw
+        return make(groups, lr=self.lr)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("train", batch)
