@@ -7,6 +7,7 @@ files written, the norm of a gradient as the optimizer sees it; not only that it
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
@@ -30,7 +31,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
-from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.cli import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
 from runs import METHODS, Runs
 from support import number_pairs
@@ -50,11 +51,14 @@ class Watch(Callback):
         self.counts = {"val": 0, "test": 0}
         self.validated: list[tuple[int, float]] = []  # step, what is monitored
         self.monitor = ""
+        self.start: list[torch.Tensor] = []  # the trained weights as they were
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        trainer.optimizers[0].register_step_pre_hook(self._before_step)
+        groups = trainer.optimizers[0].param_groups
+        self.start = [p.detach().clone() for group in groups for p in group["params"]]
+        trainer.optimizers[0].register_step_post_hook(self._after_step)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         found = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         flat = torch.cat([g.flatten() for g in found])
         self.norms.append(float(flat.norm()))
@@ -265,7 +269,7 @@ def test_checkpoints_by_best(runs: Runs, method: str) -> None:
     monitor = METHODS[method].monitor
     keep = ModelCheckpoint(runs.folder / "kept", "{step}", monitor=monitor, mode="max")
     _, watch = fit(
-        runs, method, keep, enable_checkpointing=True, val_check_interval=1, limit_train_batches=4
+        runs, method, keep, enable_checkpointing=True, val_check_interval=2, limit_train_batches=6
     )
     step, best = max(watch.validated, key=lambda found: found[1])
     assert files(runs.folder / "kept", ".ckpt") == [f"step={step}.ckpt"]
@@ -273,12 +277,11 @@ def test_checkpoints_by_best(runs: Runs, method: str) -> None:
 
 
 def test_early_stopping(runs: Runs, method: str) -> None:
-    """Nothing is ever better by so much: the second validation is the last but one."""
-    stop = EarlyStopping(METHODS[method].monitor, min_delta=1e9, patience=2)
-    trainer, _ = fit(runs, method, stop, val_check_interval=1, max_epochs=3)
-    assert trainer.global_step == 3
-    assert stop.stopped_epoch == 0
-    assert stop.wait_count == 2
+    """Nothing is ever better by so much: the second validation is the last."""
+    stop = EarlyStopping(METHODS[method].monitor, min_delta=1e9, patience=1)
+    trainer, watch = fit(runs, method, stop, val_check_interval=2, limit_train_batches=6)
+    assert [step for step, _ in watch.validated] == [2, 4]
+    assert trainer.global_step == 4
 
 
 def test_learning_rate_monitor(runs: Runs, method: str) -> None:
@@ -292,6 +295,62 @@ def test_learning_rate_monitor(runs: Runs, method: str) -> None:
     assert len(set(logged)) > 1
 
 
+# ---- optimizers and schedulers, as they are typed ----
+
+CHOICES = {  # flags, and the rate over six steps of three epochs, as a share of lr
+    "sgd": (
+        ["optimizer=torch.optim.SGD", "optimizer.momentum=0.5"]
+        + ["lr_scheduler=torch.optim.lr_scheduler.StepLR"]
+        + ["lr_scheduler.step_size=2", "lr_scheduler.gamma=0.5"],
+        [1, 1, 0.5, 0.5, 0.25, 0.25],
+    ),
+    "8 bits": (
+        ["optimizer=bitsandbytes.optim.AdamW8bit", "optimizer.betas=[0.8,0.9]"]
+        + ["lr_scheduler=torch.optim.lr_scheduler.LinearLR", "lr_scheduler.start_factor=0.5"]
+        + ["lr_scheduler.total_iters=2"],
+        [0.5, 0.75, 1, 1, 1, 1],
+    ),
+    "plateau": (  # the second epoch is not better, by so much
+        ["optimizer=torch.optim.RMSprop"]
+        + ["lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau"]
+        + ["lr_scheduler.monitor=train/loss", "lr_scheduler.mode=max"]
+        + ["lr_scheduler.threshold=1e9", "lr_scheduler.patience=0", "lr_scheduler.factor=0.5"],
+        [1, 1, 1, 1, 0.5, 0.5],
+    ),
+}
+
+
+@functools.cache
+def typed(choice: str) -> AlignmentModule:
+    """A module as the command line makes it; only its optimizer and scheduler are looked at."""
+    args = ["--model=SFTModule", "--model.backbone=lightning_rlhf.Backbone"]
+    args += ["--model.backbone.name_or_path=none", "--data=DemonstrationData", "--data.source=none"]
+    args += [f"--model.{flag}" for flag in CHOICES[choice][0]]
+    args += ["--trainer.accelerator=cpu", "--trainer.logger=false"]
+    options = {**cli_options(), "run": False, "save_config_callback": None}
+    module = AlignmentCLI(LightningModule, LightningDataModule, **options, args=args).model
+    assert isinstance(module, AlignmentModule)
+    return module
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_optimizers_and_schedulers_by_class_path(runs: Runs, method: str, choice: str) -> None:
+    def choose(module: AlignmentModule) -> None:
+        chosen = typed(choice)
+        module.optimizer, module.lr_scheduler = chosen.optimizer, chosen.lr_scheduler
+        module.lr = 0.01
+
+    trainer, watch = fit(
+        runs, method, change=choose, limit_train_batches=2, limit_val_batches=0, max_epochs=3
+    )
+    (optimizer,) = trainer.optimizers
+    assert f".{type(optimizer).__name__}" in CHOICES[choice][0][0]
+    assert watch.rates == pytest.approx([0.01 * share for share in CHOICES[choice][1]])
+    after = [p for group in optimizer.param_groups for p in group["params"]]
+    moved = [not torch.equal(old, new) for old, new in zip(watch.start, after, strict=True)]
+    assert all(moved)
+
+
 # ---- loggers ----
 
 
@@ -301,7 +360,7 @@ def test_csv_logger(runs: Runs, method: str) -> None:
     rows = [row for row in csv.DictReader(file.open()) if row["train/loss"]]
     assert [float(row["train/loss"]) for row in rows] == pytest.approx(watch.losses)
     (hparams,) = (runs.folder / "out").rglob("hparams.yaml")
-    assert f"{METHODS[method].module.__name__}" in hparams.read_text()
+    assert "lr: 0.005" in hparams.read_text()
 
 
 def test_tensorboard_logger(runs: Runs, method: str) -> None:
@@ -317,7 +376,7 @@ def test_wandb_logger(runs: Runs, method: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(save_dir=runs.folder, project="tests", offline=True)
     table = SampleTable(rows=3, max_new_tokens=4)
-    trainer, watch = fit(runs, method, table, logger=logger, max_steps=2)
+    trainer, watch = fit(runs, method, table, logger=logger, limit_train_batches=2)
     run = logger.experiment
     summary, config, folder = dict(run.summary), dict(run.config), Path(run.dir)
     run.finish()
@@ -335,15 +394,15 @@ def test_wandb_logger(runs: Runs, method: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_lightnings_tuner_scales_the_batch_size(runs: Runs, method: str) -> None:
-    module, data = runs.make(method, rows=32, batch_size=2)
-    trainer = runs.trainer(max_steps=2)
+    module, data = runs.make(method, rows=16, batch_size=2)
+    trainer = runs.trainer(max_steps=2, limit_val_batches=0)
     found = Tuner(trainer).scale_batch_size(
-        module, datamodule=data, init_val=2, max_trials=3, steps_per_trial=1
+        module, datamodule=data, init_val=2, max_trials=2, steps_per_trial=1
     )
-    assert found == data.batch_size == 8
+    assert found == data.batch_size == 4
     trainer.fit(module, data)
-    same, rows = runs.make(method, rows=32, batch_size=8)
-    runs.trainer(max_steps=2).fit(same, rows)
+    same, rows = runs.make(method, rows=16, batch_size=4)
+    runs.trainer(max_steps=2, limit_val_batches=0).fit(same, rows)
     assert_equal(runs.weights(module), runs.weights(same))
 
 
@@ -360,27 +419,22 @@ def test_lightnings_finder_is_refused_where_it_would_go_wrong(runs: Runs, method
 
 def test_token_budget_search(runs: Runs, method: str) -> None:
     """The run is, bit for bit, the one that was given what the search finds."""
-    search = FindTokenBudget(most=60)
-    module, data = runs.make(method, rows=32)
+    search = FindTokenBudget(most=40)
+    module, data = runs.make(method, rows=16)
     if isinstance(data, PromptData):
         with pytest.raises(ValueError, match="neither prompts .* give max_tokens"):
             runs.trainer(callbacks=[search]).fit(module, data)
         return
-    trainer = runs.trainer(callbacks=[search], max_epochs=2)
+    trainer = runs.trainer(callbacks=[search], limit_val_batches=0)
     trainer.fit(module, data)
-    assert data.max_tokens == search.found == 60
-    given, rows = runs.make(method, rows=32, max_tokens=60)
-    again = runs.trainer(max_epochs=2)
+    assert data.max_tokens == search.found == 40
+    given, rows = runs.make(method, rows=16, max_tokens=40)
+    again = runs.trainer(limit_val_batches=0)
     again.fit(given, rows)
-    assert again.global_step == trainer.global_step
+    assert again.global_step == trainer.global_step > 1
     assert_equal(runs.weights(module), runs.weights(given))
 
 
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
-def test_data_is_ours(method: str) -> None:
-    """What the cells above take for granted."""
-    assert isinstance(METHODS[method].data(number_pairs(4)), RowsData)

@@ -84,9 +84,7 @@ class Report(NamedTuple):
     kept: int
     cut: Counter[str]  # side -> rows
     dropped: Counter[str]  # reason -> rows
-    first: Mapping[str, int] = MappingProxyType(
-        {}
-    )  # reason -> the first row it is true of, counted from 1
+    first: Mapping[str, int] = MappingProxyType({})  # reason -> its first row, from 1
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
