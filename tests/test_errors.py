@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import BatchSizeFinder, Callback, EarlyStopping
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback
+from pytorch_lightning.plugins.precision import FSDPPrecision
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +29,7 @@ from support import number_pairs
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 GOOD = number_pairs(20)
 LONG = {"prompt": " ".join(["w1"] * 50), "chosen": " ".join(["w2"] * 30), "rejected": "w3"}
-LAST = "out/run/version_0/checkpoints/last.ckpt"
+ROLE, LAST = "out/run/version_0/policy", "out/run/version_0/checkpoints/last.ckpt"
 CONFIG = """\
 model:
   class_path: lightning_rlhf.DPOModule
@@ -123,11 +124,22 @@ def trainer(**options: Any) -> Trainer:
     return Trainer(**{**quiet, "enable_checkpointing": False, **options})
 
 
-def with_strategy(kind: type, quantization: str | None) -> None:
+def fitted(callback: Callable[[], Callback]) -> Callable[[], str]:
+    """What a fit with a callback says."""
+    return raised(lambda: trainer(callbacks=[callback()]).fit(module(), PreferenceData(GOOD)))
+
+
+def strategy(kind: type, quantization: str | None) -> Callable[[], str]:
     """As a Trainer of that strategy has it; most cannot be built without a GPU."""
-    made = trainer()
-    made.strategy.__class__ = kind
-    check_trainer(made, quantization)
+
+    def check() -> None:
+        made = trainer()
+        made.strategy.__class__ = kind
+        if kind is FSDPStrategy:
+            made.strategy._precision_plugin = FSDPPrecision("32-true")
+        check_trainer(made, quantization)
+
+    return raised(check)
 
 
 def said_aloud() -> str:
@@ -159,12 +171,11 @@ def stand_in(patch: pytest.MonkeyPatch) -> Any:
 def mixed_callback() -> str:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = stand_in(patch).EarlyStopping()
-        return raised(lambda: trainer(callbacks=[theirs]).fit(module(), PreferenceData(GOOD)))()
+        return fitted(stand_in(patch).EarlyStopping)()
 
 
 def mixed_trainer() -> str:
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning) as said:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as said:
         stand_in(patch)
         SFTModule(Backbone("base"))
     return str(said[0].message)
@@ -179,7 +190,13 @@ def searched_again() -> str:
 # ---- the table ----
 
 WRONG = {**GOOD[1], "chosen": 7}
-ANEW = "or start anew from its role (backbone.adapters)"
+ALIKE = {**GOOD[0], "rejected": GOOD[0]["chosen"]}
+LATIN = '{"prompt": "caf\xe9", "chosen": "w1", "rejected": "w2"}'.encode("latin1")
+BACKBONE, RESUMED = "--model.backbone", f"--ckpt_path={LAST}"
+STOP = "pytorch_lightning.callbacks.EarlyStopping"
+ADAMW = "{class_path: torch.optim.AdamW, init_args: {weight_decay: 0.1, fused: true}}"
+BARE = "model: {class_path: lightning_rlhf.DPOModule}\n"
+PATIENT = f"[{{class_path: {STOP}, init_args: {{monitor: val/loss, patience: 9}}}}]"
 DATA = [
     Mistake(
         "a file that is not there",
@@ -189,94 +206,341 @@ DATA = [
     Mistake("an empty file", typed(rows=[]), "rows.jsonl is empty: it holds no rows"),
     Mistake(
         "a file of a kind nobody reads",
-        typed("--data.source=rows.txt", rows_txt="w1"),
+        typed("--data.source=rows.txt", rows_txt="w"),
         "rows.txt: cannot read .txt; known are .json, .jsonl, .parquet, .csv",
     ),
     Mistake(
         "columns under other names",
         typed(rows=[{"question": "w1", "good": "w2", "bad": "w3"}]),
-        "?",
+        "rows.jsonl has the columns {question, good, bad} but PreferenceData needs "
+        "{chosen, prompt, rejected} or {chosen, rejected} or {completions, prompt, "
+        "ranks} or {completions, prompt, ratings} or {completions, prompt} or "
+        "{completion, label, prompt}; columns={'yours': 'ours'} renames them",
     ),
     Mistake(
         "a prompt column under another name",
         typed(rows=[{"question": "w1", "chosen": "w2", "rejected": "w3"}]),
-        "?",
+        "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (without a "
+        "prompt column, both sides must be messages or transcripts, first in row 1)",
     ),
-    Mistake("a number where text should be", typed(rows=[WRONG] * 3), "?"),
-    Mistake("the same in one row of many: said aloud, and the run goes on", said_aloud, "?"),
-    Mistake("broken JSON", typed(rows=[*GOOD[:2], b'{"prompt": "w1", "chosen": ', *GOOD]), "?"),
+    Mistake(
+        "a number where text should be",
+        typed(rows=[WRONG] * 3),
+        "rows.jsonl: no row can be used: 3 rows read, 0 kept; 3 dropped (chosen is int,"
+        " not text, first in row 1)",
+    ),
+    Mistake(
+        "the same in one row of many: said aloud, and the run goes on",
+        said_aloud,
+        "rows.jsonl: 22 rows read, 21 kept; 1 dropped (chosen is int, not text, first in row 2)",
+    ),
+    Mistake(
+        "broken JSON",
+        typed(rows=[*GOOD[:2], b'{"prompt": "w1", "chosen": ', *GOOD]),
+        "rows.jsonl line 3 is broken JSON: Expecting value in place 28; mend that line "
+        "or take it out",
+    ),
     Mistake(
         "text that is not UTF-8",
-        typed(rows=[*GOOD[:2], '{"prompt": "caf\xe9", "chosen": "w1", "rejected": "w2"}'.encode("latin1")]),
-        "?",
+        typed(rows=[*GOOD[:2], LATIN]),
+        "rows.jsonl line 3: byte 0xe9 in place 16 is not UTF-8; save the file as UTF-8 "
+        "(iconv -f latin1 -t utf-8)",
     ),
-    Mistake("two sides alike", typed(rows=[{**GOOD[0], "rejected": GOOD[0]["chosen"]}]), "?"),
-    Mistake("a side without text", typed(rows=[{**GOOD[0], "rejected": " "}]), "?"),
+    Mistake(
+        "two sides alike",
+        typed(rows=[ALIKE]),
+        "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (identical "
+        "pair, first in row 1)",
+    ),
+    Mistake(
+        "a side without text",
+        typed(rows=[{**GOOD[0], "rejected": " "}]),
+        "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (empty answer, "
+        "first in row 1)",
+    ),
     Mistake(
         "no row that can be used, for several reasons",
-        typed(rows=[{**GOOD[0], "rejected": GOOD[0]["chosen"]}, {**GOOD[0], "rejected": ""}, WRONG]),
-        "?",
+        typed(rows=[ALIKE, {**GOOD[0], "rejected": ""}, WRONG]),
+        "rows.jsonl: no row can be used: 3 rows read, 0 kept; 1 dropped (identical "
+        "pair, first in row 1); 1 dropped (empty answer, first in row 2); 1 dropped "
+        "(chosen is int, not text, first in row 3)",
     ),
-    Mistake("a row longer than the model's window", typed(rows=[*GOOD, LONG]), "?"),
-    Mistake("a row beyond the token budget", typed("--data.max_tokens=40", rows=[*GOOD, LONG]), "?"),
-    Mistake("a chat template that is not there", typed("--data.template=chat.jinja"), "?"),
-    Mistake("all prompts held out", typed("--data.val_fraction=0.99", rows=GOOD[:1]), "?"),
-    Mistake("data without a tokenizer", raised(lambda: PreferenceData(GOOD).setup()), "?"),
+    Mistake(
+        "a row longer than the model's window",
+        typed(rows=[*GOOD, LONG]),
+        "rows.jsonl: a row takes 81 tokens, and the model has 64 positions "
+        "(max_position_embeddings): give max_length=64, which cuts longer rows",
+    ),
+    Mistake(
+        "a row beyond the budget",
+        typed("--data.max_tokens=40", rows=[*GOOD, LONG]),
+        "rows.jsonl: a row takes 83 tokens and max_tokens is 40: raise it, or lower max_length",
+    ),
+    Mistake(
+        "a chat template that is not there",
+        typed("--data.template=chat.jinja"),
+        'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file',
+    ),
+    Mistake(
+        "all prompts held out",
+        typed("--data.val_fraction=0.99", rows=GOOD[:1]),
+        "rows.jsonl: every prompt fell into validation; lower val_fraction",
+    ),
+    Mistake(
+        "data without a tokenizer",
+        raised(lambda: PreferenceData(GOOD).setup()),
+        "PreferenceData needs a tokenizer: give tokenizer=, or fit a module that has one",
+    ),
 ]
 MODEL = [
-    Mistake("a model that is not there", typed("--model.backbone.name_or_path=./nomodel"), "?"),
-    Mistake("a tokenizer without EOS", typed("--model.backbone.name_or_path=endless"), "?"),
+    Mistake(
+        "a model that is not there",
+        typed(f"{BACKBONE}.name_or_path=./nomodel"),
+        "no model at ./nomodel: neither a folder, a .gguf file nor a hub id",
+    ),
+    Mistake(
+        "a tokenizer without EOS",
+        typed(f"{BACKBONE}.name_or_path=endless"),
+        "the tokenizer of endless has no eos_token: set one, else no answer can end",
+    ),
     Mistake(
         "a LoRA target the model does not have",
-        typed("--model.backbone.lora.target_modules=[q_proj, v_porj]"),
-        "?",
+        typed(f"{BACKBONE}.lora.target_modules=[q_proj, v_porj]"),
+        "LoRA target_modules ['v_porj'] name no layer of this model; did you mean "
+        "'v_proj'? Its linear layers are ['down_proj', 'gate_proj', 'k_proj', "
+        "'lm_head', 'o_proj', 'q_proj', 'up_proj', 'v_proj'], or use \"all-linear\"",
     ),
-    Mistake("an adapter of another base", typed("--model.backbone.name_or_path=wide", "--model.backbone.adapters={policy: out/run/version_0/policy}"), "?"),
-    Mistake("an adapter that is not there", typed("--model.backbone.adapters={policy: norole}"), "?"),
-    Mistake("4-bit weights without LoRA", typed("--model.backbone.quantization=nf4", "--model.backbone.lora=null"), "?"),
-    Mistake("a setting out of range", typed("--model.beta=-1"), "?"),
+    Mistake(
+        "an adapter of another base",
+        typed(f"{BACKBONE}.name_or_path=wide", f"{BACKBONE}.adapters={{policy: {ROLE}}}"),
+        "out/run/version_0/policy holds an adapter of another base model: 14 of 28 "
+        "tensors do not fit, the first "
+        "'base_model.model.model.layers.0.mlp.down_proj.lora_B.weight'; load it on the "
+        "base its adapter_config.json names",
+    ),
+    Mistake(
+        "an adapter that is not there",
+        typed(f"{BACKBONE}.adapters={{policy: norole}}"),
+        "norole holds no adapter_model.safetensors: give a folder written by save_role "
+        "or by peft's save_pretrained",
+    ),
+    Mistake(
+        "4-bit weights without LoRA",
+        typed(f"{BACKBONE}.quantization=nf4", f"{BACKBONE}.lora=null"),
+        "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None",
+    ),
+    Mistake("a setting out of range", typed("--model.beta=-1"), "beta must be above 0, got -1.0"),
 ]
 TRAINER = [
-    Mistake("half precision", typed("--trainer.precision=16-true"), "?"),
-    Mistake("NF4 with bf16-true", typed("--trainer.precision=bf16-true", "--model.backbone.quantization=nf4"), "?"),
-    Mistake("NF4 with a sharded strategy", raised(lambda: with_strategy(ModelParallelStrategy, "nf4")), "?"),
-    Mistake("FSDP", raised(lambda: with_strategy(FSDPStrategy, None)), "?"),
-    Mistake("a callback of the package `lightning`, by class path", typed("--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"), "?"),
-    Mistake("a callback of the package `lightning`, in Python", mixed_callback, "?"),
-    Mistake("`lightning` imported beside ours: a warning, before its Trainer's TypeError", mixed_trainer, "?"),
-    Mistake("Lightning's batch-size search within a fit", raised(lambda: trainer(callbacks=[BatchSizeFinder()]).fit(module(), PreferenceData(GOOD))), "?"),
-    Mistake("Lightning's batch-size search for tokens", raised(lambda: trainer(callbacks=[BatchSizeFinder(batch_arg_name="max_tokens")]).fit(module(), PreferenceData(GOOD))), "?"),
-    Mistake("a search for a budget below the longest row", raised(lambda: trainer(callbacks=[FindTokenBudget(most=4)]).fit(module(), PreferenceData(GOOD))), "?"),
+    Mistake(
+        "half precision",
+        typed("--trainer.precision=16-true"),
+        'precision="16-true": fp16 weights give NaN losses; use precision="bf16-mixed" '
+        'or "32-true" and give the frozen base its own dtype: '
+        'Backbone(dtype="bfloat16")',
+    ),
+    Mistake(
+        "NF4 with bf16-true",
+        typed("--trainer.precision=bf16-true", f"{BACKBONE}.quantization=nf4"),
+        'precision="bf16-true": it casts adapters and heads to bf16, where small '
+        'updates vanish; use precision="bf16-mixed" or "32-true" and give the frozen '
+        'base its own dtype: Backbone(dtype="bfloat16")',
+    ),
+    Mistake(
+        "NF4 with a sharded strategy",
+        strategy(ModelParallelStrategy, "nf4"),
+        "ModelParallelStrategy loses the state of 4-bit weights: use strategy='ddp' "
+        "(every process holds the 4-bit base), or quantization=None",
+    ),
+    Mistake(
+        "FSDP",
+        strategy(FSDPStrategy, None),
+        "FSDPStrategy does not fit several forwards of one base in a step: use strategy='ddp'",
+    ),
+    Mistake(
+        "a callback of the package `lightning`, by class path",
+        typed("--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"),
+        "lightning.pytorch.callbacks.EarlyStopping is of the package lightning, whose "
+        "classes a Trainer of pytorch_lightning does not know: write "
+        "pytorch_lightning.callbacks.EarlyStopping",
+    ),
+    Mistake(
+        "a callback of the package `lightning`, in Python",
+        mixed_callback,
+        "EarlyStopping is of lightning.pytorch, whose classes a Trainer of "
+        "pytorch_lightning does not know: import EarlyStopping from "
+        "pytorch_lightning.callbacks",
+    ),
+    Mistake(
+        "`lightning` beside ours: a warning, before its Trainer refuses",
+        mixed_trainer,
+        "lightning.pytorch is imported as well: its Trainer does not take modules of "
+        "pytorch_lightning, which ours are; write `from pytorch_lightning import "
+        "Trainer`",
+    ),
+    Mistake(
+        "Lightning's batch-size search within a fit",
+        fitted(BatchSizeFinder),
+        "BatchSizeFinder within a fit leaves the learning rate the schedule of the size"
+        " it began with: call Tuner(trainer).scale_batch_size(...) before the fit",
+    ),
+    Mistake(
+        "Lightning's batch-size search for tokens",
+        fitted(lambda: BatchSizeFinder(batch_arg_name="max_tokens")),
+        "scale_batch_size takes max_tokens for a number of rows, and tries any rows: "
+        "give the Trainer lightning_rlhf.FindTokenBudget(), which tries the longest",
+    ),
+    Mistake(
+        "a search for a budget below the longest row",
+        fitted(lambda: FindTokenBudget(4)),
+        "a row takes 14 tokens and FindTokenBudget goes to 4: raise most, or lower max_length",
+    ),
 ]
 TYPED = [
-    Mistake("a misspelt option", typed("--model.betta=0.2"), "?"),
-    Mistake("a misspelt option of a part", typed("--model.backbone.quantisation=nf4"), "?"),
-    Mistake("a misspelt option of the Trainer", typed("--trainer.max_stpes=2"), "?"),
-    Mistake("a misspelt group", typed("--trainr.max_steps=2"), "?"),
-    Mistake("a misspelt option in a config", typed("--config", "more.yaml", more_yaml="model:\n  init_args:\n    betta: 0.2\n"), "?"),
-    Mistake("a misspelt option of the Trainer in a config", typed("--config", "more.yaml", more_yaml="trainer:\n  max_stpes: 2\n"), "?"),
-    Mistake("a misspelt class", typed("--model=DPOModul"), "?"),
-    Mistake("a misspelt loss", typed("--model.loss=lightning_rlhf.functional.dpo.ipoloss"), "?"),
-    Mistake("a misspelt verb", typed("fti", "--config", "run.yaml"), "?"),
-    Mistake("a misspelt option of `chat`", typed("chat", "base", "--promt=w1"), "?"),
-    Mistake("a value of the wrong kind", typed("--model.lr=fast"), "?"),
-    Mistake("a value that is no choice", typed("--model.backbone.quantization=nf5"), "?"),
-    Mistake("nothing given that must be", typed("fit", "--data=PreferenceData", "--data.source=good.jsonl"), "?"),
-    Mistake("a config that is not there", typed("--config", "none.yaml"), "?"),
-    Mistake("broken YAML", typed("--config", "more.yaml", more_yaml="trainer:\n max_steps: 2\n  max_epochs: 3\n"), "?"),
+    Mistake(
+        "a misspelt option",
+        typed("--model.betta=0.2"),
+        "DPOModule has no option betta: did you mean beta?",
+    ),
+    Mistake(
+        "a misspelt option of a part",
+        typed(f"{BACKBONE}.quantisation=nf4"),
+        "Backbone has no option quantisation: did you mean quantization?",
+    ),
+    Mistake(
+        "a misspelt option of the Trainer",
+        typed("--trainer.max_stpes=2"),
+        "Trainer has no option max_stpes: did you mean max_steps?",
+    ),
+    Mistake(
+        "a misspelt group",
+        typed("--trainr.max_steps=2"),
+        "there is no option trainr.max_steps: did you mean trainer?",
+    ),
+    Mistake(
+        "a misspelt option in a config",
+        typed("--config=more.yaml", more_yaml="model:\n  init_args:\n    betta: 0.2\n"),
+        "more.yaml line 3: DPOModule has no option betta: did you mean beta?",
+    ),
+    Mistake(
+        "a misspelt option of the Trainer in a config",
+        typed("--config", "more.yaml", more_yaml="trainer:\n  max_stpes: 2\n"),
+        "more.yaml line 2: Trainer has no option max_stpes: did you mean max_steps?",
+    ),
+    Mistake(
+        "a misspelt class",
+        typed("--model=DPOModul"),
+        "there is no DPOModul: did you mean DPOModule?",
+    ),
+    Mistake(
+        "a misspelt loss",
+        typed("--model.loss=lightning_rlhf.functional.dpo.ipoloss"),
+        "lightning_rlhf.functional.dpo has no ipoloss: did you mean ipo_loss?",
+    ),
+    Mistake(
+        "a misspelt verb",
+        typed("fti", "--config", "run.yaml"),
+        "there is no verb fti: did you mean fit?",
+    ),
+    Mistake(
+        "a misspelt option of `chat`",
+        typed("chat", "base", "--promt=w1"),
+        "chat has no option promt: did you mean prompt?",
+    ),
+    Mistake(
+        "a value of the wrong kind", typed("--model.lr=fast"), "model.lr: expected float, got fast"
+    ),
+    Mistake(
+        "a value that is no choice",
+        typed(f"{BACKBONE}.quantization=nf5"),
+        "model.backbone.quantization: expected 'nf4', got nf5",
+    ),
+    Mistake(
+        "no model given",
+        typed("fit", "--data=PreferenceData", "--data.source=x"),
+        "model is missing: give it in a config or as --model",
+    ),
+    Mistake(
+        "no backbone given",
+        typed("fit", "--config=bare.yaml", bare_yaml=BARE),
+        "backbone of DPOModule is missing: give it in a config or as --model.backbone",
+    ),
+    Mistake(
+        "a config that is not there", typed("--config", "none.yaml"), "no config file at none.yaml"
+    ),
+    Mistake(
+        "broken YAML",
+        typed("--config", "more.yaml", more_yaml="trainer:\n max_steps: 2\n  max_epochs: 3\n"),
+        "more.yaml line 3, place 13 is broken YAML: mapping values are not allowed here",
+    ),
 ]
 RESUME = [
-    Mistake("a checkpoint that is not there", typed("--ckpt_path=no.ckpt"), "?"),
-    Mistake("a file that is no checkpoint", typed("--ckpt_path=run.yaml"), "?"),
-    Mistake("a checkpoint of another module", typed("--model=RewardModule", f"--ckpt_path={LAST}"), "?"),
-    Mistake("a checkpoint of another rank", typed("--model.backbone.lora.r=8", f"--ckpt_path={LAST}"), "?"),
-    Mistake("a learning rate that the checkpoint overrides", typed("--model.lr=0.5", f"--ckpt_path={LAST}"), "?"),
-    Mistake("an optimizer setting that it overrides", typed("--model.optimizer=torch.optim.AdamW", "--model.optimizer.weight_decay=0.1", "--model.optimizer.fused=true", f"--ckpt_path={LAST}"), "?"),
-    Mistake("another optimizer", typed("--model.optimizer=torch.optim.SGD", f"--ckpt_path={LAST}"), "?"),
-    Mistake("a patience that it overrides", typed("--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.EarlyStopping, init_args: {monitor: val/loss, patience: 9}}]", f"--ckpt_path={LAST}"), "?"),
-    Mistake("a search that finds another budget than before", searched_again, "?"),
+    Mistake(
+        "a checkpoint that is not there", typed("--ckpt_path=no.ckpt"), "no checkpoint at no.ckpt"
+    ),
+    Mistake(
+        "a file that is no checkpoint",
+        typed("--ckpt_path=run.yaml"),
+        "run.yaml is no checkpoint of a run: give a .ckpt file; a role's folder goes "
+        "into backbone.adapters",
+    ),
+    Mistake(
+        "a checkpoint of another module",
+        typed("--model=RewardModule", RESUMED),
+        "out/run/version_0/checkpoints/last.ckpt is a checkpoint of DPOModule, not of "
+        "RewardModule: resume it as that, or start RewardModule from the role folder "
+        "which that run wrote (backbone.adapters)",
+    ),
+    Mistake(
+        "a checkpoint of another rank",
+        typed(f"{BACKBONE}.lora.r=8", RESUMED),
+        "the checkpoint is of another base model or LoRA rank: "
+        "'model.model.layers.0.mlp.down_proj.lora_A.policy.weight' has shape (4, 64) "
+        "there and (8, 64) here; resume with the base and the LoRA it was trained with",
+    ),
+    Mistake(
+        "a learning rate that it overrides",
+        typed("--model.lr=0.5", RESUMED),
+        "out/run/version_0/checkpoints/last.ckpt goes on with lr=0.01, so that lr=0.5 "
+        "would be overridden: give lr=0.01, or start anew from its role "
+        "(backbone.adapters)",
+    ),
+    Mistake(
+        "an optimizer's setting that it overrides",
+        typed(f"--model.optimizer={ADAMW}", RESUMED),
+        "out/run/version_0/checkpoints/last.ckpt goes on with "
+        "optimizer.weight_decay=0.0, so that optimizer.weight_decay=0.1 would be "
+        "overridden: give optimizer.weight_decay=0.0, or start anew from its role "
+        "(backbone.adapters)",
+    ),
+    Mistake(
+        "another optimizer",
+        typed("--model.optimizer=torch.optim.SGD", RESUMED),
+        "out/run/version_0/checkpoints/last.ckpt goes on with another kind of "
+        "optimizer: resume with the one it was trained with, or start anew from its "
+        "role (backbone.adapters)",
+    ),
+    Mistake(
+        "a patience that it overrides",
+        typed(f"--trainer.callbacks={PATIENT}", RESUMED),
+        "out/run/version_0/checkpoints/last.ckpt goes on with EarlyStopping.patience=3,"
+        " so that EarlyStopping.patience=9 would be overridden: give "
+        "EarlyStopping.patience=3, or start anew from its role (backbone.adapters)",
+    ),
+    Mistake(
+        "a search that finds another budget than before",
+        searched_again,
+        "the checkpoint is of a run with max_tokens=256, and max_tokens=512 is found "
+        "now: give the first to resume, without FindTokenBudget",
+    ),
 ]
-TABLE = {"Data": DATA, "Model": MODEL, "Trainer": TRAINER, "Command line": TYPED, "Resuming": RESUME}
+TABLE = {
+    "Data": DATA,
+    "Model": MODEL,
+    "Trainer": TRAINER,
+    "Command line": TYPED,
+    "Resuming": RESUME,
+}
 ALL = [mistake for mistakes in TABLE.values() for mistake in mistakes]
 
 

@@ -120,7 +120,7 @@ def main(args: list[str] | None = None) -> None:
         else:
             AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
     except argparse.ArgumentError as error:
-        verbs = [*LightningCLI.subcommands(), "plan", *VERBS]
+        verbs = {**dict.fromkeys([*LightningCLI.subcommands(), "plan"]), **VERBS}
         _stop(error, sentence(str(error), args, verbs))
     except MISTAKES as error:
         _stop(error, _written_for_users(error))

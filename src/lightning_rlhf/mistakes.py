@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
+Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, where its options are its own
 NOISE = re.compile(
     r"""^(-\ )?(Expected\ a\ <class\ 'NoneType'>|Does\ not\ validate|Subtypes:|Errors:|Given\ value
     |Problem\ with\ given|Parser\ key|Subclass\ types|Not\ a\ valid\ subclass|a\ class\ path
@@ -23,25 +24,25 @@ NOISE = re.compile(
 CLASS = r"given class_path '([\w.]+)'"
 
 
-def sentence(message: str, args: list[str], verbs: Iterable[str]) -> str:
+def sentence(message: str, args: list[str], verbs: Verbs) -> str:
     """What a parser refused, where it stands, and what was probably meant.
 
     Args:
         message: the parser's, of many lines.
         args: of the command line, the verb first.
-        verbs: there are.
+        verbs: that there are.
     """
-    for rule in (_other_package, _yaml, _option, _argument, _verb, _name, _class):
+    for rule in (_other_package, _yaml, _option, _argument, _required, _verb, _name, _class):
         said = rule(message, args, verbs)
         if said is not None:
             return said
     key = ".".join(k for k in re.findall(r'Parser key "([\w.]+)"', message))
-    lines = [re.sub(r"^- ", "", line.strip()) for line in message.splitlines()]
-    reasons = dict.fromkeys(line for line in lines if line and not NOISE.match(line))
-    given = re.findall(r"Given value: ([^\n(]+)$", message.split("\n    - Expected")[0], re.M)
-    got = f", got {given[0].strip()}" if given and "Got value" not in message else ""
-    reason = "; ".join(reasons) or _expected(message) or "cannot be read"
-    return f"{key}: {reason}{got}" if key else f"{reason}{got}"
+    said = _expected(message)
+    if said is None:
+        lines = [re.sub(r"^- ", "", line.strip()) for line in message.splitlines()]
+        reasons = dict.fromkeys(line for line in lines if line and not NOISE.match(line))
+        said = "; ".join(reasons) or "cannot be read"
+    return f"{key}: {said}" if key else said
 
 
 def close(word: str, words: Iterable[str]) -> str:
@@ -52,11 +53,28 @@ def close(word: str, words: Iterable[str]) -> str:
 
 
 def _expected(message: str) -> str | None:
-    found = re.findall(r"Expected an? (?!<class 'NoneType'>)(?:typing\.)?([^\n]+)", message)
-    return f"expected {found[-1]}" if found else None
+    """What kind of value was wanted, and which was given."""
+    kind = re.search(r"Expected an? <class '(\w+)'>. Got value: (.*)", message)
+    if kind is not None:
+        return f"expected {kind[1]}, got {kind[2]}"
+    choices = re.search(r"Expected a typing.Literal\[(.*)\]", message)
+    given = re.search(r"Given value: (.*)", message)
+    if choices is None or given is None:
+        return None
+    return f"expected {choices[1].replace(', ', ' or ')}, got {given[1]}"
 
 
-def _other_package(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _required(message: str, args: list[str], verbs: Verbs) -> str | None:
+    found = re.search(r"arguments are required: (?:(?:fit|validate|test|predict)\.)?(\w+)", message)
+    if found is None:
+        return None
+    owner = re.findall(CLASS, message)
+    flag = f"model.{found[1]}" if owner else found[1]
+    of = f" of {owner[-1].rpartition('.')[2]}" if owner else ""
+    return f"{found[1]}{of} is missing: give it in a config or as --{flag}"
+
+
+def _other_package(message: str, args: list[str], verbs: Verbs) -> str | None:
     found = re.search(r"\blightning\.pytorch[\w.]*", message)
     if found is None:
         return None
@@ -67,7 +85,7 @@ def _other_package(message: str, args: list[str], verbs: Iterable[str]) -> str |
     )
 
 
-def _yaml(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _yaml(message: str, args: list[str], verbs: Verbs) -> str | None:
     if "Problems parsing config" not in message and "File does not exist" not in message:
         return None
     for file in _configs(args):
@@ -82,7 +100,7 @@ def _yaml(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
     return None
 
 
-def _option(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
     """An option a class does not have."""
     found = re.search(r"Option '([\w.]+)' is not accepted", message)
     if found is None:
@@ -96,7 +114,7 @@ def _option(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
     return f"{_written_in(option, args)}{owner} has no option {option}: {close(option, there)}"
 
 
-def _argument(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
     """An option nobody has, by its dotted name."""
     found = re.search(r"does not accept option '([\w.]+)'", message) or re.search(
         r"unrecognized arguments: (?:\S+ )*?--?([\w.]+)", message
@@ -104,7 +122,10 @@ def _argument(message: str, args: list[str], verbs: Iterable[str]) -> str | None
     if found is None:
         return None
     group, _, option = found[1].rpartition(".")
-    if group == "trainer":
+    own = verbs.get(args[0])
+    if own is not None:
+        said = f"{args[0]} has no option {option}: {close(option, _parameters(own))}"
+    elif group == "trainer":
         said = f"Trainer has no option {option}: {close(option, _parameters(Trainer))}"
     else:
         first = found[1].split(".")[0]
@@ -113,12 +134,12 @@ def _argument(message: str, args: list[str], verbs: Iterable[str]) -> str | None
     return _written_in(option, args) + said
 
 
-def _verb(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _verb(message: str, args: list[str], verbs: Verbs) -> str | None:
     found = re.search(r"argument subcommand: invalid choice: '([^']+)'", message)
     return f"there is no verb {found[1]}: {close(found[1], verbs)}" if found else None
 
 
-def _name(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _name(message: str, args: list[str], verbs: Verbs) -> str | None:
     """A name that a module does not have."""
     found = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if found is None:
@@ -128,7 +149,7 @@ def _name(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
     return f"{found[1]} has no {found[2]}" + (f": did you mean {likely[0]}?" if likely else "")
 
 
-def _class(message: str, args: list[str], verbs: Iterable[str]) -> str | None:
+def _class(message: str, args: list[str], verbs: Verbs) -> str | None:
     """A class by its bare name, which only those known to be there may have."""
     found = re.search(r"Expected a dot import path string: (\w+)", message)
     if found is None:

@@ -232,6 +232,7 @@ class AlignmentModule(LightningModule):
         if fits:
             name = str(self.trainer.ckpt_path or "the checkpoint")
             checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
+            checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
             self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         self.backbone.train_roles(*self.trained)
@@ -241,7 +242,8 @@ class AlignmentModule(LightningModule):
         """Compare what was given with what Lightning is about to restore over it."""
         if self._resumed is not None:
             name = str(self.trainer.ckpt_path or "the checkpoint")
-            checkpoint.refuse_overridden(self._resumed, self.trainer, name)
+            settings = checkpoint.in_optimizers(self._resumed, self.trainer)
+            checkpoint.refuse_overridden(settings, name)
             self._resumed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
     if wrong:
         raise ValueError(
             f"the checkpoint is of another base model or LoRA rank: {wrong[0]!r} has shape "
-            f"{tuple(given[wrong[0]])} there and {tuple(wanted[wrong[0]])} here"
+            f"{tuple(given[wrong[0]])} there and {tuple(wanted[wrong[0]])} here; resume with the "
+            "base and the LoRA it was trained with"
         )
 
 
@@ -106,20 +107,22 @@ def check_class(hyper_parameters: dict[str, Any], module: Any, name: str) -> Non
         )
 
 
-def refuse_overridden(checkpoint: dict[str, Any], trainer: Trainer, name: str) -> None:
-    """Refuse settings that a resumed run would not heed: its optimizer comes from the checkpoint.
+Restored = Iterable[tuple[str, Any, Any]]  # a setting, its value as given, and as stored
+
+
+def refuse_overridden(settings: Restored, name: str) -> None:
+    """Refuse settings that a resumed run would not heed.
 
     Lightning restores whole states: learning rate, weight decay, a scheduler's steps, patience.
 
     Args:
-        checkpoint: what was stored.
-        trainer: whose optimizers are as the given settings made them.
-        name: of the file.
+        settings: of ``in_optimizers`` or ``in_callbacks``; None is a value that is not there.
+        name: of the checkpoint's file.
 
     Raises:
         ValueError: names the setting, its value here and there.
     """
-    for setting, given, stored in _restored(checkpoint, trainer):
+    for setting, given, stored in settings:
         if given == stored:
             continue
         if given is None or stored is None:
@@ -134,8 +137,16 @@ def refuse_overridden(checkpoint: dict[str, Any], trainer: Trainer, name: str) -
         )
 
 
-def _restored(checkpoint: dict[str, Any], trainer: Trainer) -> Iterator[tuple[str, Any, Any]]:
-    """What will be restored: its name, the value given, the value stored (None: it has none)."""
+def in_callbacks(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
+    """What callbacks are about to take from a checkpoint."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+        if "patience" in state:
+            yield f"{type(callback).__name__}.patience", callback.patience, state["patience"]
+
+
+def in_optimizers(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
+    """What the optimizers that the given settings made, and their schedulers, are about to take."""
     states = checkpoint.get("optimizer_states", [])
     for optimizer, state in zip(trainer.optimizers, states, strict=False):
         for group, old in zip(optimizer.param_groups, state["param_groups"], strict=False):
@@ -152,10 +163,6 @@ def _restored(checkpoint: dict[str, Any], trainer: Trainer) -> Iterator[tuple[st
         for key in _arguments(config.scheduler):
             if isinstance(now.get(key), int | float | list) and key in state:
                 yield f"lr_scheduler.{key}", _plain(now[key]), _plain(state[key])
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
-        if "patience" in state:
-            yield f"{type(callback).__name__}.patience", callback.patience, state["patience"]
 
 
 def _arguments(thing: Any) -> list[str]:
