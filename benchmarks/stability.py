@@ -218,7 +218,10 @@ def smooth(values: list[float], window: int = 8) -> list[float]:
 
 def between(text: str, new: str) -> str:
     """The page with what stands between the markers replaced."""
-    start, end = "<!-- stability: python benchmarks/stability.py --write true -->", "<!-- /stability -->"
+    start, end = (
+        "<!-- stability: python benchmarks/stability.py --write true -->",
+        "<!-- /stability -->",
+    )
     before, rest = text.split(start)
     return f"{before}{start}\n\n{new}\n\n{end}{rest.split(end)[1]}"
 

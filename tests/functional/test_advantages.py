@@ -31,10 +31,7 @@ def by_definition(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> 
         for t in range(length)
     ]
     return torch.stack(
-        [
-            sum((gamma * lam) ** k * deltas[t + k] for k in range(length - t))
-            for t in range(length)
-        ]
+        [sum((gamma * lam) ** k * deltas[t + k] for k in range(length - t)) for t in range(length)]
     )
 
 

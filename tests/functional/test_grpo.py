@@ -35,9 +35,10 @@ def test_grpo_begins_as_a_weighted_policy_gradient() -> None:
     kl_slope = 1 - (reference - old).exp()  # of k3 in the policy's log-prob
     wanted = weight * (-ADVANTAGES[SEQUENCE] + 0.5 * kl_slope)
     torch.testing.assert_close(new.grad, wanted)
-    value = -(weight * ADVANTAGES[SEQUENCE]).sum() + 0.5 * (
-        weight * token_kl(old, reference, "k3")
-    ).sum()
+    value = (
+        -(weight * ADVANTAGES[SEQUENCE]).sum()
+        + 0.5 * (weight * token_kl(old, reference, "k3")).sum()
+    )
     torch.testing.assert_close(loss.value.detach(), value)
 
 

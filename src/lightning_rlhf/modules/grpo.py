@@ -11,7 +11,7 @@ from lightning_rlhf.batches import UpdateBatch
 from lightning_rlhf.functional.advantages import Estimator, grpo_advantages
 from lightning_rlhf.functional.grpo import Mean, grpo_loss, token_weights
 from lightning_rlhf.functional.loss import Loss
-from lightning_rlhf.models.backbone import POLICY, Backbone
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.rewards import Reward, Score
 from lightning_rlhf.models.rollout import RolloutEngine, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
