@@ -8,6 +8,7 @@ first rollout: scores, KL and value loss must be the same.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ TRL, OURS = ["TRL", "TRL, value LoRA"], ["ours, head", "ours, adapter"]
 harness.SCRIPTS |= dict.fromkeys(TRL, (str(PEER), "ppo_peer.py"))
 harness.SCRIPTS |= dict.fromkeys(OURS, (sys.executable, "ppo_ours.py"))
 TOLERANCE = 2e-2  # of score and value loss; updates of another critic come between
-NEVER = -3.0  # of a token's shift: a probability of 1e-11
+NEVER, OFTEN = 1e-12, 1 / 24  # how likely a token is, at every place
 Round = dict[str, dict[str, float]]
 
 
@@ -39,7 +40,7 @@ class Work(NamedTuple):
     model: str
     prompts: list[list[int]]
     new: int  # tokens, at most
-    end: float  # shift of the end token's row: how likely it is
+    end: float  # how likely the end token is at every place
     epochs: int = 4
     checkpointing: bool = False
 
@@ -51,30 +52,31 @@ def prompts(rows: int, length: int) -> list[list[int]]:
 
 WORKS = [
     Work("tiny, fixed: 8 × (64 + 64)", "tiny", prompts(8, 64), 64, NEVER),
-    Work("tiny, EOS: 8 × (64 + up to 64)", "tiny", prompts(8, 64), 64, 1.45),
+    Work("tiny, EOS: 8 × (64 + up to 64)", "tiny", prompts(8, 64), 64, OFTEN),
     Work("tiny, fixed, checkpointing", "tiny", prompts(8, 64), 64, NEVER, checkpointing=True),
     Work("plain, fixed: 8 × (64 + 64)", "plain", prompts(8, 64), 64, NEVER),
-    Work("plain, EOS: 8 × (64 + up to 64)", "plain", prompts(8, 64), 64, 1.45),
+    Work("plain, EOS: 8 × (64 + up to 64)", "plain", prompts(8, 64), 64, OFTEN),
 ]
 
 
 def write_model(folder: str, work: Work) -> None:
-    """Random weights in which a token's first coordinate says how likely it is everywhere.
+    """Random weights: the end token about as likely as ``work`` says, the pad token never.
 
-    Every embedding has the same first coordinate, which the stream then carries; tied, it shifts
-    the logits alike. The end token's is shifted by ``work.end``; the pad token is never drawn.
+    Every embedding has the same first coordinate, which the stream then carries to the head; tied
+    to them, it shifts all logits alike, and those of a token with another first coordinate more.
     """
     torch.manual_seed(0)
     config = LlamaConfig(
         **harness.MODELS[work.model], tie_word_embeddings=True, pad_token_id=0,
         max_position_embeddings=8192,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         first = model.get_input_embeddings().weight[:, 0]
-        first.fill_(0.1)
-        first[config.pad_token_id] += NEVER
-        first[config.eos_token_id] += work.end
+        first.fill_(1.0)
+        carried = float(model.model(torch.tensor(work.prompts)).last_hidden_state[..., 0].mean())
+        for token, share in ((config.pad_token_id, NEVER), (config.eos_token_id, work.end)):
+            first[token] += math.log(share * config.vocab_size) / carried
     model.save_pretrained(folder)
     word_tokenizer([f"w{i}" for i in range(8)]).save_pretrained(folder)
 
@@ -132,8 +134,7 @@ def rows_of(work: Work, rounds: list[Round]) -> list[str]:
         if name in OURS:
             ratios = [
                 " / ".join(
-                    harness.spread([r[peer][what] / r[name][what] for r in rounds])
-                    for peer in TRL
+                    harness.spread([r[peer][what] / r[name][what] for r in rounds]) for peer in TRL
                 )
                 for what in ("seconds", "peak", "total")
             ]

@@ -1,4 +1,4 @@
-"""Our side of the PPO comparison: four roles on one base, the critic with an adapter or as a head."""
+"""Our side of the PPO comparison: four roles on one base, the critic an adapter or a head."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def main() -> None:
     module = build(work)
     backbone = module.backbone
     optimizer = measure.optimizer(
-        [p for role in module.trained for p in backbone.role_parameters(role)], lr=1e-6, eps=1e-5
+        [p for role in module.trained for p in backbone.role_parameters(role)], lr=1e-8, eps=1e-5
     )
     batch = PromptBatch(
         [torch.tensor(ids, device=work["device"]) for ids in work["prompts"]],

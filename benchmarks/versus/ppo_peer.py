@@ -51,7 +51,7 @@ def build(work: dict[str, Any]) -> PPOTrainer:
         temperature=1.0,
         kl_coef=0.05,
         num_sample_generations=0,
-        learning_rate=1e-6,
+        learning_rate=1e-8,
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
         adam_epsilon=1e-5,
