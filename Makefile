@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.model
 PEER := .peer/.ready
+PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart real test lint types check bench seeds wheel clean
@@ -51,8 +52,15 @@ $(PEER): Makefile
 	.peer/bin/python -m pip install --quiet trl==1.16.0 peft==0.21.2 transformers==5.23.0 accelerate==1.15.0 datasets
 	touch $(PEER)
 
-bench: $(READY) $(PEER)  ## beside TRL, the short version: seconds, memory and ratios into benchmarks/README.md
-	for method in dpo reward sft; do $(BIN)/python benchmarks/$${method}_vs_trl.py --short true --write true || exit 1; done
+# The last release of it that has PPO.
+$(PPO_PEER): Makefile
+	test -x .peer-ppo/bin/python || $(PYTHON) -m venv .peer-ppo
+	command -v nvidia-smi >/dev/null 2>&1 || .peer-ppo/bin/python -m pip install --quiet torch==2.13.0
+	.peer-ppo/bin/python -m pip install --quiet trl==1.12.0 peft==0.21.2 transformers==5.23.0 accelerate==1.15.0 datasets
+	touch $(PPO_PEER)
+
+bench: $(READY) $(PEER) $(PPO_PEER)  ## beside TRL, the short version: seconds, memory and ratios into benchmarks/README.md
+	for method in dpo reward sft ppo; do $(BIN)/python benchmarks/$${method}_vs_trl.py --short true --write true || exit 1; done
 
 seeds: $(READY)  ## the quickstart over five seeds, and KTO on it
 	$(BIN)/python benchmarks/quickstart_seeds.py
@@ -62,4 +70,4 @@ wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean:  ## forget the environment and all runs
-	rm -rf $(VENV) .peer runs dist build
+	rm -rf $(VENV) .peer .peer-ppo runs dist build

@@ -177,7 +177,8 @@ class Side:
             [python, str(HERE / script), str(file)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-                 "PYTHONPATH": str(ROOT / "src") if name in SCRIPTS else "", **environment},
+                 "PYTHONPATH": str(ROOT / "src") if python == sys.executable else "",
+                 **environment},
         )  # fmt: skip
         self.first = self._read()
 

@@ -44,15 +44,25 @@ def autocast(work: dict[str, Any]) -> AbstractContextManager:
     return torch.autocast(work["device"], dtype=torch.bfloat16)
 
 
-def optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
+def optimizer(
+    parameters: list[Tensor], lr: float = 1e-5, eps: float = 1e-8
+) -> torch.optim.Optimizer:
     """The same on every side."""
-    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(parameters, lr=lr, eps=eps, weight_decay=0.0, fused=True)
 
 
 def serve(
-    step: Callable[[], float], device: str, static: Callable[[], float] | None = None
+    step: Callable[[], float | dict[str, float]],
+    device: str,
+    static: Callable[[], float] | None = None,
 ) -> None:
-    """Answer "step", "static" and "profile" on standard input, a line of JSON each."""
+    """Answer "step", "static" and "profile" on standard input, a line of JSON each.
+
+    Args:
+        step: gives its loss, or whatever figures are to be told beside the measured ones.
+        device: cuda is measured by its own clock.
+        static: MiB that are held between steps.
+    """
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is no answer
     print(json.dumps({"ready": True}), file=answers, flush=True)
@@ -65,39 +75,45 @@ def serve(
         print(json.dumps(found), file=answers, flush=True)
 
 
-def _measured(step: Callable[[], float], device: str) -> dict[str, float]:
+def _measured(step: Callable[[], float | dict[str, float]], device: str) -> dict[str, float]:
     if device == "cuda":
         return _measured_on_cuda(step)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     cpu, wall = os.times(), time.perf_counter()
-    loss = step()
+    told = step()
     seconds, after = time.perf_counter() - wall, os.times()
     return {
-        "loss": loss,
+        **_figures(told),
         "seconds": after.user + after.system - cpu.user - cpu.system,
         "wall": seconds,
         "peak": mib("VmHWM") - before,
+        "top": mib("VmHWM"),
     }
 
 
-def _measured_on_cuda(step: Callable[[], float]) -> dict[str, float]:
+def _measured_on_cuda(step: Callable[[], float | dict[str, float]]) -> dict[str, float]:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     wall = time.perf_counter()
     start.record()
-    loss = step()
+    told = step()
     end.record()
     torch.cuda.synchronize()
     return {
-        "loss": loss,
+        **_figures(told),
         "seconds": start.elapsed_time(end) / 1000,
         "wall": time.perf_counter() - wall,
         "peak": (torch.cuda.max_memory_allocated() - before) / 2**20,
+        "top": torch.cuda.max_memory_allocated() / 2**20,
     }
+
+
+def _figures(told: float | dict[str, float]) -> dict[str, float]:
+    return told if isinstance(told, dict) else {"loss": told}
 
 
 def mib(field: str) -> float:
@@ -107,7 +123,7 @@ def mib(field: str) -> float:
     return int(found[1]) / 1024
 
 
-def _profiled(step: Callable[[], float]) -> dict[str, float]:
+def _profiled(step: Callable[[], float | dict[str, float]]) -> dict[str, float]:
     """Shares of a step's time in matrix products and in attention."""
     with torch.profiler.profile() as profile:
         step()
