@@ -23,6 +23,7 @@ from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
+from versus.harness import between
 
 from lightning_rlhf import (
     Backbone,
@@ -94,7 +95,7 @@ def main(seeds: int = 10, first: int = 0, write: bool = False) -> None:
     if write:
         draw(found, ROOT / "benchmarks/stability.svg")
         readme = ROOT / "benchmarks/README.md"
-        readme.write_text(between(readme.read_text(), text))
+        readme.write_text(between(readme.read_text(), "stability", text))
 
 
 def seed_of(seed: int) -> dict[str, Any]:

@@ -18,3 +18,8 @@ def run_folder(trainer: Trainer) -> Path:
         folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def rank_file(trainer: Trainer, path: Path) -> Path:
+    """The path itself, or one of its kind for each of several processes: nobody waits."""
+    return path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}.jsonl")

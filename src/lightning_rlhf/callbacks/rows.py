@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lightning_rlhf.callbacks.folder import run_folder
+from lightning_rlhf.callbacks.folder import rank_file, run_folder
 
 
 class WriteRows(Callback):
@@ -45,6 +45,4 @@ class WriteRows(Callback):
 
     def _file(self, trainer: Trainer) -> Path:
         path = Path(self.path) if self.path else run_folder(trainer) / "predictions.jsonl"
-        return (
-            path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}.jsonl")
-        )
+        return rank_file(trainer, path)

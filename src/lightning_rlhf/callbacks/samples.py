@@ -59,7 +59,7 @@ class SampleTable(Callback):
 
 def write_table(path: Path, table: Table, step: int) -> None:
     """Append a table's rows to a JSONL file."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         for row in table.rows:
             named = {"step": step, **dict(zip(table.columns, row, strict=True))}
             file.write(json.dumps(named, ensure_ascii=False) + "\n")

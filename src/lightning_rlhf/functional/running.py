@@ -59,8 +59,8 @@ class RunningMoments:
 class AdaptiveKL:
     """A KL coefficient that steers the measured KL to a target (Ziegler et al. 2019, 1909.08593).
 
-    Section 2.2 there: ``e = clip((KL - target) / target, -0.2, 0.2)``, ``coef *= 1 + e n / horizon``
-    (their K_beta of 0.1 is n / horizon).
+    Section 2.2 there: ``e = clip((KL - target) / target, -0.2, 0.2)``, then
+    ``coef *= 1 + e n / horizon`` (their K_beta of 0.1 is n / horizon).
 
     Args:
         target: KL to hold, nats per completion.
@@ -79,7 +79,7 @@ class AdaptiveKL:
     def update(self, kl: float, n: int) -> None:
         """Having measured ``kl`` over ``n`` completions; a KL that is no number moves nothing.
 
-        More than ``horizon`` completions at once count as ``horizon``: the coefficient stays above 0.
+        More completions at once than ``horizon`` count as that many: the coefficient stays above 0.
         """
         if not math.isnan(kl):
             error = min(max((kl - self.target) / self.target, -0.2), 0.2)
@@ -109,7 +109,7 @@ def distinct_n(completions: Sequence[Sequence[int]], n: int) -> float:
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """``1 - Var(R - V) / Var(R)``: 1 of a perfect critic, 0 of a constant, below 0 of a harmful one.
+    """``1 - Var(R - V) / Var(R)``: 1 of a perfect critic, 0 of a constant, less of a worse one.
 
     Where the returns do not vary there is nothing to explain: 1 if the values do not miss them by
     more than a constant, else 0; so it is a number for all finite input.

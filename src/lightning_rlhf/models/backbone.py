@@ -215,7 +215,7 @@ class Backbone(nn.Module):
         if head and name not in self.heads:
             self.heads[name] = ScalarHead(self.hidden_size).to(self.base.device)
             self._read_head(name)
-            if like in self.heads and name not in self.adapters:
+            if like is not None and like in self.heads and name not in self.adapters:
                 self.head(name).load_state_dict(self.head(like).state_dict())
         self._restore_requires_grad()
 

@@ -293,7 +293,9 @@ class OnlineModule(AlignmentModule):
             metrics["policy/first_ratio_error"] = error
         target, moved = self.updates.target_kl, metrics["policy/approxkl"]
         if target is not None and self._trainer is not None:
-            moved = self.all_gather(moved).mean()  # every process stops, or none
+            gathered = self.all_gather(moved)  # every process stops, or none
+            assert isinstance(gathered, Tensor)
+            moved = gathered.mean()
         if target is not None and float(moved) > 1.5 * target:
             self._stopped = True
         metrics["policy/stopped"] = torch.tensor(float(self._stopped))
@@ -411,7 +413,7 @@ class OnlineModule(AlignmentModule):
         k3 = token_kl(rollout.logprobs, rollout.reference, "k3").masked_fill(~mask, 0.0)
         entropy = -rollout.logprobs.masked_fill(~mask, 0.0)
         per_answer = kl.sum(1).mean()
-        metrics = {
+        metrics: dict[str, Any] = {
             "objective/kl": per_answer,
             "objective/kl_k3": k3.sum(1).mean(),
             "objective/entropy": entropy.sum(1).mean(),
@@ -457,7 +459,7 @@ class OnlineModule(AlignmentModule):
         scores = self._score(prompts, rows, samples, [tokens])
         score = sum(r.weight * s.mean() for r, s in zip(self.rewards, scores, strict=True))
         loss = torch.as_tensor(self.kl_coef * kl - score)
-        metrics = {
+        metrics: dict[str, Any] = {
             "loss": loss,
             "scores": score,
             "kl": kl,

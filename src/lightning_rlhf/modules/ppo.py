@@ -56,8 +56,9 @@ class PPOModule(OnlineModule):
     """Policy, reference, reward and critic on one base (arXiv 1707.06347, 2203.02155).
 
     The critic has its own adapter, started from the reward's where that is a role of this backbone:
-    separate adapters beat a shared one by 9 points of win rate (arXiv 2309.00754). ``critic="head"``
-    reads values off the policy's own states: one forward and one adapter fewer, for small cards.
+    separate adapters beat a shared one by 9 points of win rate (arXiv 2309.00754).
+    ``critic="head"`` reads values off the policy's own states: one forward and one adapter fewer,
+    for small cards.
 
     Args:
         backbone: the base and its roles.
@@ -135,7 +136,8 @@ class PPOModule(OnlineModule):
 
     def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
         how = self.value
-        assert rollout.values is not None and rollout.value_lengths is not None
+        assert rollout.values is not None
+        assert rollout.value_lengths is not None
         places = torch.tensor(rollout.value_lengths, device=kl.device) - 1
         padded = torch.nn.functional.pad(kl, (0, 1))
         per_token = token_rewards(padded, rewards, places, self.kl_coef)
@@ -154,7 +156,9 @@ class PPOModule(OnlineModule):
         return rollout._replace(advantages=advantages, returns=returns)
 
     def objective(self, batch: UpdateBatch) -> Loss:
-        assert batch.critic is not None and batch.values is not None and batch.returns is not None
+        assert batch.critic is not None
+        assert batch.values is not None
+        assert batch.returns is not None
         how, bonus = self.updates, batch.returns.new_zeros(())
         if how.entropy:
             new, bonus = self.policy_logprobs(batch.tokens)

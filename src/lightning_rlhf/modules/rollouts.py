@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -71,7 +72,10 @@ class Rollout(NamedTuple):
     @classmethod
     def of_state(cls, state: dict[str, Any], device: torch.device) -> Rollout:
         """The reverse of ``state``."""
-        return cls(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()})
+        fields: dict[str, Any] = {
+            k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()
+        }
+        return cls(**fields)
 
 
 def pack(
@@ -89,9 +93,8 @@ def pack(
 
 def move(tokens: TokenBatch, device: torch.device) -> TokenBatch:
     """A batch of tokens on a device."""
-    return tokens._replace(
-        **{k: v.to(device) for k, v in tokens._asdict().items() if isinstance(v, Tensor)}
-    )
+    moved: TokenBatch = move_data_to_device(tokens, device)
+    return moved
 
 
 def with_ends(tokens: TokenBatch, after: Sequence[bool]) -> TokenBatch:

@@ -1,0 +1,213 @@
+"""Says what is wrong with an online run while it happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_rlhf.callbacks.diagnoses import DIAGNOSES, KL, NAMES, RATIO, Limits
+from lightning_rlhf.callbacks.folder import run_folder
+from lightning_rlhf.callbacks.history import Row
+from lightning_rlhf.callbacks.journal import reopen
+from lightning_rlhf.callbacks.tables import GrowingTable
+from lightning_rlhf.modules.base import Table
+
+ACTIONS = ("warn", "checkpoint", "stop")
+EXACT, HALF = 1e-4, 0.2  # how far a first ratio may be off 1 in fp32, and in 16 or 4 bits
+_LOG = logging.getLogger(f"pytorch_lightning.{__name__}")  # whose handler prints
+
+
+class Doctor(Callback):
+    """Examine each rollout's figures; name an illness once, in words, with what to do about it.
+
+    A finding goes to the log, to ``doctor.jsonl`` beside the run and to every logger that has
+    tables or text. It is over, and may be found again, once ``window`` rollouts passed without it.
+    What it knows is part of a checkpoint. In DDP process 0's figures decide for all.
+
+    Args:
+        action: ``warn`` only; ``checkpoint`` also writes one, the first time an illness is found;
+            ``stop`` ends the run in good order.
+        window: rollouts in the stretches that are compared; the first ones are what is compared to.
+        kl_budget: KL to the reference that a run may spend, nats per completion; None for any.
+        watch: a logged figure that the reward does not see, higher is better, such as
+            ``val/oracle_score``; falling while the score rises, it tells of reward hacking.
+        ratio_tolerance: how far from 1 a first ratio may be; None for 1e-4 where all is fp32, else
+            0.2.
+        max_clipfrac: share of clipped tokens.
+        max_approxkl: KL of updates from the policy that sampled, nats per token.
+        length_factor: how many times longer or shorter completions may become.
+    """
+
+    def __init__(
+        self,
+        action: Literal["warn", "checkpoint", "stop"] = "warn",
+        window: int = 10,
+        kl_budget: float | None = 50.0,
+        watch: str | None = None,
+        ratio_tolerance: float | None = None,
+        max_clipfrac: float = 0.3,
+        max_approxkl: float = 0.1,
+        length_factor: float = 1.5,
+    ):
+        if action not in ACTIONS:
+            raise ValueError(f"Doctor's action is one of {', '.join(ACTIONS)}, not {action!r}")
+        if window < 2:
+            raise ValueError(f"Doctor's window is at least 2 rollouts, not {window}")
+        if length_factor <= 1:
+            raise ValueError(f"Doctor's length_factor is above 1, not {length_factor}")
+        self.action = action
+        self.ratio_tolerance = ratio_tolerance
+        self.limits = Limits(
+            window, kl_budget, watch, EXACT, max_clipfrac, max_approxkl, length_factor
+        )
+        self.history: list[Row] = []
+        self.examined = 0  # the last rollout that is in the history
+        self.ill: dict[str, int] = {}  # rollouts since an illness was last seen
+        self.saved: list[str] = []  # illnesses that have their checkpoint
+        self._rollout = 0  # the one in hand
+        self._figures: dict[str, list[float]] = {}  # its values, update by update
+        self._step = 0
+        self._file: Path | None = None
+        self._before: str | None = None  # the file of the run that is resumed
+        self._shown = GrowingTable("doctor")
+
+    # ---- life in a Trainer ----
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        tolerance = self.ratio_tolerance
+        if tolerance is None:
+            tolerance = EXACT if _all_fp32(trainer, pl_module) else HALF
+        self.limits = self.limits._replace(ratio_tolerance=tolerance)
+        self._file = run_folder(trainer).resolve() / "doctor.jsonl"
+        if not hasattr(pl_module, "rollouts_made"):
+            rank_zero_info(f"{type(pl_module).__name__} makes no rollouts: the doctor has no work")
+        elif trainer.is_global_zero:
+            reopen(self._file, self.examined, Path(self._before) if self._before else None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        made = getattr(pl_module, "rollouts_made", None)
+        if made is None:
+            return
+        if made != self._rollout:
+            self._examine(trainer)
+            self._rollout = made
+        figures = trainer.callback_metrics
+        for name in {*NAMES, self.limits.watch or KL} & figures.keys():
+            self._figures.setdefault(name, []).append(float(figures[name]))
+        self._step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._examine(trainer)
+        watch = self.limits.watch
+        if watch is not None and self.history and not any(watch in row for row in self.history):
+            self._say(trainer, f"the doctor was to watch {watch}, which nobody logged")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "history": [dict(row) for row in self.history],
+            "examined": self.examined,
+            "ill": dict(self.ill),
+            "saved": list(self.saved),
+            "rollout": self._rollout,
+            "figures": {name: list(values) for name, values in self._figures.items()},
+            "step": self._step,
+            "file": str(self._file) if self._file else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        self.history, self.examined = state["history"], state["examined"]
+        self.ill, self.saved = state["ill"], state["saved"]
+        self._rollout, self._figures = state["rollout"], state["figures"]
+        self._step, self._before = state["step"], state["file"]
+
+    # ---- one rollout ----
+
+    def _examine(self, trainer: Trainer) -> None:
+        """Close the rollout in hand and look at it beside those before it."""
+        if not self._figures:
+            return
+        row = {name: _of_rollout(name, values) for name, values in self._figures.items()}
+        row = trainer.strategy.broadcast(row)
+        self._figures = {}
+        self.examined = self._rollout
+        self.history.append(row)
+        keep = 10 * self.limits.window  # of the latest; and of the first, two windows
+        del self.history[2 * self.limits.window : -keep]
+        found = {
+            name: sentence
+            for name, diagnosis in DIAGNOSES.items()
+            if (sentence := diagnosis.find(self.history, self.limits))
+        }
+        new = [name for name in found if name not in self.ill]
+        for name in list(self.ill):
+            self.ill[name] += 1
+            if name not in found and self.ill[name] >= self.limits.window:
+                del self.ill[name]
+                self._write(trainer, name, "over", "", "")
+        self.ill |= dict.fromkeys(found, 0)
+        for name in new:
+            advice = DIAGNOSES[name].advice
+            self._say(trainer, f"{name}, rollout {self.examined}: {found[name]}. {advice}")
+            self._write(trainer, name, "found", found[name], advice)
+        for name in new:
+            self._act(trainer, name)
+
+    def _act(self, trainer: Trainer, name: str) -> None:
+        if self.action == "stop":
+            trainer.should_stop = True
+            self._say(trainer, f"{name}: the doctor stops the run")
+        elif self.action == "checkpoint" and name not in self.saved:
+            self.saved.append(name)
+            path = _checkpoints(trainer) / f"doctor-{name}-step={trainer.global_step}.ckpt"
+            trainer.save_checkpoint(path)
+            self._say(trainer, f"{name}: a checkpoint is in {path}")
+
+    def _say(self, trainer: Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            _LOG.warning(text)
+
+    def _write(self, trainer: Trainer, name: str, event: str, sentence: str, advice: str) -> None:
+        if not trainer.is_global_zero or self._file is None:
+            return
+        entry = {
+            "rollout": self.examined,
+            "step": self._step,
+            "illness": name,
+            "event": event,
+            "sentence": sentence,
+            "advice": advice,
+        }
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        table = Table(list(entry), [list(entry.values())])
+        self._shown.append(trainer, table, trainer.global_step)
+
+
+def _of_rollout(name: str, values: list[float]) -> float:
+    """One figure of a rollout from those of its updates."""
+    if name == RATIO:
+        return max(values)
+    return fmean(values) if name.startswith(("policy/", "value/")) else values[-1]
+
+
+def _all_fp32(trainer: Trainer, pl_module: LightningModule) -> bool:
+    full = trainer.precision in ("32-true", "64-true")
+    return full and all(p.dtype in (torch.float32, torch.float64) for p in pl_module.parameters())
+
+
+def _checkpoints(trainer: Trainer) -> Path:
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+        return Path(callback.dirpath)
+    return run_folder(trainer) / "checkpoints"
