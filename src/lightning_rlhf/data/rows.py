@@ -10,9 +10,10 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,7 @@ class Report(NamedTuple):
     kept: int
     cut: Counter[str]  # side -> rows
     dropped: Counter[str]  # reason -> rows
+    first: Mapping[str, int] = MappingProxyType({})  # reason -> its first row, counted from 1
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
@@ -141,7 +143,17 @@ def sifted(made: Dataset) -> tuple[Dataset, Report]:
     dropped = pc.not_equal(column(made, "dropped"), "").to_numpy()
     kept = made.select(np.flatnonzero(~dropped)) if dropped.any() else made
     cut, reasons = _counted(column(kept, "cut")), _counted(column(made, "dropped"))
-    return kept, Report(len(made), len(kept), cut, reasons)
+    return kept, Report(len(made), len(kept), cut, reasons, _first(column(made, "dropped")))
+
+
+def _first(texts: pa.ChunkedArray) -> dict[str, int]:
+    """The place, from 1, where each text that is not empty is first met."""
+    if len(texts) == 0:
+        return {}
+    encoded = texts.combine_chunks().dictionary_encode()
+    codes, places = np.unique(encoded.indices.to_numpy(), return_index=True)
+    names = encoded.dictionary.to_pylist()
+    return {names[c]: int(i) + 1 for c, i in zip(codes, places, strict=True) if names[c]}
 
 
 def processes(rows: int) -> int | None:

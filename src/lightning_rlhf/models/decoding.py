@@ -262,9 +262,7 @@ def _places(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def left_pad(
-    rows: Sequence[list[int]], pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def left_pad(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(B, T) ids and mask, padded on the left as decoding wants them."""
     length = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (length - len(row)) + list(row) for row in rows], device=device)
