@@ -217,15 +217,5 @@ def smooth(values: list[float], window: int = 8) -> list[float]:
     return [mean(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
 
 
-def between(text: str, new: str) -> str:
-    """The page with what stands between the markers replaced."""
-    start, end = (
-        "<!-- stability: python benchmarks/stability.py --write true -->",
-        "<!-- /stability -->",
-    )
-    before, rest = text.split(start)
-    return f"{before}{start}\n\n{new}\n\n{end}{rest.split(end)[1]}"
-
-
 if __name__ == "__main__":
     auto_cli(main)

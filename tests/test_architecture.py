@@ -20,6 +20,7 @@ FLOORS = {
     "quickstart": 4,
     "chat": 4,
     "mistakes": 4,
+    "inspection": 4,
     "__main__": 5,
     "cli": 4,
 }
@@ -32,6 +33,7 @@ NEIGHBOURS = {
     ("cli", "planning"),
     ("cli", "chat"),
     ("cli", "mistakes"),
+    ("cli", "inspection"),
 }  # same floor, one way
 FILES = sorted(SOURCE.rglob("*.py"))
 

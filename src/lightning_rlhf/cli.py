@@ -22,6 +22,7 @@ from rich.console import Console
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.chat import chat
+from lightning_rlhf.inspection import data_of, inspect, look_of, rows_option
 from lightning_rlhf.mistakes import sentence
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.rollout import Sampling
@@ -47,6 +48,7 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   test        the same, once
   predict     write completions or scores as rows
   plan        will it fit? a step's memory, before anything is loaded: plan --config X --gpu 12
+  inspect     what is masked? rows as the model sees them: inspect --config X, or inspect FILE
   chat        talk to a trained role, its reference beside it
   quickstart  SFT, reward model and DPO on a toy world: three minutes on a CPU
 
@@ -118,6 +120,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         if args[0] == "plan":
             _plan(args[1:])
+        elif args[0] == "inspect":
+            _inspect(args[1:])
         elif args[0] in VERBS:
             auto_cli(VERBS[args[0]], args=args[1:], as_positional=True, exit_on_error=False)
         else:
@@ -137,12 +141,32 @@ def _stop(error: BaseException, said: object) -> None:
     sys.exit(2)
 
 
+def _described(args: list[str]) -> AlignmentCLI:
+    """The module and data that the configs of ``fit`` describe, nothing loaded, on no GPU."""
+    here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false"]
+    options = {**cli_options(), "save_config_callback": None, "run": False}
+    return AlignmentCLI(LightningModule, LightningDataModule, **options, args=args + here)
+
+
+def _inspect(args: list[str]) -> None:
+    """The data of a run, by the configs of ``fit``, or of one file; no weights are read."""
+    rows, args = rows_option(args)
+    console = Console()
+    if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
+        cli = _described(args)
+        data, tokenizer = cli.datamodule, getattr(cli.model, "tokenizer", None)
+        if tokenizer is None:
+            raise ValueError(f"{type(cli.model).__name__} has no tokenizer to inspect data with")
+    else:
+        data = data_of(look_of(args), console)
+        tokenizer = data.tokenizer
+    sys.exit(0 if inspect(data, tokenizer, rows, console) else 1)
+
+
 def _plan(args: list[str]) -> None:
     """The same configs as ``fit``; neither data nor weights are read, and no GPU is needed."""
     asked, args = split_arguments(args)
-    here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false"]
-    options = {**cli_options(), "save_config_callback": None, "run": False}
-    cli = AlignmentCLI(LightningModule, LightningDataModule, **options, args=args + here)
+    cli = _described(args)
     precision = str(cli.config.trainer.precision or "32-true")
     accumulates = (cli.config.trainer.accumulate_grad_batches or 1) > 1
     fits = report(cli.model, cli.datamodule, precision, accumulates, asked, Console())

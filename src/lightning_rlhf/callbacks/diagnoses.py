@@ -193,8 +193,8 @@ class Diagnosis(NamedTuple):
 DIAGNOSES = {
     "not_finite": Diagnosis(
         not_finite,
-        "Go back to the last checkpoint; lower the learning rate, set gradient_clip_val, look at the"
-        " last rollout's rewards.",
+        "Go back to the last checkpoint; lower the learning rate, set gradient_clip_val, look at"
+        " the last rollout's rewards.",
     ),
     "negative_kl": Diagnosis(
         negative_kl,
@@ -210,7 +210,8 @@ DIAGNOSES = {
     "eos_falling": Diagnosis(
         eos_falling,
         "The policy learns not to stop. Raise the no-EOS penalty, check that EOS is in the"
-        " completion mask (pad = eos) and that the reward reads the cut text; or allow longer completions.",
+        " completion mask (pad = eos) and that the reward reads the cut text; or allow longer"
+        " completions.",
     ),
     "length_drifting": Diagnosis(
         length_drifting,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -20,10 +20,11 @@ from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.batching import Batches, fill, fill_by_number, fill_in_order
 from lightning_rlhf.data.diagnosis import names_wrong_bytes
-from lightning_rlhf.data.recognise import OURS, recognise
+from lightning_rlhf.data.recognise import OURS, Format, recognise
 from lightning_rlhf.data.rows import (
     Encode,
     Maker,
+    Report,
     column,
     held_out,
     sifted,
@@ -44,6 +45,14 @@ from lightning_rlhf.data.sources import (
 from lightning_rlhf.data.streaming import Cutting, TokenStream, encoded, first_rows, run_length
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
+
+
+class Reading(NamedTuple):
+    """What was made of a source."""
+
+    columns: list[str]
+    layout: str  # how it was read, a sentence's beginning; "" for our own columns
+    report: Report
 
 
 class RowsData(LightningDataModule):
@@ -114,6 +123,7 @@ class RowsData(LightningDataModule):
         self._made_with: PreTrainedTokenizerBase | None = None  # whose tokens the rows are
         self._opened: tuple[IterableDataset, Maker] | None = None  # a source that is a stream
         self._stream: TokenStream | None = None  # what a fit draws from it
+        self.readings: dict[str, Reading] = {}  # of each source, what ``inspect`` shows
         self.train_rows: Dataset | None = None  # of a stream, its first ones
         self.val_rows: Dataset | None = None
 
@@ -136,6 +146,10 @@ class RowsData(LightningDataModule):
                 "or fit a module that has one"
             )
         return found
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
 
     def prepare_data(self) -> None:
         """One process of a machine tokenises; the others find its file."""
@@ -185,7 +199,8 @@ class RowsData(LightningDataModule):
         if isinstance(rows, IterableDataset):
             rows = rows if self.max_rows is None else rows.take(self.max_rows)
             raw = first_rows(rows, name)
-            maker, layout = self._maker([*dict.fromkeys(k for row in raw for k in row)], name)
+            columns = [*dict.fromkeys(k for row in raw for k in row)]
+            maker, layout = self._maker(columns, name)
             made, report = sifted(encoded(raw, maker))
             layout += "the first "
             if source is self.source:
@@ -193,8 +208,10 @@ class RowsData(LightningDataModule):
         else:
             if self.max_rows is not None:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
-            maker, layout = self._maker(rows.column_names, name)
+            columns = rows.column_names
+            maker, layout = self._maker(columns, name)
             made, report = token_rows(rows, maker)
+        self.readings[name] = Reading(columns, layout, report)
         rank_zero_info(f"{name}: {layout}{report}")
         if len(made) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
@@ -206,14 +223,20 @@ class RowsData(LightningDataModule):
             )
         return made
 
+    @classmethod
+    def recognised(cls, columns: list[str], name: str, format: str = "auto") -> Format:
+        """The format of a source by its columns; a ValueError where this class cannot read it."""
+        return recognise(columns, cls.accepts, name, cls.__name__, format)
+
     def _maker(self, columns: list[str], name: str) -> tuple[Maker, str]:
         """How rows of such columns are read and encoded, and the sentence that says so."""
         names = new_names(columns, self.columns, name)
         reader = type(self)
         there = [names.get(column, column) for column in columns]
-        found = recognise(there, self.accepts, name, reader.__name__, self.format)
+        found = self.recognised(there, name, self.format)
         chat = ChatTemplate(self.tokenizer, self.template)
         layout = "" if found.name == OURS else f"read as {found.name}; "
+        layout += chat.ending_note
         return Maker(names, found.read, reader.encode, chat, self.max_length), layout
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
@@ -280,6 +303,16 @@ class RowsData(LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return self._loader(self._shown())
+
+    def partition(self) -> Sequence[Sequence[int]]:
+        """The rows of each batch of an epoch; of a stream, of its first rows."""
+        assert self.train_rows is not None, "setup has not run"
+        loader = self._loader(self.train_rows, shuffle=True)
+        drawn = loader.dataset  # type: ignore[union-attr]
+        if isinstance(drawn, Batches):
+            return drawn.partition
+        order = list(loader.sampler)  # type: ignore[union-attr]
+        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
     def sample_prompts(self, n: int) -> list[list[int]]:
         """Token ids of the first n different held-out prompts, for tables of samples."""

@@ -17,6 +17,7 @@ SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool"
 # text before a completion, so that no tokenizer takes it for the start of a document; the first of
 # them that does not melt into the completion
 ANCHORS = ("\n", "a", ".", "0")
+PROBE = "answer"  # what a template is shown, to see how it ends it
 
 
 class ChatTemplate:
@@ -93,38 +94,99 @@ class ChatTemplate:
         """Token ids of an answer and its end token: what the whole conversation adds to its prompt.
 
         Raises:
-            ValueError: a template that renders the prompt differently once the answer is there.
+            ValueError: a template that renders the prompt differently once the answer is there, or
+                writes no end token after it.
         """
         before, whole = self.render(prompt), self.render(prompt, answer)
-        return self._until_stop(self._added(before, whole))
+        return self._ended(self._until_stop(self._added(before, whole)))
 
     def encode_conversation(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
         """Token ids of many turns, and which count: every assistant turn with its end token."""
         ids: list[int] = []
         counts: list[bool] = []
         text = ""
-        for i, message in enumerate(messages):
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+        for i, message in enumerate(messages[: last + 1]):
             if message["role"] != "assistant":
                 continue
             before, whole = self.render(messages[:i]), self.render(messages[:i], message)
             opening, spoken = self._added(text, before), self._added(before, whole)
             turn = self._until_stop(spoken)
             rest = spoken[len(turn) :]  # what a template writes after the end token
+            if i == last and self._ended(turn) != turn:
+                turn, rest = self._ended(turn), []
             ids += opening + turn + rest
             counts += [False] * len(opening) + [True] * len(turn) + [False] * len(rest)
             text = whole
         with_bos = self._with_bos(ids)
         return with_bos, [False] * (len(with_bos) - len(ids)) + counts
 
+    @cached_property
+    def ending_note(self) -> str:
+        """What a user should know of how answers end, as a clause; "" where the eos_token does it.
+
+        Raises:
+            ValueError: a chat template that writes no end token after an answer.
+        """
+        turn_end = self._turn_end
+        if turn_end in (None, self._eos):
+            return ""
+        token = self.tokenizer.convert_ids_to_tokens(turn_end)
+        return (
+            f"the chat template ends an answer with {token!r}, not the tokenizer's eos_token "
+            f"{self.tokenizer.eos_token!r}: both count, the eos_token added behind the last; "
+        )
+
+    @cached_property
+    def end_ids(self) -> set[int]:
+        """Every token that ends an answer."""
+        return {token for token in (self._eos, self._turn_end) if token is not None}
+
+    def _ended(self, turn: list[int]) -> list[int]:
+        """A last turn, on which eos follows: whoever decodes stops at eos, if at nothing else."""
+        assert self._eos is not None, "checked by whoever found the turn's end"
+        return turn if turn[-1:] == [self._eos] else [*turn, self._eos]
+
     def _until_stop(self, ids: list[int]) -> list[int]:
-        """Cut what a template writes after the last end token; add one where there is none."""
-        eos = self._eos
-        if eos is None:
+        """Cut what a template writes after the last end token; add eos where there is none."""
+        if self._eos is None:
             raise ValueError("the tokenizer has no eos_token: set one, else no answer can end")
         for i in range(len(ids) - 1, -1, -1):
-            if ids[i] == eos:
+            if ids[i] in self.end_ids:
                 return ids[: i + 1]
-        return [*ids, eos]
+        return [*ids, self._eos]
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        """The token that a chat template ends an answer with: eos, else the first it marks off.
+
+        Told by what it writes behind a probe. None where no chat template is, or where it refuses
+        the probe or rewrites it: then eos alone ends an answer.
+
+        Raises:
+            ValueError: it writes no such token, so that no model would learn to stop.
+        """
+        if self.jinja is None:
+            return None
+        try:
+            whole = self.render("question", PROBE)
+        except BadRow:
+            return None
+        _, found, closing = whole.rpartition(PROBE)
+        ids = self._ids(closing)
+        if not found or self._eos in ids:
+            return self._eos if found else None
+        marks = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        end = next((i for i in ids if i in marks), None)
+        if end is None:
+            place = f"{closing[:40]!r} after" if closing else "nothing after"
+            raise ValueError(
+                f"the chat template writes no end token behind an answer, but {place} "
+                f"{(whole[: len(whole) - len(closing)])[-40:]!r}, so a model would never learn to "
+                "stop: write {{ eos_token }} there, or a special token of the tokenizer, or give "
+                'template="plain"'
+            )
+        return end
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenise(text) if text else []
