@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -30,6 +30,7 @@ from lightning_rlhf.data.modules import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from support import NUMBERS, number_pairs
 
+
 def low_numbers(
     prompts: list[str], completions: list[str], rows: list[dict[str, Any]]
 ) -> list[float]:
@@ -38,21 +39,30 @@ def low_numbers(
     return [sum(w in low for w in text.split()) / max(1, len(text.split())) for text in completions]
 
 
+class Method(NamedTuple):
+    """A module as the contract knows it: an entry here is all that a further one takes."""
+
+    module: Any  # makes one from a backbone and lr
+    data: Any  # makes its data from rows
+    monitor: str = "val/loss"  # what a validation measures
+
+
 METHODS = {
-    "sft": (SFTModule, DemonstrationData),
-    "reward": (RewardModule, PreferenceData),
-    "dpo": (DPOModule, PreferenceData),
-    "kto": (KTOModule, PreferenceData),
+    "sft": Method(SFTModule, DemonstrationData),
+    "reward": Method(RewardModule, PreferenceData),
+    "dpo": Method(DPOModule, PreferenceData),
+    "kto": Method(KTOModule, PreferenceData),
 }
 SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, samples=2)
 ONLINE = {
-    "ppo": (
+    "ppo": Method(
         partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=Updates(epochs=3)),
         PromptData,
     ),
-    "grpo": (partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),
-    "rloo": (partial(RLOOModule, reward=low_numbers, sampling=PAIRED), PromptData),
+    "grpo": Method(partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),
+    "rloo": Method(partial(RLOOModule, reward=low_numbers, sampling=PAIRED), PromptData),
 }
+EVERY = METHODS | ONLINE
 
 
 class Runs:
@@ -69,10 +79,10 @@ class Runs:
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
     ) -> tuple[AlignmentModule, RowsData]:
         seed_everything(0, verbose=False)
-        module, data = (METHODS | ONLINE)[method]
+        made = EVERY[method]
         return (
-            module(self.backbone(quantization=quantization), lr=5e-3),
-            data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
+            made.module(self.backbone(quantization=quantization), lr=5e-3),
+            made.data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
         )
 
     def trainer(self, **kwargs: Any) -> Trainer:

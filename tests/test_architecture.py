@@ -19,6 +19,7 @@ FLOORS = {
     "planning": 4,
     "quickstart": 4,
     "chat": 4,
+    "mistakes": 4,
     "__main__": 5,
     "cli": 4,
 }
@@ -30,6 +31,7 @@ NEIGHBOURS = {
     ("cli", "quickstart"),
     ("cli", "planning"),
     ("cli", "chat"),
+    ("cli", "mistakes"),
 }  # same floor, one way
 FILES = sorted(SOURCE.rglob("*.py"))
 

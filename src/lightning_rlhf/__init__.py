@@ -19,6 +19,7 @@ from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.rloo import RLOOModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning.guard import MemoryGuard
+from lightning_rlhf.planning.search import FindTokenBudget
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ClassifierReward",
     "DPOModule",
     "DemonstrationData",
+    "FindTokenBudget",
     "FunctionReward",
     "GRPOModule",
     "KTOModule",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -11,15 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
+import pytorch_lightning
 from jsonargparse import _typehints, _util, auto_cli, set_parsing_settings
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.chat import chat
+from lightning_rlhf.mistakes import sentence
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.modules.checkpoint import check_file
 from lightning_rlhf.modules.dpo import Term
 from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import Value
@@ -27,6 +33,11 @@ from lightning_rlhf.planning.command import report, split_arguments
 from lightning_rlhf.planning.guard import MemoryGuard
 from lightning_rlhf.quickstart.run import quickstart
 
+OWN = Path(__file__).parent
+LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
+MISTAKES = (
+    ValueError, FileNotFoundError, ImportError, MisconfigurationException, RuntimeError,
+)  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {"chat": chat, "quickstart": quickstart}
 HELP = """\
 lightning-rlhf: preference optimization for PyTorch Lightning
@@ -50,8 +61,21 @@ class AlignmentCLI(LightningCLI):
         """Leave the command line alone.
 
         Lightning would let a resumed checkpoint's arguments win over those just typed, and say
-        nothing. What a checkpoint cannot change (base, rank, roles) is checked as it loads.
+        nothing. What a checkpoint cannot change (base, rank, roles) is checked as it loads, and
+        what it would override (learning rate, optimizer, patience) is refused.
         """
+
+    def before_fit(self) -> None:
+        """Look into the checkpoint before anything else is read."""
+        if path := self.config.fit.ckpt_path:
+            check_file(path, self.model)
+
+    def before_validate(self) -> None:
+        """The same for a checkpoint that is only measured, which may be another method's."""
+        if path := self.config[self.config.subcommand].ckpt_path:
+            check_file(path)
+
+    before_test = before_predict = before_validate
 
 
 class _NestedArg(_util.NestedArg):
@@ -76,7 +100,11 @@ def cli_options() -> dict[str, Any]:
         "seed_everything_default": 0,
         "save_config_kwargs": {"overwrite": True},
         "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles(), MemoryGuard()]},
-        "parser_kwargs": {"prog": "lightning-rlhf"},
+        "parser_kwargs": {
+            "prog": "lightning-rlhf",
+            "exit_on_error": False,
+            **{verb: {"exit_on_error": False} for verb in LightningCLI.subcommands()},
+        },
     }
 
 
@@ -91,15 +119,22 @@ def main(args: list[str] | None = None) -> None:
         if args[0] == "plan":
             _plan(args[1:])
         elif args[0] in VERBS:
-            auto_cli(VERBS[args[0]], args=args[1:], as_positional=True)
+            auto_cli(VERBS[args[0]], args=args[1:], as_positional=True, exit_on_error=False)
         else:
             AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        ours = _written_for_users(error)
-        if ours is None or os.environ.get("LIGHTNING_RLHF_TRACEBACK"):
-            raise
-        print(f"error: {ours}", file=sys.stderr)
-        sys.exit(2)
+    except argparse.ArgumentError as error:
+        verbs = {**dict.fromkeys([*LightningCLI.subcommands(), "plan"]), **VERBS}
+        _stop(error, sentence(str(error), args, verbs))
+    except MISTAKES as error:
+        _stop(error, _written_for_users(error))
+
+
+def _stop(error: BaseException, said: object) -> None:
+    """Leave with one sentence; with the traceback where there is none, or one is wanted."""
+    if said is None or os.environ.get("LIGHTNING_RLHF_TRACEBACK"):
+        raise error
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _plan(args: list[str]) -> None:
@@ -115,11 +150,13 @@ def _plan(args: list[str]) -> None:
 
 
 def _written_for_users(error: BaseException | None) -> BaseException | None:
-    """The error we raised ourselves, also under those that parsers wrapped around it."""
+    """The error we or Lightning raised, also under those that parsers wrapped around it."""
     while error is not None:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if Path(raised_in).is_relative_to(Path(__file__).parent):
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if any(raised_in.is_relative_to(package) for package in (OWN, *LIGHTNING)):
             return error
+        if isinstance(error, RuntimeError):
+            return None  # torch's faults are nobody's wording
         error = error.__cause__ or error.__context__
     return None
 

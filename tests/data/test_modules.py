@@ -115,7 +115,9 @@ def test_an_answer_in_a_table_may_be_none(
     file.write_text("prompt,chosen,rejected,label\none,None,NA,\ntwo,null,nan,0.5\nthree,,a,1\n")
     data = PreferenceData(str(file), tokenizer=tokenizers["byte_level"], val_fraction=0)
     rows = ready(data).train_rows
-    assert said == [f"{file}: 3 rows read, 2 kept; 1 dropped (chosen is NoneType, not text)"]
+    assert said == [
+        f"{file}: 3 rows read, 2 kept; 1 dropped (chosen is NoneType, not text, first in row 3)"
+    ]
     assert rows is not None
     answers = [data.tokenizer.batch_decode(ids) for ids in rows["completion_ids"]]
     assert answers == [["None</s>", "NA</s>"], ["null</s>", "nan</s>"]]
@@ -153,9 +155,9 @@ def test_an_unreadable_suffix(
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("empty.jsonl", "", "cannot be read as json: no rows"),
-        ("broken.jsonl", '{"prompt": "one",\n{{', "cannot be read as json: JSON parse error"),
-        ("empty.csv", "", "cannot be read as csv: No columns to parse from file"),
+        ("empty.jsonl", "", "is empty: it holds no rows"),
+        ("broken.jsonl", '{"prompt": "one",\n{{', "line 1 is broken JSON: Expecting property name"),
+        ("empty.csv", "", "is empty: it holds no rows"),
         ("head.csv", "prompt,chosen,rejected\n", "cannot be read as csv: "),
     ],
 )
@@ -200,7 +202,8 @@ def test_no_usable_row(words: PreTrainedTokenizerBase) -> None:
     ]
     assert refused(PreferenceData(rows, tokenizer=words)) == (
         "the list given as source: no row can be used: "
-        "3 rows read, 0 kept; 2 dropped (identical pair); 1 dropped (empty answer)"
+        "3 rows read, 0 kept; 2 dropped (identical pair, first in row 1); "
+        "1 dropped (empty answer, first in row 3)"
     )
 
 
@@ -247,7 +250,8 @@ def test_the_report_counts_what_was_cut_and_dropped(
     data = ready(PreferenceData(rows, tokenizer=words, max_length=4, val_fraction=0))
     assert said == [
         "the list given as source: 6 rows read, 5 kept; 2 cut to max_length (prompt); "
-        "1 cut to max_length (completion); 1 cut to max_length (both); 1 dropped (identical pair)"
+        "1 cut to max_length (completion); 1 cut to max_length (both); "
+        "1 dropped (identical pair, first in row 6)"
     ]
     for batch in data.train_dataloader():
         assert all(p + max(cs) <= 4 for p, *cs in batch.tokens.groups)
@@ -260,7 +264,7 @@ def test_the_report_counts_what_was_cut_and_dropped(
             PreferenceData,
             "hh-rlhf-harmless/pairs.jsonl",
             {},
-            "1,718 rows read, 1,715 kept; 3 dropped (empty answer)",
+            "1,718 rows read, 1,715 kept; 3 dropped (empty answer, first in row 67)",
         ),
         (PreferenceData, "xstest/pairs.jsonl", {}, "316 rows read, 316 kept"),
         (

@@ -59,7 +59,7 @@ def resume(runs: Runs, module: AlignmentModule, path: Path) -> None:
 def test_a_checkpoint_of_another_module_is_refused(runs: Runs) -> None:
     path = save(runs, "dpo")
     with pytest.raises(
-        ValueError, match=r"no checkpoint of this RewardModule: .*the module and the LoRA"
+        ValueError, match=r"is a checkpoint of DPOModule, not of RewardModule: .*backbone\.adapters"
     ):
         resume(runs, RewardModule(runs.backbone()), path)
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_rlhf.batches import PromptBatch, TokenBatch
 from lightning_rlhf.data import collate, tokens
 from lightning_rlhf.data.batching import Batches, fill, fill_by_number, fill_in_order
+from lightning_rlhf.data.diagnosis import names_wrong_bytes
 from lightning_rlhf.data.recognise import OURS, recognise
 from lightning_rlhf.data.rows import (
     Encode,
@@ -176,6 +177,7 @@ class RowsData(LightningDataModule):
             )
         return mixed({name: self._read_one(name) for name in source}, source, self.seed)
 
+    @names_wrong_bytes
     def _read_one(self, source: Source) -> Dataset:
         """Token rows of a source; of a stream its first block, to look at and to validate on."""
         name = name_of(source)

@@ -10,9 +10,10 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,12 +112,19 @@ class Report(NamedTuple):
     kept: int
     cut: Counter[str]  # side -> rows
     dropped: Counter[str]  # reason -> rows
+    first: Mapping[str, int] = MappingProxyType({})  # reason -> its first row, from 1
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
         parts += [f"{n:,} cut to max_length ({side})" for side, n in self.cut.most_common()]
-        parts += [f"{n:,} dropped ({reason})" for reason, n in self.dropped.most_common()]
+        parts += [
+            f"{n:,} dropped ({reason}{self._place(reason)})"
+            for reason, n in self.dropped.most_common()
+        ]
         return "; ".join(parts)
+
+    def _place(self, reason: str) -> str:
+        return f", first in row {self.first[reason]:,}" if reason in self.first else ""
 
 
 def token_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
@@ -141,7 +149,8 @@ def sifted(made: Dataset) -> tuple[Dataset, Report]:
     dropped = pc.not_equal(column(made, "dropped"), "").to_numpy()
     kept = made.select(np.flatnonzero(~dropped)) if dropped.any() else made
     cut, reasons = _counted(column(kept, "cut")), _counted(column(made, "dropped"))
-    return kept, Report(len(made), len(kept), cut, reasons)
+    first = {r: pc.index(column(made, "dropped"), r).as_py() + 1 for r in reasons}
+    return kept, Report(len(made), len(kept), cut, reasons, first)
 
 
 def processes(rows: int) -> int | None:

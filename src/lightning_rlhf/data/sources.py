@@ -19,6 +19,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+from lightning_rlhf.data.diagnosis import unreadable
+
 Source = str | list[dict[str, Any]]  # or an object of ``datasets``, which no YAML can hold
 Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -104,8 +106,7 @@ def _read(kind: str, files: list[str], streamed: bool) -> Any:
     try:
         rows = load_dataset(kind, data_files=files, **options)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
-        reason = str(error.__cause__ or error) or "no rows"
-        raise ValueError(f"{', '.join(files)} cannot be read as {kind}: {reason}") from error
+        raise ValueError(unreadable(files, kind, error)) from error
     long = [name for name, kind in (rows.features or {}).items() if kind == LONG_TEXT]
     # so that the tables of a folder fit together: pandas makes long texts of all
     return (

@@ -121,6 +121,11 @@ class Backbone(nn.Module):
         """The base's tokenizer; can be had before the model is loaded."""
         return loading.load_tokenizer(self.path)
 
+    @cached_property
+    def window(self) -> int | None:
+        """Positions the model has; None where its config names no end. Can be had unloaded too."""
+        return loading.window(self.path)
+
     @property
     def is_loaded(self) -> bool:
         """Whether the weights are there."""
@@ -142,6 +147,9 @@ class Backbone(nn.Module):
     def load(self, device: torch.device | str = "cpu") -> Backbone:
         """Build the model on a device, and the roles named in ``adapters``; once."""
         if self.model is None:
+            named = self.lora is not None and self.lora.target_modules != "all-linear"
+            if self.lora is not None and (self.adapters or named):
+                lora.rehearse(loading.skeleton(self.path), self.lora, self.adapters)
             dtype = loading.torch_dtype(self.dtype)
             self.adopt(
                 loading.load_causal_lm(
@@ -217,26 +225,15 @@ class Backbone(nn.Module):
         if not trainable and folder is None and not copied:
             self.roles[name] = Role(trainable, adapter=False)
             return
-        tensors: dict[str, Tensor] = {}
         if folder is not None:
-            config, tensors = lora.read(Path(folder))
-        elif copied:
-            config = copy.deepcopy(self.base.peft_config[like])
-        else:
-            assert self.lora is not None
-            config = self.lora.config()
-        config.modules_to_save, config.inference_mode = None, False  # heads are ours
-        try:
-            lora.inject(self.base, name, config)
-        except ValueError as error:
-            if folder is None:
-                raise
-            raise ValueError(f"{folder} holds an adapter of another base model: {error}") from error
-        if folder is not None:
-            lora.load(self.base, name, tensors, Path(folder))
+            lora.put(self.base, name, *lora.read(Path(folder)), Path(folder))
         elif copied:
             assert like is not None
+            lora.inject(self.base, name, copy.deepcopy(self.base.peft_config[like]))
             lora.copy(self.base, like, name)
+        else:
+            assert self.lora is not None
+            lora.inject(self.base, name, self.lora.config())
         self.roles[name] = Role(trainable, adapter=True)
         self._adapted = lora.layers(self.base)
         self._casts = True  # a new adapter's layers do

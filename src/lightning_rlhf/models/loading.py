@@ -104,6 +104,19 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def window(path: str) -> int | None:
+    """The positions a model has by its config; None where it names no end."""
+    config = AutoConfig.from_pretrained(path).get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def skeleton(path: str) -> PreTrainedModel:
+    """The model without its data, on meta."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+
+
 def load_causal_lm(
     path: str,
     quantization: Quantization | None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,22 +53,71 @@ def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
 
     PEFT would give it the base's dtype: in bf16 at a small learning rate hardly an entry moves.
     """
+    _check_targets(model, config.target_modules)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        try:
-            inject_adapter_in_model(config, model, adapter_name=role)
-        except ValueError as error:
-            if "not found in the base model" not in str(error):
-                raise
-            linear = sorted(
-                {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-            )
-            raise ValueError(
-                f"LoRA target_modules {config.target_modules!r} name no layer of this model; "
-                f'its linear layers are {linear}, or use "all-linear"'
-            ) from error
+        inject_adapter_in_model(config, model, adapter_name=role)
     for parameter in parameters(model, role).values():
         parameter.data = parameter.data.float()
+
+
+def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
+    """Refuse a target that is nowhere; PEFT would do without it where others are found.
+
+    Raises:
+        ValueError: names it and what there is.
+    """
+    names = [name.replace(".base_layer", "") for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        lost = (
+            []
+            if targets == "all-linear" or any(re.fullmatch(targets, n) for n in names)
+            else [targets]
+        )
+    else:
+        lost = [t for t in sorted(targets) if not any(f".{n}".endswith(f".{t}") for n in names)]
+    if not lost:
+        return
+    own = (nn.Linear, LoraLayer)
+    linear = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, own)})
+    close = difflib.get_close_matches(lost[0], linear, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    raise ValueError(
+        f"LoRA target_modules {lost} name no layer of this model{meant} "
+        f'Its linear layers are {linear}, or use "all-linear"'
+    )
+
+
+def rehearse(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]) -> None:
+    """Put adapters on a model without data, so that what does not fit is said before it is loaded.
+
+    Args:
+        skeleton: the base on meta.
+        shape: of new adapters.
+        adapters: role -> PEFT folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read``, ``inject`` and ``load``.
+    """
+    _check_targets(skeleton, shape.config().target_modules)
+    for role, folder in adapters.items():
+        put(skeleton, role, *read(Path(folder)), Path(folder))
+
+
+def put(
+    model: nn.Module, role: str, config: LoraConfig, tensors: dict[str, Tensor], folder: Path
+) -> None:
+    """A role as a folder has it.
+
+    Raises:
+        ValueError: an adapter of another base.
+    """
+    config.modules_to_save, config.inference_mode = None, False  # heads are ours
+    try:
+        inject(model, role, config)
+    except ValueError as error:
+        raise ValueError(f"{folder} holds an adapter of another base model: {error}") from error
+    load(model, role, tensors, folder)
 
 
 def layers(model: nn.Module) -> list[LoraLayer]:

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.data.modules import RowsData
@@ -81,7 +81,8 @@ class AlignmentModule(LightningModule):
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW without weight decay.
-        lr_scheduler: optimizer to a scheduler, stepped after every update; None for a cosine to 0.
+        lr_scheduler: optimizer to a scheduler, stepped after every update (one that waits for a
+            plateau: after every epoch, by its ``monitor`` or val/loss); None for a cosine to 0.
     """
 
     trained: ClassVar[tuple[str, ...]] = (POLICY,)  # roles that receive gradients
@@ -105,6 +106,8 @@ class AlignmentModule(LightningModule):
             False  # a checkpoint carries no frozen weight; ours is checked by name
         )
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
+        self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
+        guards.warn_of_other_lightning()
 
     # ---- to be given by a method ----
 
@@ -127,14 +130,23 @@ class AlignmentModule(LightningModule):
         """The peak learning rate of a trained role."""
         return self.lr
 
-    def batch_size(self, batch: Any) -> int:
+    def weight_of(self, batch: Any) -> int:
         """What a batch weighs in an epoch's mean."""
         raise NotImplementedError
 
     # ---- life in a Trainer ----
 
+    def configure_callbacks(self) -> list[Any]:
+        """None; but the first thing a Trainer asks, before a row is read: it is looked at here."""
+        guards.check_trainer(self.trainer, self.backbone.quantization)
+        return []
+
     def setup(self, stage: str) -> None:
         guards.check_trainer(self.trainer, self.backbone.quantization)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, RowsData):
+            guards.check_window(data, self.backbone.window)
+        self._resumed = None
         if not self.hparams:
             self.save_hyperparameters(hparams.describe(self))
 
@@ -148,6 +160,19 @@ class AlignmentModule(LightningModule):
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
 
     def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer()
+        scheduler = (
+            self.lr_scheduler(optimizer)
+            if self.lr_scheduler is not None
+            else warmup_cosine(optimizer, planned_steps(self.trainer), self.warmup)
+        )
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):  # which waits for what a validation measures
+            config.update(interval="epoch", monitor=getattr(scheduler, "monitor", "val/loss"))
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer, a parameter group for each trained role."""
         groups = [
             {
                 "name": role,
@@ -157,16 +182,7 @@ class AlignmentModule(LightningModule):
             for role in self.trained
         ]
         make: Callable[..., Optimizer] = self.optimizer or partial(fused_adamw, eps=self.adam_eps)
-        optimizer = make(groups, lr=self.lr)
-        scheduler = (
-            self.lr_scheduler(optimizer)
-            if self.lr_scheduler is not None
-            else warmup_cosine(optimizer, planned_steps(self.trainer), self.warmup)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return make(groups, lr=self.lr)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("train", batch)
@@ -189,14 +205,14 @@ class AlignmentModule(LightningModule):
         training = stage == "train"
         self.log_dict(
             {f"{stage}/{name}": value for name, value in loss.metrics.items()},
-            batch_size=self.batch_size(batch),
+            batch_size=self.weight_of(batch),
             sync_dist=not training,
         )
         self.log(
             f"{stage}/loss",
             loss.value.detach(),
             prog_bar=True,
-            batch_size=self.batch_size(batch),
+            batch_size=self.weight_of(batch),
             sync_dist=not training,
         )
         return loss.value
@@ -225,9 +241,23 @@ class AlignmentModule(LightningModule):
         checkpoint_["rng"] = checkpoint.rng_state()
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        if fits:
+            name = str(self.trainer.ckpt_path or "the checkpoint")
+            checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
+            checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
+            self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         self.backbone.train_roles(*self.trained)
         self._rng = checkpoint_.get("rng")
+
+    def on_fit_start(self) -> None:
+        """Compare what was given with what Lightning is about to restore over it."""
+        if self._resumed is not None:
+            name = str(self.trainer.ckpt_path or "the checkpoint")
+            settings = checkpoint.in_optimizers(self._resumed, self.trainer)
+            checkpoint.refuse_overridden(settings, name)
+            self._resumed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the generators back where the checkpoint had them: loaders drew from them."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning import Trainer
 
 from lightning_rlhf.models.backbone import REFERENCE, Backbone
 
@@ -55,8 +59,118 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
     if wrong:
         raise ValueError(
             f"the checkpoint is of another base model or LoRA rank: {wrong[0]!r} has shape "
-            f"{tuple(given[wrong[0]])} there and {tuple(wanted[wrong[0]])} here"
+            f"{tuple(given[wrong[0]])} there and {tuple(wanted[wrong[0]])} here; resume with the "
+            "base and the LoRA it was trained with"
         )
+
+
+def check_file(path: str, module: Any = None) -> None:
+    """Look into a checkpoint before anything is loaded.
+
+    Args:
+        path: of the file; a folder or an address is left to whoever loads it.
+        module: who would resume; None asks only for the file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: no checkpoint, or another module's.
+    """
+    if "://" in path or Path(path).is_dir() or path in ("best", "last", "hpc"):
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        hyper_parameters = found.get("hyper_parameters", {})
+    except Exception as reason:
+        raise ValueError(
+            f"{path} is no checkpoint of a run: give a .ckpt file; a role's folder goes into "
+            "backbone.adapters"
+        ) from reason
+    if module is not None:
+        check_class(hyper_parameters, module, path)
+
+
+def check_class(hyper_parameters: dict[str, Any], module: Any, name: str) -> None:
+    """Refuse to resume as one method what was trained as another, whatever tensors they share.
+
+    Raises:
+        ValueError: names both.
+    """
+    there = hyper_parameters.get("_class_path")
+    mine = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__]
+    if there is not None and there not in mine:
+        raise ValueError(
+            f"{name} is a checkpoint of {there.rpartition('.')[2]}, not of "
+            f"{type(module).__name__}: resume it as that, or start {type(module).__name__} from "
+            "the role folder which that run wrote (backbone.adapters)"
+        )
+
+
+Restored = Iterable[tuple[str, Any, Any]]  # a setting, its value as given, and as stored
+
+
+def refuse_overridden(settings: Restored, name: str) -> None:
+    """Refuse settings that a resumed run would not heed.
+
+    Lightning restores whole states: learning rate, weight decay, a scheduler's steps, patience.
+
+    Args:
+        settings: of ``in_optimizers`` or ``in_callbacks``; None is a value that is not there.
+        name: of the checkpoint's file.
+
+    Raises:
+        ValueError: names the setting, its value here and there.
+    """
+    for setting, given, stored in settings:
+        if given == stored:
+            continue
+        if given is None or stored is None:
+            raise ValueError(
+                f"{name} goes on with another kind of {setting}: resume with the one it was "
+                "trained with, or start anew from its role (backbone.adapters)"
+            )
+        raise ValueError(
+            f"{name} goes on with {setting}={stored}, so that {setting}={given} would be "
+            f"overridden: give {setting}={stored}, or start anew from its role "
+            "(backbone.adapters)"
+        )
+
+
+def in_callbacks(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
+    """What callbacks are about to take from a checkpoint."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+        if "patience" in state:
+            yield f"{type(callback).__name__}.patience", callback.patience, state["patience"]
+
+
+def in_optimizers(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
+    """What the optimizers that the given settings made, and their schedulers, are about to take."""
+    states = checkpoint.get("optimizer_states", [])
+    for optimizer, state in zip(trainer.optimizers, states, strict=False):
+        for group, old in zip(optimizer.param_groups, state["param_groups"], strict=False):
+            if group.keys() ^ old.keys():
+                yield "optimizer", None, type(optimizer).__name__
+            cycled = {"betas", "momentum"} if "max_momentum" in group else set()
+            for key in sorted(group.keys() - cycled - {"params", "param_names", "lr"}):
+                name = "lr" if key == "initial_lr" else f"optimizer.{key}"
+                yield name, _plain(group[key]), _plain(old.get(key))
+    for config, state in zip(
+        trainer.lr_scheduler_configs, checkpoint.get("lr_schedulers", []), strict=False
+    ):
+        now = config.scheduler.state_dict()
+        for key in _arguments(config.scheduler):
+            if isinstance(now.get(key), int | float | list) and key in state:
+                yield f"lr_scheduler.{key}", _plain(now[key]), _plain(state[key])
+
+
+def _arguments(thing: Any) -> list[str]:
+    return [n for n in inspect.signature(type(thing).__init__).parameters if n != "last_epoch"]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def rng_state() -> dict[str, Any]:

@@ -93,7 +93,7 @@ class KTOModule(AlignmentModule):
             )
         return super().training_step(batch, batch_idx)
 
-    def batch_size(self, batch: FeedbackBatch | PreferenceBatch) -> int:
+    def weight_of(self, batch: FeedbackBatch | PreferenceBatch) -> int:
         if not isinstance(batch, FeedbackBatch | PreferenceBatch):
             raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
         return batch.tokens.completions

@@ -471,7 +471,7 @@ class OnlineModule(AlignmentModule):
         )
         return loss
 
-    def batch_size(self, batch: PromptBatch | UpdateBatch) -> int:
+    def weight_of(self, batch: PromptBatch | UpdateBatch) -> int:
         return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last)
 
     # ---- checkpoints: the rollout in hand, and what runs along ----

@@ -97,7 +97,7 @@ class RewardModule(AlignmentModule):
         """
         self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
 
-    def batch_size(self, batch: PreferenceBatch | RankingBatch) -> int:
+    def weight_of(self, batch: PreferenceBatch | RankingBatch) -> int:
         if isinstance(batch, RankingBatch):
             return int(batch.group[-1]) + 1
         return len(batch.chosen)

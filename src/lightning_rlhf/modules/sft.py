@@ -35,5 +35,5 @@ class SFTModule(AlignmentModule):
     def objective(self, batch: TokenBatch) -> Loss:
         return sft_loss(self.backbone.logprobs(batch, POLICY))
 
-    def batch_size(self, batch: TokenBatch) -> int:
+    def weight_of(self, batch: TokenBatch) -> int:
         return len(batch.target)  # the loss is a mean over tokens

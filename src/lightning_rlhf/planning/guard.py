@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
-from pathlib import Path
 
 import numpy as np
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
@@ -16,10 +13,11 @@ from lightning_rlhf.data.rows import column
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.planning.budget import changes, in_gib, run_of
-from lightning_rlhf.planning.plan import CUDA_CONTEXT, GIB, Groups, Target
+from lightning_rlhf.planning.memory import free_memory
+from lightning_rlhf.planning.plan import Groups, Target
+from lightning_rlhf.planning.search import FindTokenBudget
 
 log = logging.getLogger(__name__)
-MEMINFO = Path("/proc/meminfo")
 
 
 class MemoryGuard(Callback):
@@ -46,6 +44,8 @@ class MemoryGuard(Callback):
             return
         if not isinstance(pl_module, AlignmentModule) or pl_module.backbone.is_loaded:
             return
+        if any(isinstance(c, FindTokenBudget) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            return  # which takes what fits
         device = trainer.strategy.root_device
         target: Target = "cuda" if device.type == "cuda" else "cpu"
         free = free_memory(device)
@@ -85,14 +85,3 @@ def longest(data: RowsData) -> Groups:
     picked = rows.select(taken)
     pairs = zip(picked["prompt_ids"], picked["completion_ids"], strict=True)
     return [(len(prompt), *map(len, completions)) for prompt, completions in pairs]
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes for a run on a device; where nobody says, as good as endless.
-
-    On a GPU the question itself makes the context, which a plan counts too.
-    """
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0]) + CUDA_CONTEXT
-    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text() if MEMINFO.exists() else "")
-    return float(found[1]) * 1024 if found else 1e6 * GIB
