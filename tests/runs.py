@@ -62,6 +62,7 @@ ONLINE = {
     "grpo": Method(partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),
     "rloo": Method(partial(RLOOModule, reward=low_numbers, sampling=PAIRED), PromptData),
 }
+EVERY = METHODS | ONLINE
 
 
 class Runs:
@@ -78,7 +79,7 @@ class Runs:
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
     ) -> tuple[AlignmentModule, RowsData]:
         seed_everything(0, verbose=False)
-        made = (METHODS | ONLINE)[method]
+        made = EVERY[method]
         return (
             made.module(self.backbone(quantization=quantization), lr=5e-3),
             made.data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),

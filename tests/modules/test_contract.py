@@ -1,6 +1,6 @@
 """Every flag of a Trainer has its effect on every module: the matrix of modules × flags.
 
-A further module is an entry of ``METHODS``. What is asserted is what a flag is for: steps taken,
+A further module is an entry of ``METHODS`` or ``ONLINE``. What is asserted is what a flag is for: steps
 files written, the norm of a gradient as the optimizer sees it; not only that it ran.
 """
 
@@ -33,10 +33,10 @@ from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
 from lightning_rlhf.cli import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
-from runs import METHODS, Runs
+from runs import EVERY, Runs
 from support import number_pairs
 
-pytestmark = pytest.mark.parametrize("method", METHODS)
+pytestmark = pytest.mark.parametrize("method", EVERY)
 
 
 class Watch(Callback):
@@ -99,7 +99,7 @@ def fit(
     if change is not None:
         change(module)
     watch = Watch()
-    watch.monitor = METHODS[method].monitor
+    watch.monitor = EVERY[method].monitor
     flags = {"num_sanity_val_steps": 0, "limit_val_batches": 1, **flags}
     trainer = runs.trainer(callbacks=[watch, *callbacks], **flags)
     trainer.fit(module, rows)
@@ -266,7 +266,7 @@ def test_checkpoints_by_time(runs: Runs, method: str) -> None:
 
 
 def test_checkpoints_by_best(runs: Runs, method: str) -> None:
-    monitor = METHODS[method].monitor
+    monitor = EVERY[method].monitor
     keep = ModelCheckpoint(runs.folder / "kept", "{step}", monitor=monitor, mode="max")
     _, watch = fit(
         runs, method, keep, enable_checkpointing=True, val_check_interval=2, limit_train_batches=6
@@ -278,7 +278,7 @@ def test_checkpoints_by_best(runs: Runs, method: str) -> None:
 
 def test_early_stopping(runs: Runs, method: str) -> None:
     """Nothing is ever better by so much: the second validation is the last."""
-    stop = EarlyStopping(METHODS[method].monitor, min_delta=1e9, patience=1)
+    stop = EarlyStopping(EVERY[method].monitor, min_delta=1e9, patience=1)
     trainer, watch = fit(runs, method, stop, val_check_interval=2, limit_train_batches=6)
     assert [step for step, _ in watch.validated] == [2, 4]
     assert trainer.global_step == 4

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from runs import METHODS, ONLINE, Runs
+from runs import EVERY, Runs
 
 
 class Killed(Exception):
@@ -39,7 +39,7 @@ def options(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
-@pytest.mark.parametrize("method", METHODS | ONLINE)
+@pytest.mark.parametrize("method", EVERY)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     whole, data = runs.make(method, **settings)
     trainer = runs.trainer(**options(runs.folder / "whole"))
@@ -65,7 +65,7 @@ def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[st
         assert torch.equal(wanted[name], found[name]), name
 
 
-@pytest.mark.parametrize("method", METHODS | ONLINE)
+@pytest.mark.parametrize("method", EVERY)
 def test_global_generators_come_back(runs: Runs, method: str) -> None:
     """Whatever draws random numbers in a step draws the same ones after a resume."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,26 +15,23 @@ from typing import Any, TypeVar
 Made = TypeVar("Made")
 
 
-def unreadable(files: list[str], kind: str, error: BaseException) -> str:
-    """The sentence for files that their reader refused.
+def unreadable(files: Sequence[str], kind: str, error: BaseException) -> str:
+    """The sentence for files that their reader refused: of the first that has something wrong.
 
     Args:
         files: their paths.
         kind: "json", "csv" or "parquet".
         error: the reader's, for what is not found here.
     """
-    said = next((trouble for file in files if (trouble := _trouble(Path(file), kind))), None)
-    reason = error.__cause__ or error or "no rows"
-    return said or f"{', '.join(files)} cannot be read as {kind}: {reason}"
-
-
-def _trouble(path: Path, kind: str) -> str | None:
-    if kind == "parquet" or not path.is_file():
-        return None
-    data = _bytes(path)
-    if not data.strip():
-        return f"{path} is empty: it holds no rows"
-    return _encoding(path, data) or (_json(path, data) if kind == "json" else None)
+    for path in map(Path, files if kind != "parquet" else []):
+        data = _bytes(path)
+        if not data.strip():
+            return f"{path} is empty: it holds no rows"
+        trouble = _encoding(path, data) or (_json(path, data) if kind == "json" else None)
+        if trouble:
+            return trouble
+    reason = str(error.__cause__ or error) or "no rows"
+    return f"{', '.join(files)} cannot be read as {kind}: {reason}"
 
 
 def names_wrong_bytes(read: Callable[[Any, Any], Made]) -> Callable[[Any, Any], Made]:

@@ -149,7 +149,7 @@ def sifted(made: Dataset) -> tuple[Dataset, Report]:
     dropped = pc.not_equal(column(made, "dropped"), "").to_numpy()
     kept = made.select(np.flatnonzero(~dropped)) if dropped.any() else made
     cut, reasons = _counted(column(kept, "cut")), _counted(column(made, "dropped"))
-    first = {reason: pc.index(column(made, "dropped"), reason).as_py() + 1 for reason in reasons}
+    first = {r: pc.index(column(made, "dropped"), r).as_py() + 1 for r in reasons}
     return kept, Report(len(made), len(kept), cut, reasons, first)
 
 

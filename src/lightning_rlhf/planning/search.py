@@ -176,13 +176,14 @@ class Trial:
             garbage_collection_cuda() if self.device.type == "cuda" else None
 
     def _longest(self, budget: int) -> list[int]:
-        """Rows from the longest down, as many as the budget holds."""
-        taken, room = [], budget
+        """Rows from the longest down, and shorter ones into what room is left."""
+        taken, room, least = [], budget, self.costs[self.order[-1]]
         for row in self.order:
-            if self.costs[row] > room:
+            if room < least:
                 break
-            taken.append(row)
-            room -= self.costs[row]
+            if self.costs[row] <= room:
+                taken.append(row)
+                room -= self.costs[row]
         return taken
 
     def _planned(self, rows: Dataset) -> bool:
