@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.functional.sampling import draw
 from lightning_rlhf.models.layout import positions
@@ -27,7 +27,7 @@ class Rules(NamedTuple):
     longest: int
     shortest: int
     temperature: float
-    stops: list[int]  # tokens that end a completion
+    stops: frozenset[int]  # tokens that end a completion
     said: Callable[[list[int]], bool] | None  # whether ids end with a stop string; None: no strings
 
 
@@ -67,7 +67,7 @@ def decode(rows: Rows, count: int, rules: Rules, uniform: Tensor | None) -> list
     done = [False] * count
     live = list(range(count))  # which row stands at each place
     at = torch.arange(count, device=rows.logits.device)
-    stops = torch.tensor(rules.stops, device=at.device)
+    stops = torch.tensor(sorted(rules.stops), device=at.device)
     for t in range(rules.longest):
         logits = rows.logits
         if t < rules.shortest:
@@ -96,6 +96,29 @@ def _ended(ids: list[int], rules: Rules) -> bool:
     if ids[-1] in rules.stops:
         return True
     return rules.said is not None and len(ids) >= rules.shortest and rules.said(ids)
+
+
+class StopStrings:
+    """Whether a text that grows by a token contains one of some strings.
+
+    Args:
+        tokenizer: whose text.
+        strings: that end it.
+        first: the length at which it is looked at for the first time.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], first: int):
+        self.tokenizer = tokenizer
+        self.strings = tuple(strings)
+        self.first = first
+        # every token is a byte at least; some more, since a cut tail may begin inside a character
+        self.tail = max(len(s.encode()) for s in strings) + 8
+
+    def said(self, ids: list[int]) -> bool:
+        """Called at every length from ``first`` on: then only the tail can be new."""
+        seen = ids if len(ids) == max(1, self.first) else ids[-self.tail :]
+        text = self.tokenizer.decode(seen, clean_up_tokenization_spaces=False)
+        return any(s in text for s in self.strings)
 
 
 # ---- rows over transformers' cache ----

@@ -32,7 +32,7 @@ def run_packed(
     row = PackedRow(groups)
     # a mask of four dimensions is handed on as it is: transformers builds none, and nobody reads it
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs["input_ids"].device)
-    kept = {} if cache is None else {cache_name(model): cache}
+    kept: dict[str, Any] = {} if cache is None else {cache_name(model) or "cache": cache}
     out = model(**inputs, **kept, attention_mask=no_mask, use_cache=cache is not None, packed=row)
     layers = model.config.get_text_config().num_hidden_layers
     if len(row.seen) != layers:
