@@ -154,7 +154,8 @@ def _inspect(args: list[str]) -> None:
     console = Console()
     if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
         cli = _described(args)
-        data, tokenizer = cli.datamodule, getattr(cli.model, "tokenizer", None)
+        found = (getattr(part, "tokenizer", None) for part in cli.model.modules())
+        data, tokenizer = cli.datamodule, next((t for t in found if t is not None), None)
         if tokenizer is None:
             raise ValueError(f"{type(cli.model).__name__} has no tokenizer to inspect data with")
     else:

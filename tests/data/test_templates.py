@@ -60,6 +60,8 @@ CONVERSATION: list[Message] = [
 
 def with_template(tokenizer: PreTrainedTokenizerBase, jinja: str) -> ChatTemplate:
     tokenizer = copy.deepcopy(tokenizer)
+    if "<|end|>" in jinja:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
     tokenizer.chat_template = jinja
     return ChatTemplate(tokenizer)
 
@@ -128,7 +130,9 @@ def test_begins_once_and_ends_once(tokenizer: PreTrainedTokenizerBase, jinja: st
         assert len(after) > 1
     ids, counts = chat.encode_conversation(CONVERSATION)
     assert ids.count(bos) == begins
-    assert [c for i, c in zip(ids, counts, strict=True) if i == eos] == [True, True]
+    ends = [i for i in ids if i in chat.end_ids]
+    assert [c for i, c in zip(ids, counts, strict=True) if i in chat.end_ids] == [True] * len(ends)
+    assert len(ends) == (3 if jinja == OWN_END else 2)  # eos once more behind the last
 
 
 def test_an_end_token_in_the_text_is_not_doubled(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -215,7 +219,8 @@ def test_an_end_the_template_writes_itself_counts_too(
 ) -> None:
     chat = with_template(tokenizers["byte_level"], OWN_END)
     ids, counts = chat.encode_conversation(CONVERSATION[:3])
-    assert counted_runs(chat.tokenizer, ids, counts) == ["two<|end|>\n</s>"]
+    assert counted_runs(chat.tokenizer, ids, counts) == ["two<|end|></s>"]
+    assert "'<|end|>', not the tokenizer's eos_token '</s>'" in chat.ending_note
 
 
 @pytest.mark.parametrize("template", ["plain", OWN_BOS])
@@ -378,3 +383,38 @@ def test_no_answer_ends_without_an_end_token(
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="the tokenizer has no eos_token"):
         ChatTemplate(tokenizer).encode_answer("one", "two")
+
+
+@pytest.mark.parametrize(("end", "place"), [("", "'\\n' after"), ("<stop>", "'<stop>\\n' after")])
+def test_a_template_that_trains_no_end_token_shows_the_place(
+    tokenizers: dict[str, PreTrainedTokenizerBase], end: str, place: str
+) -> None:
+    chat = with_template(tokenizers["byte_level"], TURN.replace("{{ eos_token }}", end))
+    for call in (
+        lambda: chat.ending_note,
+        lambda: chat.encode_answer("one", "two"),
+        lambda: chat.encode_conversation(CONVERSATION),
+    ):
+        with pytest.raises(ValueError) as raised:
+            call()
+        assert not isinstance(raised.value, BadRow)
+        assert str(raised.value) == (
+            f"the chat template writes no end token behind an answer, but {place} "
+            "'<|user|>\\nquestion\\n<|assistant|>\\nanswer', so a model would never learn to stop: "
+            "write {{ eos_token }} there, or a special token of the tokenizer, or give "
+            'template="plain"'
+        )
+
+
+def test_turns_that_end_with_another_token_end_the_last_with_eos_as_well(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    """No eos stands inside the conversation, where the template writes none."""
+    chat = with_template(tokenizers["byte_level"], OWN_END)
+    names = chat.tokenizer.convert_ids_to_tokens(chat.encode_answer("one", "two"))
+    assert names[-2:] == ["<|end|>", "</s>"]
+    ids, _ = chat.encode_conversation(CONVERSATION)
+    names = chat.tokenizer.convert_ids_to_tokens(ids)
+    assert names.count("<|end|>") == 2
+    assert names.count("</s>") == 1 and names[-1] == "</s>"
+    assert with_template(tokenizers["byte_level"], TURN).ending_note == ""
