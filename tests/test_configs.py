@@ -15,7 +15,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
 RUNNABLE = [c for c in METHODS if "class_path: lightning_rlhf" in c.read_text()]
-TITLES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule"}
+TITLES = {
+    "sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule",
+    "ppo": "PPOModule", "grpo": "GRPOModule", "rloo": "RLOOModule",
+}  # fmt: skip
 
 
 def build(*args: str) -> AlignmentCLI:
@@ -59,6 +62,22 @@ def test_swap_by_class_path_and_loss_by_name() -> None:
         *config, "--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5"
     )
     assert optimizer.model.optimizer is not None
+
+
+def test_dpo_becomes_ppo_by_class_path() -> None:
+    """The same config, another module and data by name, and PPO's own arguments."""
+    cli = build(
+        *with_configs(CONFIGS / "dpo.yaml"),
+        "--model=lightning_rlhf.PPOModule", "--data=lightning_rlhf.PromptData",
+        "--model.reward=os.path.join", "--model.critic=head",
+        "--model.sampling.max_new_tokens=24", "--model.updates.minibatches=2",
+    )  # fmt: skip
+    assert type(cli.model).__name__ == "PPOModule"
+    assert type(cli.datamodule).__name__ == "PromptData"
+    assert cli.model.sampling.max_new_tokens == 24
+    assert cli.model.updates_per_rollout == 8
+    assert cli.model.backbone.name_or_path == "runs/quickstart/sft/model"
+    assert [r.name for r in cli.model.rewards] == ["join"]
 
 
 def test_a_mix_of_losses_in_yaml(tmp_path: Path) -> None:

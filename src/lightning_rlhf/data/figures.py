@@ -75,7 +75,7 @@ def cut_ends(row: TokenRow, ends: set[int]) -> list[bool]:
 
 def figures(rows: Dataset) -> Figures:
     """Of a table of token rows, block by block: a million rows stay on disk."""
-    prompt, completion, longest, tokens, many = ([] for _ in range(5))  # type: ignore[var-annotated]
+    prompt, completion, longest, tokens, many = ([] for _ in range(5))
     seen_rows: set[bytes] = set()
     seen_prompts: set[bytes] = set()
     counted = 0
