@@ -2,7 +2,8 @@
 
 A history is one row of figures per rollout, oldest first. A diagnosis returns one sentence, or None
 where there is nothing to say or not enough to say it from. What a figure does by chance is no
-illness: two stretches differ where they are four standard errors apart *and* by enough to matter.
+illness: two stretches differ where they are ``APART`` standard errors apart *and* by enough to
+matter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_rlhf.callbacks.history import (
+    APART,
     History,
     ends,
     mean_of_last,
@@ -54,7 +56,7 @@ def negative_kl(history: History, limits: Limits) -> str | None:
     if len(values) < limits.window:
         return None
     kl = stretch(values)
-    if kl.mean > -0.02 or kl.mean > -4 * kl.error:
+    if kl.mean > -0.05 or kl.mean > -APART * kl.error:
         return None
     return (
         f"the mean KL was {kl.mean:.3g} nats per completion over the last {limits.window} rollouts,"
@@ -96,7 +98,7 @@ def critic_useless(history: History, limits: Limits) -> str | None:
     if len(values) < 3 * limits.window:  # a new critic may be wrong for a while
         return None
     explained = stretch(values[-2 * limits.window :])
-    if explained.mean + 4 * explained.error > -0.02:
+    if explained.mean + APART * explained.error > -0.02:
         return None
     return (
         f"the critic's explained variance was {explained.mean:.2f} on average over the last"
@@ -164,8 +166,7 @@ def reward_hacking(history: History, limits: Limits) -> str | None:
 def _watched_fall(history: History, limits: Limits) -> str | None:
     """The last five measurements of the held-out figure against the best five in a row before.
 
-    The score must have risen between the two. The best of many stretches is high by chance, so
-    five standard errors are asked for here.
+    The score must have risen between the two.
     """
     if limits.watch is None:
         return None
@@ -179,7 +180,7 @@ def _watched_fall(history: History, limits: Limits) -> str | None:
         return None
     best = max(range(len(held) - 9), key=lambda i: fmean(held[i : i + 5]))
     top, last = stretch(held[best : best + 5]), stretch(held[-5:])
-    fell = top.mean - last.mean > 0.02 * abs(top.mean) and rose(last, top, errors=5.0)
+    fell = top.mean - last.mean > 0.02 * abs(top.mean) and rose(last, top)
     if not fell or not rose(stretch(score[best : best + 5]), stretch(score[-5:])):
         return None
     return f"{watch} fell from its best {top.mean:.3g} to {last.mean:.3g}"
@@ -210,8 +211,8 @@ DIAGNOSES = {
     "eos_falling": Diagnosis(
         eos_falling,
         "The policy learns not to stop. Raise the no-EOS penalty, check that EOS is in the"
-        " completion mask (pad = eos) and that the reward reads the cut text; or allow longer"
-        " completions.",
+        " completion mask (pad = eos) and that the reward reads the cut text; or allow"
+        " longer completions.",
     ),
     "length_drifting": Diagnosis(
         length_drifting,

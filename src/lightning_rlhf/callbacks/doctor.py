@@ -74,7 +74,6 @@ class Doctor(Callback):
         self.saved: list[str] = []  # illnesses that have their checkpoint
         self._rollout = 0  # the one in hand
         self._figures: dict[str, list[float]] = {}  # its values, update by update
-        self._step = 0
         self._file: Path | None = None
         self._before: str | None = None  # the file of the run that is resumed
         self._shown = GrowingTable("doctor")
@@ -98,16 +97,18 @@ class Doctor(Callback):
         made = getattr(pl_module, "rollouts_made", None)
         if made is None:
             return
-        if made != self._rollout:
-            self._examine(trainer)
-            self._rollout = made
+        closed = self._close() if made != self._rollout else None
+        self._rollout = made
         figures = trainer.callback_metrics
         for name in {*NAMES, self.limits.watch or KL} & figures.keys():
             self._figures.setdefault(name, []).append(float(figures[name]))
-        self._step = trainer.global_step
+        if closed is not None:  # last: a checkpoint may be written in there
+            self._examine(trainer, closed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._examine(trainer)
+        closed = self._close()
+        if closed is not None:
+            self._examine(trainer, closed)
         watch = self.limits.watch
         if watch is not None and self.history and not any(watch in row for row in self.history):
             self._say(trainer, f"the doctor was to watch {watch}, which nobody logged")
@@ -120,7 +121,6 @@ class Doctor(Callback):
             "saved": list(self.saved),
             "rollout": self._rollout,
             "figures": {name: list(values) for name, values in self._figures.items()},
-            "step": self._step,
             "file": str(self._file) if self._file else None,
         }
 
@@ -129,19 +129,20 @@ class Doctor(Callback):
         self.history, self.examined = state["history"], state["examined"]
         self.ill, self.saved = state["ill"], state["saved"]
         self._rollout, self._figures = state["rollout"], state["figures"]
-        self._step, self._before = state["step"], state["file"]
+        self._before = state["file"]
 
     # ---- one rollout ----
 
-    def _examine(self, trainer: Trainer) -> None:
-        """Close the rollout in hand and look at it beside those before it."""
-        if not self._figures:
-            return
+    def _close(self) -> Row | None:
+        """The rollout in hand as one row."""
         row = {name: _of_rollout(name, values) for name, values in self._figures.items()}
-        row = trainer.strategy.broadcast(row)
         self._figures = {}
         self.examined = self._rollout
-        self.history.append(row)
+        return row or None
+
+    def _examine(self, trainer: Trainer, row: Row) -> None:
+        """Look at a rollout beside those before it."""
+        self.history.append(trainer.strategy.broadcast(row))
         keep = 10 * self.limits.window  # of the latest; and of the first, two windows
         del self.history[2 * self.limits.window : -keep]
         found = {
@@ -182,7 +183,7 @@ class Doctor(Callback):
             return
         entry = {
             "rollout": self.examined,
-            "step": self._step,
+            "step": trainer.global_step,
             "illness": name,
             "event": event,
             "sentence": sentence,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 Row = dict[str, float]  # one rollout's figures, by their names in the log
 History = Sequence[Row]  # oldest first
+APART = 5.0  # standard errors; many, since a run is looked at after each rollout, in many ways
 
 
 class Stretch(NamedTuple):
@@ -35,8 +36,8 @@ def ends(history: History, name: str, window: int) -> tuple[Stretch, Stretch] | 
     return stretch(values[:window]), stretch(values[-window:])
 
 
-def rose(before: Stretch, after: Stretch, errors: float = 4.0) -> bool:
-    return after.mean - before.mean > errors * math.hypot(before.error, after.error)
+def rose(before: Stretch, after: Stretch) -> bool:
+    return after.mean - before.mean > APART * math.hypot(before.error, after.error)
 
 
 def mean_of_last(history: History, name: str, count: int) -> float:
