@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.models import loading
@@ -25,6 +30,7 @@ class Answers(NamedTuple):
     completions: list[str]  # C texts, special tokens left out
     rows: list[dict[str, Any]]  # C rows of the data, as they were read
     tokens: list[TokenBatch]  # the same completions, cut into batches that fit
+    texts: list[str]  # C prompts with their completions, joined as their tokens are
 
 
 class Reward:
@@ -71,6 +77,10 @@ class RoleReward(Reward):
                 f"no role {self.role!r} to score with: train one with RewardModule and give "
                 f'Backbone(adapters={{"{self.role}": folder}}), or another reward'
             )
+        if self.role not in backbone.adapters and self.role not in backbone.heads:
+            raise ValueError(
+                f"role {self.role!r} has no head to score with: give a role trained by RewardModule"
+            )
         backbone.add_role(self.role, trainable=False, head=True)
 
     @torch.no_grad()
@@ -103,10 +113,10 @@ class FunctionReward(Reward):
                 f"the reward {self.name} gave {len(scores)} scores for "
                 f"{len(answers.completions)} completions"
             )
-        for i, score in enumerate(scores):
-            if not math.isfinite(float(score)):
+        for score, completion in zip(scores, answers.completions, strict=True):
+            if score is None or not math.isfinite(float(score)):
                 raise ValueError(
-                    f"the reward {self.name} gave {score} for {answers.completions[i][:60]!r}: "
+                    f"the reward {self.name} gave {score} for {completion[:60]!r}: "
                     "scores are finite numbers"
                 )
         return torch.tensor([float(s) for s in scores], device=backbone.base.device)
@@ -140,22 +150,41 @@ class ClassifierReward(Reward):
         self.keep = keep
         self._held: Any = None
 
+    def prepare(self, backbone: Backbone) -> None:
+        """Look at its configuration.
+
+        Raises:
+            FileNotFoundError: no such model.
+            ValueError: more than one output.
+        """
+        outputs = AutoConfig.from_pretrained(loading.resolve(self.name_or_path)).num_labels
+        if outputs != 1:
+            raise ValueError(
+                f"{self.name_or_path} has {outputs} outputs and a reward has one: give a classifier "
+                "with num_labels=1, or a function that picks an output"
+            )
+
     @torch.no_grad()
     def score(self, backbone: Backbone, answers: Answers) -> Tensor:
         device = backbone.base.device
-        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(loading.resolve(self.name_or_path))
+        # padding behind moves no position; what is too long loses its beginning, not the answer
+        tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        model = self._held or self._load(device, tokenizer.pad_token_id)
-        texts = [
-            _as_text(tokenizer, *pair)
-            for pair in zip(answers.prompts, answers.completions, answers.rows, strict=True)
-        ]
-        scores = [
-            model(**tokenizer(texts[i : i + self.batch_size], return_tensors="pt",
-                              padding=True, truncation=True).to(device)).logits.float()[:, 0]
-            for i in range(0, len(texts), self.batch_size)
-        ]  # fmt: skip
+        model = self._load(device, tokenizer.pad_token_id) if self._held is None else self._held
+        templated = bool(tokenizer.chat_template)
+        texts = answers.texts
+        if templated:
+            each = zip(answers.prompts, answers.completions, answers.rows, strict=True)
+            texts = [_conversation(tokenizer, *one) for one in each]
+        scores = []
+        for i in range(0, len(texts), self.batch_size):
+            tokens = tokenizer(
+                texts[i : i + self.batch_size], return_tensors="pt", padding=True, truncation=True,
+                add_special_tokens=not templated,  # a template writes its own
+            )  # fmt: skip
+            scores.append(model(**tokens.to(device)).logits.float()[:, 0])
         self._held = model if self.keep else None
         del model
         gc.collect()
@@ -172,20 +201,22 @@ class ClassifierReward(Reward):
             )
         if device.type != "cpu":
             kwargs["device_map"] = {"": device}
-        model = AutoModelForSequenceClassification.from_pretrained(self.name_or_path, **kwargs)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            loading.resolve(self.name_or_path), **kwargs
+        )
         model.config.pad_token_id = pad_id
         loading.guard_4bit_on_cpu(model)
         return model.eval()
 
 
-def _as_text(tokenizer: Any, prompt: str, completion: str, row: dict[str, Any]) -> str:
-    """A conversation as the classifier's own template has it, else prompt and completion."""
-    said = row.get("prompt", prompt)
-    if not tokenizer.chat_template:
-        return prompt + completion
-    messages = said if isinstance(said, list) else [{"role": "user", "content": said}]
-    messages = [*messages, {"role": "assistant", "content": completion.strip()}]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+def _conversation(tokenizer: Any, prompt: str, completion: str, row: dict[str, Any]) -> str:
+    """Prompt and answer as the classifier's own template has them; turns where the row has some."""
+    said = row.get("prompt") or row.get("messages") or prompt
+    turns = said if isinstance(said, list) else [{"role": "user", "content": said}]
+    if turns[-1]["role"] == "assistant":
+        turns = turns[:-1]  # an answer not asked for, which no prompt holds either
+    turns = [*turns, {"role": "assistant", "content": completion.strip()}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     return text
 
 

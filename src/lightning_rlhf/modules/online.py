@@ -362,6 +362,7 @@ class OnlineModule(AlignmentModule):
             [self.decode(s.ids) for s in samples],
             [row for row in rows for _ in range(k)],
             cuts,
+            [self.decode(prompts[i // k] + s.ids) for i, s in enumerate(samples)],
         )
         return [reward.score(self.backbone, answers).float() for reward in self.rewards]
 
