@@ -55,7 +55,7 @@ def test_a_column_is_what_its_rows_say(data: st.DataObject) -> None:
 def test_many_processes_make_the_same_table(
     words: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = []
+    tables, environment, values = [], os.environ, dict(os.environ)
     for name, share in (("one", 100), ("two", 14)):
         file = tmp_path / f"{name}.jsonl"
         file.write_text("\n".join(map(json.dumps, ROWS)))
@@ -68,6 +68,8 @@ def test_many_processes_make_the_same_table(
         tables.append(data.train_rows.to_list())
     assert len(tables[0]) == len(ROWS) - 1
     assert tables[0] == tables[1]
+    assert os.environ is environment, "datasets puts a copy there, which others do not see"
+    assert dict(os.environ) == values
 
 
 def test_as_many_processes_as_pay(monkeypatch: pytest.MonkeyPatch) -> None:

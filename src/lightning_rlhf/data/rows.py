@@ -10,7 +10,8 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -133,15 +134,34 @@ def token_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
     Where there are many rows all CPUs encode. The table is a file that ``datasets`` keeps, and the
     next start finds it.
     """
-    made = rows.map(
-        partial(_encode_columns, maker=maker, code=CODE),
-        batched=True,
-        remove_columns=rows.column_names,
-        features=TOKEN_ROW,
-        num_proc=processes(len(rows)),
-        desc="tokenising",
-    )
+    with _same_environment():
+        made = rows.map(
+            partial(_encode_columns, maker=maker, code=CODE),
+            batched=True,
+            remove_columns=rows.column_names,
+            features=TOKEN_ROW,
+            num_proc=processes(len(rows)),
+            desc="tokenising",
+        )
     return sifted(made)
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Leave ``os.environ`` what and who it was.
+
+    ``datasets`` puts a copy in its place when it starts processes, and whoever holds the first one
+    (rich does) would never see what is set afterwards.
+    """
+    environment, parallel = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
+    try:
+        yield
+    finally:
+        os.environ = environment  # noqa: B003  (back, not away)
+        if parallel is None:
+            environment.pop("TOKENIZERS_PARALLELISM", None)
+        else:
+            environment["TOKENIZERS_PARALLELISM"] = parallel
 
 
 def sifted(made: Dataset) -> tuple[Dataset, Report]:
