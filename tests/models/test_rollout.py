@@ -487,11 +487,13 @@ def test_a_merge_leaves_tied_weights_alone(write_model, model_ids):
 
 def test_four_bits_are_never_merged_into(build):
     backbone = build("policy", quantization="nf4")
-    assert not rollout.merging_pays(backbone, "policy")
-    run(backbone, max_new_tokens=1)
+    assert not rollout.merging_pays(backbone, "policy", 10_000)
+    run(backbone, max_new_tokens=1, samples=512)
     with pytest.raises(ValueError, match="quantised weights would round the adapter away"):
         run(backbone, engine=HFRollout(merge=True))
-    assert rollout.merging_pays(build("policy"), "policy")
+    plain = build("policy")
+    assert rollout.merging_pays(plain, "policy", 512)
+    assert not rollout.merging_pays(plain, "policy", 511)
 
 
 def test_a_bare_base_and_a_whole_model_have_nothing_to_merge(build):

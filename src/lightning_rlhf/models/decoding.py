@@ -67,7 +67,7 @@ def decode(rows: Rows, count: int, rules: Rules, uniform: Tensor | None) -> list
     done = [False] * count
     live = list(range(count))  # which row stands at each place
     at = torch.arange(count, device=rows.logits.device)
-    stops = torch.tensor(sorted(rules.stops), device=at.device)
+    stops = torch.tensor(sorted(rules.stops), dtype=torch.long, device=at.device)
     for t in range(rules.longest):
         logits = rows.logits
         if t < rules.shortest:

@@ -27,6 +27,7 @@ from lightning_rlhf.models.decoding import (
 from lightning_rlhf.models.merging import copy_bytes, why_unmergeable
 
 log = logging.getLogger(__name__)
+MERGED_TOKENS = 512  # below, adding an adapter into the weights costs more than it saves
 CPU_CACHE_BYTES = 2**30  # fixed, and not what is free: a resumed run must chunk as the first did
 
 
@@ -97,7 +98,8 @@ class HFRollout:
 
     Args:
         merge: add the adapter into the base's weights while sampling; None does it where that
-            pays: never into 4 bits, on a GPU only if the copy fits into a quarter of its memory.
+            pays: never into 4 bits, from 512 tokens to sample on, on a GPU only if the copy fits
+            into a quarter of its memory.
     """
 
     def __init__(self, merge: bool | None = None):
@@ -123,7 +125,8 @@ class HFRollout:
         rules = _rules(backbone, sampling)
         budget = sampling.kv_tokens or default_kv_tokens(model)
         found: dict[int, Sample] = {}
-        with self._as(backbone, role), evaluating(model):
+        most = len(rows) * sampling.max_new_tokens
+        with self._as(backbone, role, most), evaluating(model):
             for chunk in _chunks(prompts, rows, sampling.max_new_tokens, budget):
                 decoder = _start(backbone, role, [list(prompts[rows[r]]) for r in chunk], rules)
                 draws = None if uniform is None else uniform[chunk]
@@ -131,16 +134,16 @@ class HFRollout:
                     found[row] = Sample(said.ids, said.finished, said.logprobs)
         return [found[row] for row in range(len(rows))]
 
-    def _as(self, backbone: Backbone, role: str) -> AbstractContextManager[None]:
+    def _as(self, backbone: Backbone, role: str, most: int) -> AbstractContextManager[None]:
         merge = self.merge
         if merge is None:
-            merge = merging_pays(backbone, role)
+            merge = merging_pays(backbone, role, most)
         return backbone.merged(role) if merge else backbone.role(role)
 
 
-def merging_pays(backbone: Backbone, role: str) -> bool:
-    """Whether a role should be merged while it samples, see benchmarks/README.md."""
-    if not backbone.roles[role].adapter:
+def merging_pays(backbone: Backbone, role: str, tokens: int) -> bool:
+    """Whether a role should be merged to sample so many tokens, see benchmarks/README.md."""
+    if not backbone.roles[role].adapter or tokens < MERGED_TOKENS:
         return False
     adapted = lora.layers(backbone.base)
     device = backbone.base.device
