@@ -81,7 +81,7 @@ def test_the_coloured_tokens_are_those_the_mask_counts(
             )
             assert coloured.split() == words.split()
             bracketed = "".join(line.plain for line in lines).count("⟦")
-            assert bracketed == (len([r for r in _joined(row, special)]) if plain else 0)
+            assert bracketed == (len(list(_joined(row, special))) if plain else 0)
 
 
 def _joined(row: Any, special: set[int]) -> list[None]:
@@ -124,7 +124,8 @@ def test_a_file_by_its_columns(
     assert code == 0
     flat = " ".join(text.split())
     for part in (
-        "read as preference data", "21 rows read, 20 kept", "1 dropped: identical pair, first row 21",
+        "read as preference data", "21 rows read, 20 kept",
+        "1 dropped: identical pair, first row 21",
         "chosen: ⟦", "›⟧", "20 rows to train on", "(max_tokens 40)", "filled:", "padded they",
     ):  # fmt: skip
         assert part in flat, part

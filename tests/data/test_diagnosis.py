@@ -21,7 +21,7 @@ ROW = '{"prompt": "one", "chosen": "a", "rejected": "b"}\n'
         ("b.jsonl", (ROW + "{\n").encode(), "line 2 is broken JSON: Expecting property name"),
         ("c.json", b'[{"a": 1},\n {"a": }]', "line 2 is broken JSON: Expecting value in place 8"),
         ("d.jsonl", (ROW + "7\n").encode(), "line 2 is int, not a row of named fields"),
-        ("e.jsonl.gz", gzip.compress((ROW + "{\n").encode()), "line 2 is broken JSON"),
+        ("e.jsonl.gz", gzip.compress((ROW + "{\n").encode(), mtime=0), "line 2 is broken JSON"),
         ("f.csv", b"prompt\ncaf\xe9\n", "line 2: byte 0xe9 in place 4 is not UTF-8; save"),
         ("g.json", "\ufeff[{]".encode("utf-16"), "line 1: byte 0xff in place 1 is not UTF-8"),
         ("h.parquet", b"PAR", "cannot be read as parquet: why"),
