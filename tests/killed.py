@@ -69,9 +69,7 @@ def make(job: Job) -> OnlineModule:
     """A module with everything in it that a checkpoint must carry."""
     sampling = Sampling(max_new_tokens=6, samples=2)
     shaping = Shaping(kl_target=0.5, kl_horizon=50, centre=True, normalize=True, clip=3.0)
-    backbone = Backbone(
-        job.base, lora=LoRA(r=4), dtype="float32", adapters={"reward": job.reward}
-    )
+    backbone = Backbone(job.base, lora=LoRA(r=4), dtype="float32", adapters={"reward": job.reward})
     if job.method == "rloo":
         backbone.adapters.clear()
         updates = Updates(epochs=2, minibatches=2, target_kl=0.1)

@@ -160,8 +160,8 @@ class ClassifierReward(Reward):
         outputs = AutoConfig.from_pretrained(loading.resolve(self.name_or_path)).num_labels
         if outputs != 1:
             raise ValueError(
-                f"{self.name_or_path} has {outputs} outputs and a reward has one: give a classifier "
-                "with num_labels=1, or a function that picks an output"
+                f"{self.name_or_path} has {outputs} outputs and a reward has one: give a "
+                "classifier with num_labels=1, or a function that picks an output"
             )
 
     @torch.no_grad()
