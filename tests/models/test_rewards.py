@@ -46,6 +46,11 @@ def backbone(tiny_base: str) -> Backbone:
     return Backbone(tiny_base, lora=LoRA(r=4), dtype="float32").load()
 
 
+@pytest.fixture
+def runs(tiny_base: str, tmp_path: Path) -> Runs:
+    return Runs(tiny_base, tmp_path)
+
+
 @pytest.fixture(scope="module", params=[None, TEMPLATE], ids=["plain", "template"])
 def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama whose words have other ids than the policy's, saved with its tokenizer."""
