@@ -33,17 +33,22 @@ HEAD = ["base", "K", "side", "seconds", "ms a token", "peak MiB", "time ×", "me
 Figures = dict[str, float]
 
 
-def main(model: str = "small", reps: int = 5, write: bool = False) -> None:
+def main(
+    model: str = "small",
+    dtypes: tuple[DType, ...] = ("float32",),
+    reps: int = 3,
+    write: bool = False,
+) -> None:
     """Measure and print.
 
     Args:
         model: of versus.harness.MODELS.
+        dtypes: of the base.
         reps: rounds; medians are printed.
         write: put the table into benchmarks/README.md.
     """
     torch.set_num_threads(1)
     lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
-    dtypes: tuple[DType, ...] = ("float32", "bfloat16")
     for dtype in dtypes:
         backbone = made(model, dtype)
         for k in (1, 4):

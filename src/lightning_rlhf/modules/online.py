@@ -226,7 +226,7 @@ class OnlineModule(AlignmentModule):
         with self._seeded(self.rollouts_made):
             prompts, rows = self._shuffled(batch)
             order = self._order(len(prompts))
-            samples = self._sampler.sample(self.backbone, POLICY, prompts, self.sampling)
+            samples = self._sample(prompts, self.sampling)
         sampled = time.perf_counter()
 
         completions = [s.ids for s in samples]
@@ -333,6 +333,9 @@ class OnlineModule(AlignmentModule):
             rows = torch.randperm(prompts) if epoch else torch.arange(prompts)
             parts += [part.tolist() for part in rows.tensor_split(self.updates.minibatches)]
         return parts
+
+    def _sample(self, prompts: list[list[int]], sampling: Sampling) -> list[Sample]:
+        return self._sampler.sample(self.backbone, POLICY, prompts, sampling)
 
     @contextmanager
     def _seeded(self, number: int) -> Iterator[None]:
@@ -452,7 +455,7 @@ class OnlineModule(AlignmentModule):
         prompts = [ids.tolist() for ids in batch.prompt_ids]
         with self._seeded(-1 - batch_idx):  # the same luck in every validation
             alone = replace(self.sampling, samples=1)
-            samples = self._sampler.sample(self.backbone, POLICY, prompts, alone)
+            samples = self._sample(prompts, alone)
         tokens = move(pack(prompts, [s.ids for s in samples], range(len(prompts))), self.device)
         seen = self.look(tokens, [False] * len(samples))
         kl = (seen.logprobs - seen.reference).sum() / len(samples)
