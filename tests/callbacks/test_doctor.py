@@ -104,7 +104,7 @@ def test_it_writes_one_checkpoint_per_illness(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("name", ["eos_falling", "critic_useless", "reward_hacking"])
+@pytest.mark.parametrize("name", ["eos_falling", "reward_hacking"])
 def test_a_killed_run_says_what_an_unbroken_one_says(
     name: str, elsewhere: bool, tmp_path: Path
 ) -> None:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.callbacks.diagnoses import DIAGNOSES, KL, NAMES, RATIO, Limits
-from lightning_rlhf.callbacks.folder import run_folder
+from lightning_rlhf.callbacks.folder import checkpoint_folder, run_folder
 from lightning_rlhf.callbacks.history import Row
 from lightning_rlhf.callbacks.journal import reopen
 from lightning_rlhf.callbacks.tables import GrowingTable
@@ -170,7 +169,8 @@ class Doctor(Callback):
             self._say(trainer, f"{name}: the doctor stops the run")
         elif self.action == "checkpoint" and name not in self.saved:
             self.saved.append(name)
-            path = _checkpoints(trainer) / f"doctor-{name}-step={trainer.global_step}.ckpt"
+            folder = checkpoint_folder(trainer) or run_folder(trainer) / "checkpoints"
+            path = folder / f"doctor-{name}-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path)
             self._say(trainer, f"{name}: a checkpoint is in {path}")
 
@@ -205,10 +205,3 @@ def _of_rollout(name: str, values: list[float]) -> float:
 def _all_fp32(trainer: Trainer, pl_module: LightningModule) -> bool:
     full = trainer.precision in ("32-true", "64-true")
     return full and all(p.dtype in (torch.float32, torch.float64) for p in pl_module.parameters())
-
-
-def _checkpoints(trainer: Trainer) -> Path:
-    callback = trainer.checkpoint_callback
-    if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-        return Path(callback.dirpath)
-    return run_folder(trainer) / "checkpoints"
