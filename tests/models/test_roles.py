@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lightning_rlhf.models import lora
+from lightning_rlhf.models import loading, lora
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 
 
@@ -236,3 +237,21 @@ def test_adapters_take_bf16_inputs_as_they_are_under_autocast(build, tokens):
     del backbone._follow_autocast
     run()
     backbone.logprobs(tokens, "policy").sum().backward()  # and outside of autocast they are cast
+
+
+def test_what_does_not_fit_is_said_before_the_base_is_loaded(
+    base, other_base, build, tmp_path, monkeypatch
+):
+    """Loading may take minutes; targets and adapters are tried on a model without data."""
+    folder = build("policy").save_role("policy", tmp_path / "policy")
+
+    def loaded(*_, **__):
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr(loading, "load_causal_lm", loaded)
+    with pytest.raises(ValueError, match="holds an adapter of another base model"):
+        Backbone(other_base, adapters={"policy": str(folder)}).load()
+    with pytest.raises(ValueError, match=r"\['v_porj'\] name no layer .* did you mean 'v_proj'\?"):
+        Backbone(base, lora=LoRA(target_modules=["q_proj", "v_porj"])).load()
+    with pytest.raises(AssertionError, match="the base was loaded"):
+        Backbone(base, lora=LoRA(target_modules=r".*\.q_proj")).load()

@@ -1,7 +1,7 @@
 """Every flag of a Trainer has its effect on every module: the matrix of modules × flags.
 
 A further module is an entry of ``METHODS`` or ``ONLINE``. What is asserted is what a flag is for:
-steps, files written, the norm of a gradient as the optimizer sees it; not only that it ran.
+steps taken, files written, the norm of a gradient as the optimizer sees it; not only that it ran.
 """
 
 from __future__ import annotations

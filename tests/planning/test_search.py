@@ -87,7 +87,7 @@ def test_the_longest_rows_are_tried(runs: Runs) -> None:
     trainer = runs.trainer()
     trainer.strategy.connect(module)
     module._trainer = data.trainer = trainer
-    data.setup()
+    data.setup("fit")
     assert data.train_rows is not None
     trial = Trial(trainer, module, data, data.train_rows, 0.9)
     costs = sorted(data.train_rows["tokens"], reverse=True)

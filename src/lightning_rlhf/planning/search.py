@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 
 from lightning_rlhf.data.modules import PromptData, RowsData, collate_rows
+from lightning_rlhf.data.rows import column
+from lightning_rlhf.data.sources import is_stream
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.checkpoint import rng_state, set_rng_state
 from lightning_rlhf.planning.budget import run_of
@@ -58,11 +61,12 @@ class FindTokenBudget(Callback):
                 f"FindTokenBudget knows our own modules and data, not {type(pl_module).__name__} "
                 f"on {type(data).__name__}"
             )
-        if isinstance(data, PromptData) or not isinstance(data.train_rows, Dataset):
+        if isinstance(data, PromptData) or is_stream(data.source):
             raise ValueError(
                 "FindTokenBudget tries rows that are there before the run, which neither prompts "
                 "to be completed nor a stream are: give max_tokens"
             )
+        assert data.train_rows is not None, "data is set up before callbacks are"
         trial = Trial(trainer, pl_module, data, data.train_rows, self.share)
         longest, most = max(trial.costs), min(self.most, sum(trial.costs))
         if longest > self.most:
@@ -137,12 +141,13 @@ class Trial:
         self.device = trainer.strategy.root_device
         self.accumulates = trainer.accumulate_grad_batches > 1
         self.tried: list[int] = []
-        self.costs: list[int] = list(rows["tokens"])
+        self.costs: list[int] = column(rows, "tokens").to_pylist()
         self.order = sorted(range(len(rows)), key=lambda row: -self.costs[row])
         self.run = None
         if self.device.type == "cpu" and not module.backbone.is_loaded:
             precision = str(trainer.precision)
-            self.run = run_of(module, data, precision, "cpu", self.accumulates)
+            unloaded = copy.deepcopy(module)
+            self.run = run_of(unloaded, data, precision, "cpu", self.accumulates)
         self.free = free_memory(self.device)
         strategy, precision_plugin = trainer.strategy, trainer.precision_plugin
         with (
