@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.precision import BitsandbytesPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.rows import column
 
 OTHER = "lightning.pytorch"  # the same code under another name, whose classes are not ours
 HALF = {
@@ -125,7 +126,7 @@ def check_window(data: RowsData, window: int | None) -> None:
 
 def _longest(rows: Dataset, window: int) -> int:
     """Tokens of the longest prompt with one of its completions, if any is beyond the window."""
-    tokens = rows.with_format("numpy")["tokens"][:]  # of all completions: never fewer
+    tokens = column(rows, "tokens").to_numpy()  # of all completions: never fewer
     suspects = rows.select((tokens > window).nonzero()[0])
     pairs = zip(suspects["prompt_ids"], suspects["completion_ids"], strict=True)
     return max((len(p) + max(map(len, cs), default=0) for p, cs in pairs), default=0)
