@@ -78,6 +78,7 @@ def test_a_method_in_four_steps(
             "--ckpt_path",
             str(checkpoint),
             "--trainer.max_epochs=2",
+            "--model.lr=0.01",
         ]
     )
 

@@ -148,12 +148,15 @@ def said_aloud() -> str:
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)  # a quickstart before has silenced Lightning
     Path("rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [GOOD[0], WRONG, *GOOD]))
     try:
         PreferenceData("rows.jsonl", tokenizer=AutoTokenizer.from_pretrained("base")).setup()
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
     return found[-1]
 
 
@@ -214,8 +217,9 @@ DATA = [
         typed(rows=[{"question": "w1", "good": "w2", "bad": "w3"}]),
         "rows.jsonl has the columns {question, good, bad} but PreferenceData needs "
         "{chosen, prompt, rejected} or {chosen, rejected} or {completions, prompt, "
-        "ranks} or {completions, prompt, ratings} or {completions, prompt} or "
-        "{completion, label, prompt}; columns={'yours': 'ours'} renames them",
+        "ranks} or {completions, prompt, ratings} or {completions, order, prompt} or "
+        "{completions, prompt} or {completion, label, prompt} or {label, messages}; "
+        "columns={'yours': 'ours'} renames them",
     ),
     Mistake(
         "a prompt column under another name",

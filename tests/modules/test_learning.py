@@ -17,7 +17,7 @@ from support import number_pairs, shared
 
 def fitted(runs: Runs, method: str, quantization: Any = None, **kwargs: Any) -> dict[str, float]:
     seed_everything(0, verbose=False)
-    module, data = METHODS[method]
+    module, data, _ = METHODS[method]
     trainer = runs.trainer(max_epochs=5, gradient_clip_val=1.0)
     backbone = runs.backbone(quantization=quantization, lora=LoRA(r=8))
     trainer.fit(

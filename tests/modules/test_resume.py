@@ -45,7 +45,7 @@ def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[st
     trainer = runs.trainer(**options(runs.folder / "whole"))
     trainer.fit(whole, data)
     steps = trainer.global_step
-    assert steps >= 12  # several checkpoints, two epochs
+    assert steps >= 8  # several checkpoints, two epochs
 
     killed, data = runs.make(method, **settings)
     how = options(runs.folder / "killed")

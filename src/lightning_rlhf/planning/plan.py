@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
 from lightning_rlhf.batches import PreferenceBatch, RankingBatch
@@ -161,8 +162,13 @@ def on_meta(
     module: AlignmentModule, config: PretrainedConfig, layers: int, target: Target
 ) -> AlignmentModule:
     """A copy of an unloaded module on a model without data."""
-    trial = copy.deepcopy(module)
+    given = module.backbone
+    # of a loaded one nothing is copied but its description
+    left_out: dict[int, object] = {id(given.model): None, id(given.frozen): None}
+    left_out |= {id(given._adapted): [], id(given.heads): nn.ModuleDict(), id(given.roles): {}}
+    trial = copy.deepcopy(module, left_out)
     backbone = trial.backbone
+    backbone._active = backbone._applied = None
     dtype = base_dtype(backbone, target)
     four_bit = backbone.quantization is not None
     from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
