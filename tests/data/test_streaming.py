@@ -323,7 +323,8 @@ def test_what_cannot_be_streamed(tmp_path: Path, file: str, words: PreTrainedTok
     assert "cannot be read" in refused(str(broken), words)
     bad.write_text(json.dumps({**ROWS[0], "rejected": ROWS[0]["chosen"]}) + "\n")
     assert refused(str(bad), words) == (
-        f"stream:{bad}: no row can be used: 1 rows read, 0 kept; 1 dropped (identical pair, first in row 1)"
+        f"stream:{bad}: no row can be used: 1 rows read, 0 kept; "
+        "1 dropped (identical pair, first in row 1)"
     )
 
     def break_off(row: dict[str, Any]) -> dict[str, Any]:

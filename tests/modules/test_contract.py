@@ -348,7 +348,7 @@ def test_optimizers_and_schedulers_by_class_path(runs: Runs, method: str, choice
     assert watch.rates == pytest.approx([0.01 * share for share in CHOICES[choice][1]])
     before = iter(watch.start)
     for group in optimizer.param_groups:
-        assert any([not torch.equal(next(before), p) for p in group["params"]])
+        assert sum(not torch.equal(next(before), p) for p in group["params"])
 
 
 # ---- loggers ----

