@@ -286,6 +286,21 @@ DATA = [
         'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file',
     ),
     Mistake(
+        "a broken chat template",
+        typed("--data.template=broken.jinja", broken_jinja="{% for m in messages %}"),
+        "good.jsonl: no row can be used: 20 rows read, 0 kept; 20 dropped (the chat template "
+        "refuses: Unexpected end of template. Jinja was looking for the following tags: "
+        "'endfor' or 'else'. The innermost block that needs to be closed is 'for'., first in "
+        "row 1)",
+    ),
+    Mistake(
+        "a chat template that changes the prompt once the answer is there",
+        typed("--data.template=turns.jinja", turns_jinja="{{ messages | length }}: w1"),
+        "the chat template does not keep the prompt as a prefix of the conversation: it writes "
+        "'1: w1' before an answer but '2: w1' once the answer is there; give template=\"plain\" "
+        "or a Jinja file that renders both alike",
+    ),
+    Mistake(
         "all prompts held out",
         typed("--data.val_fraction=0.99", rows=GOOD[:1]),
         "rows.jsonl: every prompt fell into validation; lower val_fraction",
