@@ -95,7 +95,7 @@ def test_one_prompt_to_a_step_is_refused_at_once(runs: Runs) -> None:
     ("row", "reason"),
     [
         ({"label": 2}, "no probability"),
-        ({"label": "maybe"}, "no number"),
+        ({"label": "maybe"}, "neither a thumb up nor down"),
         ({"label": None}, "no number"),
         ({"completion": " "}, "empty answer"),
     ],

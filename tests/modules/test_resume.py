@@ -38,14 +38,14 @@ def options(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30, "rows": 96}], ids=str)
 @pytest.mark.parametrize("method", EVERY)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     whole, data = runs.make(method, **settings)
     trainer = runs.trainer(**options(runs.folder / "whole"))
     trainer.fit(whole, data)
     steps = trainer.global_step
-    assert steps >= 8  # several checkpoints, two epochs
+    assert steps > 12  # several checkpoints, two epochs
 
     killed, data = runs.make(method, **settings)
     how = options(runs.folder / "killed")
