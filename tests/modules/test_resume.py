@@ -38,7 +38,9 @@ def options(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30, "rows": 96}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30, "rows": 96}], ids=str
+)
 @pytest.mark.parametrize("method", EVERY)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     whole, data = runs.make(method, **settings)
