@@ -8,10 +8,10 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench seeds wheel clean
+.PHONY: help quickstart real test lint types check bench seeds bench-stability wheel clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
 
 # Without an NVIDIA GPU a plain wish for torch would fetch gigabytes of CUDA: pin the build first.
 $(READY): pyproject.toml
@@ -65,6 +65,9 @@ bench: $(READY) $(PEER) $(PPO_PEER)  ## beside TRL, the short version: seconds, 
 seeds: $(READY)  ## the quickstart over five seeds, and KTO on it
 	$(BIN)/python benchmarks/quickstart_seeds.py
 	$(BIN)/python benchmarks/kto_thumbs.py
+
+bench-stability: $(READY)  ## PPO, RLOO and GRPO over ten seeds of the micro-world
+	$(BIN)/python benchmarks/stability.py --write true
 
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel

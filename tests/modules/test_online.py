@@ -183,16 +183,20 @@ def test_the_reference_never_moves_and_kl_is_measured_against_it(runs: Runs) -> 
 
 @pytest.mark.parametrize("method", ONLINE)
 def test_they_learn(runs: Runs, method: str) -> None:
-    """Low numbers score, and become more frequent than a third by a third."""
+    """Low numbers score, a third of all words at first; nothing else is priced."""
     module, data = runs.make(method, batch_size=16, val_fraction=0.0, rows=64)
+    assert isinstance(module, OnlineModule)
+    module.shaping = Shaping(kl_coef=0.0, missing_eos_penalty=0.0)
+    module.lr = 1e-2
     seen = Metrics()
-    trainer = runs.trainer(max_steps=40 * module.updates_per_rollout, max_epochs=-1,
-                           gradient_clip_val=1.0, callbacks=[seen])  # fmt: skip
-    trainer.fit(module, data)
+    steps = 40 * module.updates_per_rollout
+    runs.trainer(max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, callbacks=[seen]).fit(
+        module, data
+    )
     scores = [row["objective/scores"] for row in seen.rows]
     n = 4 * module.updates_per_rollout
     before, after = sum(scores[:n]) / n, sum(scores[-n:]) / n
-    assert after > before + 0.05, (before, after)
+    assert after > before + 0.2, (before, after)
 
 
 def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:

@@ -67,6 +67,26 @@ def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[st
         assert torch.equal(wanted[name], found[name]), name
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "ppo"])
+def test_resume_after_an_epochs_last_step_is_exact(runs: Runs, method: str) -> None:
+    """Its loader stands at the end of one epoch: what it yields next is the other."""
+
+    def run(folder: str, **kwargs: Any) -> tuple[int, dict[str, torch.Tensor]]:
+        module, data = runs.make(method, rows=24)
+        keep = ModelCheckpoint(
+            runs.folder / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}"
+        )
+        trainer = runs.trainer(max_epochs=2, enable_checkpointing=True, callbacks=[keep])
+        trainer.fit(module, data, **kwargs)
+        return trainer.global_step, runs.weights(module)
+
+    steps, wanted = run("whole")
+    path = runs.folder / "whole" / f"step={steps // 2}.ckpt"
+    resumed, found = run("resumed", ckpt_path=str(path))
+    assert resumed == steps
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
 @pytest.mark.parametrize("method", EVERY)
 def test_global_generators_come_back(runs: Runs, method: str) -> None:
     """Whatever draws random numbers in a step draws the same ones after a resume."""

@@ -72,3 +72,6 @@ class _Place(Iterator[int]):
         self.epoch: int = state["epoch"]
         self.yielded: int = state["yielded"]
         self.rows = self.sampler.order(self.epoch)
+        if 0 < len(self.rows) == self.yielded:
+            # Lightning counts this epoch as done and asks for the next one's rows
+            self.load_state_dict({"epoch": self.epoch + 1, "yielded": 0})

@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch
-from lightning_rlhf.functional.ppo import KLEstimator, token_kl
+from lightning_rlhf.functional.ppo import KLEstimator
 from lightning_rlhf.functional.running import AdaptiveKL, RunningMoments, distinct_n
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.rewards import Answers, Reward, Score, as_rewards
@@ -149,6 +149,7 @@ class OnlineModule(AlignmentModule):
         self._rollout: Rollout | None = None
         self._table: Table | None = None
         self._update = 0  # of the rollout in hand
+        self._update_began = 0.0
         self._stopped = False  # whether its other updates are left out
 
     # ---- to be given by a method ----
@@ -242,39 +243,15 @@ class OnlineModule(AlignmentModule):
         scores = self._score(prompts, rows, samples, cuts)
         scored = time.perf_counter()
 
-        lengths = [len(ids) for ids in completions]
-        width = max(lengths)
-        logprobs, reference = (
-            as_rows(torch.cat(parts), lengths, width)
-            for parts in (
-                [s.logprobs for s in seen],
-                [s.reference for s in seen],
-            )
-        )
-        own = torch.tensor([lp for s in samples for lp in s.logprobs], device=self.device)
-        gap = (as_rows(own, lengths, width) - logprobs).abs().sum() / sum(lengths)
-        if self.updates.old_logprobs == "sampler":
-            logprobs = as_rows(own, lengths, width)
-        values, value_lengths = None, None
-        if seen[0].values is not None:
-            value_lengths = [n + extra for n, extra in zip(lengths, after, strict=True)]
-            parts = [s.values for s in seen if s.values is not None]
-            values = as_rows(torch.cat(parts), value_lengths, width + 1)
-        finished = torch.tensor([s.finished for s in samples], device=self.device)
-        total = sum(w * s for w, s in zip([r.weight for r in self.rewards], scores, strict=True))
-        assert isinstance(total, Tensor)
-        rollout = Rollout(
-            prompts, completions, finished, total, logprobs, reference,
-            torch.zeros_like(logprobs), order, values, None, value_lengths,
-        )  # fmt: skip
-        kl = token_kl(logprobs, reference, self.shaping.kl_estimator)
-        kl = kl.masked_fill(~row_mask(lengths, kl), 0.0)
+        rollout, gap = self._assemble(prompts, samples, order, seen, after, scores)
+        kl = rollout.kl(self.shaping.kl_estimator)
         group = torch.arange(len(prompts), device=self.device).repeat_interleave(k)
-        self._rollout = self.judge(rollout, kl, self._shape(total, finished), group)
+        rewards = self._shape(rollout.scores, rollout.finished)
+        self._rollout = self.judge(rollout, kl, rewards, group)
         self._update, self._stopped = 0, False
         self.rollouts_made += 1
-        self._table = self._tabulate(rollout, scores, kl)
-        self._report(rollout, scores, kl, gap, (sampled - start, scored - sampled))
+        self._table = self._tabulate(rollout, scores)
+        self._report(rollout, scores, gap, (sampled - start, scored - sampled))
         if self.shaping.kl_target is not None:
             self._kl.update(float(kl.sum(1).mean()), len(samples))
 
@@ -284,8 +261,8 @@ class OnlineModule(AlignmentModule):
         update, self._update = self._update, self._update + 1
         if self._stopped:
             return None
+        self._update_began = time.perf_counter()
         batch = self._rollout.batch(update)
-        start = time.perf_counter()
         loss = self.objective(batch)
         metrics = dict(loss.metrics)
         error = metrics.pop("policy/ratio_error", None)
@@ -299,13 +276,53 @@ class OnlineModule(AlignmentModule):
         if target is not None and float(moved) > 1.5 * target:
             self._stopped = True
         metrics["policy/stopped"] = torch.tensor(float(self._stopped))
-        metrics["time/update"] = torch.tensor(time.perf_counter() - start)
         size = len(batch.tokens.last)
         self.log_dict(metrics, batch_size=size)
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
         return None if self._stopped else loss.value
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Only here are backward and step over too."""
+        if not self._stopped:
+            self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
+
     # ---- steps of a rollout ----
+
+    def _assemble(
+        self,
+        prompts: list[list[int]],
+        samples: list[Sample],
+        order: list[list[int]],
+        seen: list[Seen],
+        after: list[bool],
+        scores: list[Tensor],
+    ) -> tuple[Rollout, Tensor]:
+        """What is known so far, as rows; and how far the sampler's log-probs are off, per token."""
+        completions = [s.ids for s in samples]
+        lengths = [len(ids) for ids in completions]
+        width = max(lengths)
+        trainers = as_rows(torch.cat([s.logprobs for s in seen]), lengths, width)
+        own = torch.tensor([lp for s in samples for lp in s.logprobs], device=self.device)
+        samplers = as_rows(own, lengths, width)
+        values, value_lengths = None, None
+        if seen[0].values is not None:
+            value_lengths = [n + extra for n, extra in zip(lengths, after, strict=True)]
+            parts = [s.values for s in seen if s.values is not None]
+            values = as_rows(torch.cat(parts), value_lengths, width + 1)
+        weights = torch.tensor([r.weight for r in self.rewards], device=self.device)
+        rollout = Rollout(
+            prompt_ids=prompts,
+            completion_ids=completions,
+            finished=torch.tensor([s.finished for s in samples], device=self.device),
+            scores=weights @ torch.stack(scores),
+            logprobs=samplers if self.updates.old_logprobs == "sampler" else trainers,
+            reference=as_rows(torch.cat([s.reference for s in seen]), lengths, width),
+            advantages=torch.zeros_like(trainers),
+            order=order,
+            values=values,
+            value_lengths=value_lengths,
+        )
+        return rollout, (samplers - trainers).abs().sum() / sum(lengths)
 
     def _shuffled(self, batch: Any) -> tuple[list[list[int]], list[dict[str, Any]]]:
         """Prompts in random order, so that the first pass takes them as they lie, and rows."""
@@ -384,14 +401,14 @@ class OnlineModule(AlignmentModule):
 
     # ---- what is seen of it ----
 
-    def _tabulate(self, rollout: Rollout, scores: list[Tensor], kl: Tensor) -> Table:
+    def _tabulate(self, rollout: Rollout, scores: list[Tensor]) -> Table:
         several = [r.name for r in self.rewards] if len(self.rewards) > 1 else []
         columns = ["prompt", "completion", "score", "kl", "length", "finished", *several]
         each = zip(
             [self.decode(p) for p in rollout.prompt_ids for _ in range(rollout.samples)],
             [self.decode(c) for c in rollout.completion_ids],
             rollout.scores.tolist(),
-            kl.sum(1).tolist(),
+            rollout.kl("k1").sum(1).tolist(),
             rollout.lengths,
             rollout.finished.tolist(),
             *([s.tolist() for s in scores] if several else []),
@@ -408,23 +425,21 @@ class OnlineModule(AlignmentModule):
         self,
         rollout: Rollout,
         scores: list[Tensor],
-        kl: Tensor,
         gap: Tensor,
         seconds: tuple[float, float],
     ) -> None:
         tokens = sum(rollout.lengths)
-        mask = row_mask(rollout.lengths, kl)
-        k3 = token_kl(rollout.logprobs, rollout.reference, "k3").masked_fill(~mask, 0.0)
+        mask = row_mask(rollout.lengths, rollout.logprobs)
         entropy = -rollout.logprobs.masked_fill(~mask, 0.0)
-        per_answer = kl.sum(1).mean()
+        priced = self.kl_coef * rollout.kl(self.shaping.kl_estimator).sum(1).mean()
         metrics: dict[str, Any] = {
-            "objective/kl": per_answer,
-            "objective/kl_k3": k3.sum(1).mean(),
+            "objective/kl": rollout.kl("k1").sum(1).mean(),
+            "objective/kl_k3": rollout.kl("k3").sum(1).mean(),
             "objective/entropy": entropy.sum(1).mean(),
             "objective/scores": rollout.scores.mean(),
             "objective/score_std": rollout.scores.std(unbiased=False),
-            "objective/non_score_reward": -self.kl_coef * per_answer,
-            "objective/rlhf_reward": rollout.scores.mean() - self.kl_coef * per_answer,
+            "objective/non_score_reward": -priced,
+            "objective/rlhf_reward": rollout.scores.mean() - priced,
             "objective/kl_coef": self.kl_coef,
             "policy/sampler_gap": gap,
             "completions/mean_length": tokens / len(rollout.completion_ids),
@@ -490,6 +505,7 @@ class OnlineModule(AlignmentModule):
             "update": self._update,
             "stopped": self._stopped,
             "rollouts_made": self.rollouts_made,
+            "table": self._table._asdict() if self._table is not None else None,
             "seed": self._seed,
             "centre": self._centre,
             "moments": self._moments.state_dict(),
@@ -505,6 +521,7 @@ class OnlineModule(AlignmentModule):
         self._update, self._stopped = state["update"], state["stopped"]
         self.rollouts_made, self._seed = state["rollouts_made"], state["seed"]
         self._centre = state["centre"]
+        self._table = Table(**state["table"]) if state["table"] is not None else None
         self._moments.load_state_dict(state["moments"])
         self._kl.load_state_dict(state["kl"])
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
 from lightning_rlhf.data.collate import token_batch
 from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.functional.ppo import KLEstimator, token_kl
 
 
 class Rollout(NamedTuple):
@@ -39,6 +40,11 @@ class Rollout(NamedTuple):
     def lengths(self) -> list[int]:
         """Tokens of each completion."""
         return [len(ids) for ids in self.completion_ids]
+
+    def kl(self, estimator: KLEstimator) -> Tensor:
+        """(C, L) nats per token between the policy that sampled and the reference."""
+        kl = token_kl(self.logprobs, self.reference, estimator)
+        return kl.masked_fill(~row_mask(self.lengths, kl), 0.0)
 
     def batch(self, update: int) -> UpdateBatch:
         """What one update learns from, on the device of what is known."""

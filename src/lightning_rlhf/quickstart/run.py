@@ -89,6 +89,7 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     judged.setup()
     backbone.eval()
     accuracy = reward_accuracy(backbone, REWARD, judged.train_dataloader())
+    backbone.save_role(REWARD, home / "reward" / "role")  # configs/ppo.yaml starts from it
     stages.append(Stage("Reward", seconds, {"reward_accuracy": accuracy}))
 
     # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off. With
