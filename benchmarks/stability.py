@@ -50,25 +50,26 @@ ROOT = Path(__file__).parents[1]
 HOME = Path("runs/stability")
 ANSWER = 24  # tokens, as in the quickstart
 ROLLOUTS = 60
+KL_COEF = 0.5
 
 
 def ppo(backbone: Backbone) -> OnlineModule:
     return PPOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER), shaping=Shaping(kl_coef=0.1),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER), shaping=Shaping(kl_coef=KL_COEF),
         updates=Updates(epochs=4, minibatches=2),
     )  # fmt: skip
 
 
 def rloo(backbone: Backbone) -> OnlineModule:
     return RLOOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=0.1),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
         updates=Updates(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
 def grpo(backbone: Backbone) -> OnlineModule:
     return GRPOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=0.1),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
         updates=Updates(epochs=1, minibatches=2),
     )  # fmt: skip
 
