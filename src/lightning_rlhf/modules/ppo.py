@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
 from lightning_rlhf.functional.advantages import gae, masked_normalize, masked_rescale
+from lightning_rlhf.functional.early import backward_early
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, value_loss
 from lightning_rlhf.functional.running import explained_variance
@@ -160,18 +161,25 @@ class PPOModule(OnlineModule):
         assert batch.values is not None
         assert batch.returns is not None
         how, bonus = self.updates, batch.returns.new_zeros(())
-        if how.entropy:
-            new, bonus = self.policy_logprobs(batch.tokens)
-            values = self.backbone.values(batch.critic, CRITIC)
-        else:
+        if self.critic == "head" and not how.entropy:
             new, values = self._policy_and_critic(batch.tokens, batch.critic)
+            value = value_loss(values, batch.values, batch.returns, self.value.clip)
+        else:
+            values = self.backbone.values(batch.critic, CRITIC)
+            value = value_loss(values, batch.values, batch.returns, self.value.clip)
+            # the critic's graph goes before the policy's comes
+            value = value._replace(value=backward_early(value.value, self._trained_parameters()))
+            del values
+            new, bonus = self.policy_logprobs(batch.tokens)
         policy = policy_loss(new, batch.logprobs, batch.advantages, how.clip, how.dual_clip)
-        value = value_loss(values, batch.values, batch.returns, self.value.clip)
         loss = ppo_loss(policy, value, self.value.coef)
         if self.training and self._warming_up():
-            loss = loss._replace(value=self.value.coef * value.value)
-            return loss
+            return loss._replace(value=self.value.coef * value.value)
         return Loss(loss.value - how.entropy * bonus, loss.metrics)
+
+    def _trained_parameters(self) -> list[torch.nn.Parameter]:
+        own = [p for role in self.trained for p in self.backbone.role_parameters(role)]
+        return list(dict.fromkeys(own))
 
     def _warming_up(self) -> bool:
         made = (self.rollouts_made - 1) * self.updates_per_rollout + self._update
