@@ -37,28 +37,28 @@ def main(seeds: int = 5) -> None:
 def one(seed: int) -> dict[str, float]:
     """A seed's figures."""
     results = quickstart(seed, folder=f"runs/bench/quickstart_{seed}")
-    sft, reward, dpo = (stage.metrics for stage in results.stages)
+    sft, reward, dpo, ppo = (stage.metrics for stage in results.stages)
+    named = {"SFT": sft, "DPO": dpo, "PPO": ppo}
+    found = {f"{name} fully good": had["fully_good"] for name, had in named.items()}
+    found |= {f"{name} oracle score": had["oracle_score"] for name, had in named.items()}
+    found |= {f"{name} EOS share": had["eos_share"] for name, had in named.items()}
+    found |= {f"{name} KL, nats": had["kl"] for name, had in (("DPO", dpo), ("PPO", ppo))}
+    found |= {f"{name} learnt reward": had["learnt_reward"] for name, had in named.items()}
     return {
-        "SFT fully good": sft["fully_good"],
-        "DPO fully good": dpo["fully_good"],
-        "gain": dpo["fully_good"] - sft["fully_good"],
-        "SFT EOS share": sft["eos_share"],
-        "DPO EOS share": dpo["eos_share"],
-        "SFT oracle score": sft["oracle_score"],
-        "DPO oracle score": dpo["oracle_score"],
+        **found,
         "reward accuracy": reward["reward_accuracy"],
-        "KL, nats": dpo["kl"],
         "seconds": sum(stage.seconds for stage in results.stages),
     }
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Markdown: a row a seed, their mean at the end."""
-    rows_named = [(str(seed), row) for seed, row in enumerate(rows)]
-    rows_named.append(("mean", {k: mean(row[k] for row in rows) for k in rows[0]}))
-    lines = ["| seed | " + " | ".join(rows[0]) + " |", "|---" * (len(rows[0]) + 1) + "|"]
-    for name, row in rows_named:
-        lines.append(f"| {name} | " + " | ".join(figure(k, v) for k, v in row.items()) + " |")
+    """Markdown: a column a seed, their mean at the end."""
+    columns = [*rows, {name: mean(row[name] for row in rows) for name in rows[0]}]
+    heads = [*(f"seed {seed}" for seed in range(len(rows))), "mean"]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in rows[0]:
+        cells = [figure(name, column[name]) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -66,7 +66,7 @@ def figure(name: str, value: float) -> str:
     """Shares in percent, the rest as it is."""
     if name == "seconds":
         return f"{value:.0f}"
-    return f"{value:.2f}" if "KL" in name else f"{100 * value:.1f} %"
+    return f"{value:.2f}" if "KL" in name or "learnt" in name else f"{100 * value:.1f} %"
 
 
 def write(path: Path, new: str) -> None:

@@ -50,7 +50,7 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   plan        will it fit? a step's memory, before anything is loaded: plan --config X --gpu 12
   inspect     what is masked? rows as the model sees them: inspect --config X, or inspect FILE
   chat        talk to a trained role, its reference beside it
-  quickstart  SFT, reward model and DPO on a toy world: three minutes on a CPU
+  quickstart  SFT, reward model, DPO and PPO on a toy world: five minutes on a CPU
 
 `lightning-rlhf VERB --help` says more. Any method swaps in by its class: --model RewardModule.
 """

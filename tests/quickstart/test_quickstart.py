@@ -25,12 +25,17 @@ def test_a_quarter_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     results = json.loads((home / "results.json").read_text())
     stages = {stage["name"]: stage["metrics"] for stage in results["stages"]}
     assert stages["DPO"]["fully_good"] > stages["SFT"]["fully_good"] + 0.1
+    assert stages["PPO"]["fully_good"] > stages["SFT"]["fully_good"] + 0.1
+    assert stages["PPO"]["learnt_reward"] > stages["SFT"]["learnt_reward"] + 0.2
     assert stages["DPO"]["eos_share"] > 0.9
+    assert stages["PPO"]["eos_share"] > 0.9
+    assert 0 < stages["PPO"]["kl"] < 20
     assert stages["Reward"]["reward_accuracy"] > 0.65
     assert 0 < stages["DPO"]["kl"] < 20
     assert stages["SFT"]["kl"] == 0
     assert (home / "report.html").is_file()
     assert (home / "report.png").is_file()
+    assert (home / "frontier.png").is_file()
     assert (home / "data" / "preferences.jsonl").is_file()
     assert mine.is_file()  # nothing of the user's is touched
 

@@ -1,4 +1,4 @@
-"""SFT, reward model, DPO: three modules, one Trainer each, on the micro-world."""
+"""SFT, reward model, DPO, PPO: four modules, one Trainer each, on the micro-world."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pytorch_lightning import LightningDataModule, Trainer, seed_everything
+import torch
+from pytorch_lightning import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.evaluation.frontier import Point, draw_frontier
 from lightning_rlhf.evaluation.report import (
     Answers,
     Curve,
@@ -24,21 +32,24 @@ from lightning_rlhf.evaluation.report import (
     print_results,
     write_report,
 )
-from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
+from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl, to_device
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import answer, generate
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.models.rollout import Sample
+from lightning_rlhf.models.rollout import Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.dpo import DPOModule
+from lightning_rlhf.modules.online import Shaping, Updates
+from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.modules.reward import REWARD, RewardModule
+from lightning_rlhf.modules.rollouts import pack
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.quickstart.model import write_base
 from lightning_rlhf.quickstart.world import World, judge
 
 MAX_ANSWER = 24  # tokens; no good answer of the world is longer than half of it
-
 SAMPLES = 3  # answers to each held-out prompt; the standard error of a share is then below 2 points
+LOOKS = 8  # how often the frontier is measured in a run
 
 
 class Sampled(NamedTuple):
@@ -61,7 +72,7 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     console = Console()
     home = Path(folder)
-    for old in ("base", "data", "sft", "reward", "dpo"):
+    for old in ("base", "data", "sft", "reward", "dpo", "ppo"):
         shutil.rmtree(home / old, ignore_errors=True)
     world = World(seed)
     prompts = world.prompts(held_out=True)
@@ -72,7 +83,7 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     stages: list[Stage] = []
 
     # 1. SFT trains the whole of the small model; its result is the base of everything after.
-    console.rule("1/3 SFT: imitate demonstrations, good and bad")
+    console.rule("1/4 SFT: imitate demonstrations, good and bad")
     base = Backbone(str(home / "base"), lora=None, dtype="float32")
     demonstrations = DemonstrationData(said, val_fraction=0.05, batch_size=32)
     seconds = fit(SFTModule(base, lr=3e-3), demonstrations, home / "sft", epochs=4)
@@ -81,7 +92,7 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     stages.append(Stage("SFT", seconds, before.metrics))
 
     # 2. A reward model: its own LoRA adapter and head on the SFT model.
-    console.rule("2/3 Reward model: learn which answer people prefer")
+    console.rule("2/4 Reward model: learn which answer people prefer")
     backbone = Backbone(str(sft_model), lora=LoRA(r=16), dtype="float32")
     data = PreferenceData(preferred, val_fraction=0.05, batch_size=24)
     seconds = fit(RewardModule(backbone, lr=1.5e-3), data, home / "reward")
@@ -95,20 +106,41 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     # 3. DPO: one changed line. The reference is the SFT model: the same weights, adapter off. With
     # a tenth of the labels wrong the best margin is ln 9 / beta: 4 nats at beta 0.5, but 22 at the
     # usual 0.1, more than answers of four words can give without breaking.
-    console.rule("3/3 DPO: prefer what people prefer")
-    seconds = fit(DPOModule(backbone, beta=0.5, lr=1e-3), data, home / "dpo")
+    console.rule("3/4 DPO: prefer what people prefer")
+    dpo = DPOModule(backbone, beta=0.5, lr=1e-3)
+    watch = Frontier("DPO", prompts, int(9000 * scale) * 0.95 / 24)
+    seconds = fit(dpo, data, home / "dpo", callbacks=[watch])
     after = sample(backbone, POLICY, prompts)
+    stages[0].metrics["learnt_reward"] = watch.points[0].proxy or 0.0
     stages.append(Stage("DPO", seconds, after.metrics))
+
+    # 4. PPO: the policy tries, the reward model scores. A nat costs what it costs DPO: at a fifth
+    # of it, three seeds of ten find what the reward model overrates (benchmarks/LOG.md).
+    console.rule("4/4 PPO: try, be scored, do more of what scored well")
+    roles = {REWARD: str(home / "reward" / "role")}
+    backbone = Backbone(str(sft_model), lora=LoRA(r=16), dtype="float32", adapters=roles)
+    ppo = PPOModule(
+        backbone, lr=1e-3, sampling=Sampling(MAX_ANSWER), shaping=Shaping(kl_coef=0.5),
+        updates=Updates(epochs=4, minibatches=2),
+    )  # fmt: skip
+    asked = PromptData(preferred, val_fraction=0.0, batch_size=64)
+    steps = max(1, int(60 * scale)) * ppo.updates_per_rollout
+    watched = Frontier("PPO", prompts, steps)
+    seconds = fit(ppo, asked, home / "ppo", epochs=-1, steps=steps, callbacks=[watched])
+    tried = sample(backbone, POLICY, prompts)
+    stages.append(Stage("PPO", seconds, tried.metrics))
+    frontier = draw_frontier(watch.points + watched.points, home / "frontier.png")
 
     results = Results(
         title="lightning-rlhf quickstart",
         subtitle="All figures from held-out combinations of task and manner, judged by the oracle",
         stages=stages,
-        answers=side_by_side(prompts, {"SFT": before, "DPO": after}),
+        answers=side_by_side(prompts, {"SFT": before, "DPO": after, "PPO": tried}),
         curves=[
             curve("SFT", home / "sft", "train/loss"),
             curve("Reward", home / "reward", "train/rewards/accuracies"),
             curve("DPO", home / "dpo", "train/rewards/margins"),
+            curve("PPO", home / "ppo", "objective/scores"),
         ],
         facts={
             "model": f"Llama, {size:,} parameters, from scratch",
@@ -118,7 +150,7 @@ def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.
     )
     report = write_report(results, home)
     print_results(results, console)
-    console.print(f"The report: {report.html}   the picture: {report.png}")
+    console.print(f"The report: {report.html}   the pictures: {report.png}, {frontier}")
     return results
 
 
@@ -141,26 +173,69 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def fit(module: AlignmentModule, data: LightningDataModule, folder: Path, epochs: int = 1) -> float:
-    """Train a module as any user would; returns the seconds it took."""
+def fit(
+    module: AlignmentModule,
+    data: LightningDataModule,
+    folder: Path,
+    epochs: int = 1,
+    steps: int = -1,
+    callbacks: list[Callback] | None = None,
+) -> float:
+    """Train a module as any user would; returns the seconds it took, callbacks' own left out."""
     start = time.perf_counter()
     Trainer(
         max_epochs=epochs,
+        max_steps=steps,
         accelerator="cpu",
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=5,
         gradient_clip_val=1.0,
+        callbacks=callbacks,
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
     ).fit(module, data)
-    return time.perf_counter() - start
+    watched = sum(getattr(callback, "seconds", 0.0) for callback in callbacks or ())
+    return time.perf_counter() - start - watched
 
 
-def sample(backbone: Backbone, role: str, prompts: list[str]) -> Sampled:
-    """Answer every prompt SAMPLES times at temperature 1 and ask the oracle."""
+class Frontier(Callback):
+    """What the policy is worth as it moves away from its reference: the oracle, the reward, the KL.
+
+    Args:
+        method: by which its points are named.
+        prompts: held out.
+        steps: of the run.
+    """
+
+    def __init__(self, method: str, prompts: list[str], steps: float):
+        self.method = method
+        self.prompts = prompts
+        self.every = max(1, round(steps / LOOKS))
+        self.points: list[Point] = []
+        self.seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if trainer.global_step % self.every == 0:
+            self._look(pl_module)
+
+    def _look(self, module: LightningModule) -> None:
+        start = time.perf_counter()
+        assert isinstance(module, AlignmentModule)
+        with torch.random.fork_rng([]):
+            seen = sample(module.backbone, POLICY, self.prompts, times=1).metrics
+        point = Point(self.method, seen["kl"], seen["oracle_score"], seen.get("learnt_reward"))
+        self.points.append(point)
+        self.seconds += time.perf_counter() - start
+
+
+def sample(backbone: Backbone, role: str, prompts: list[str], times: int = SAMPLES) -> Sampled:
+    """Answer every prompt some times at temperature 1 and ask the oracle."""
     asked = len(prompts)
-    prompts = prompts * SAMPLES
+    prompts = prompts * times
     template = ChatTemplate(backbone.tokenizer)
     ids = [template.encode_prompt(prompt) for prompt in prompts]
     completions = generate(backbone, role, ids, MAX_ANSWER, temperature=1.0)
@@ -169,16 +244,22 @@ def sample(backbone: Backbone, role: str, prompts: list[str]) -> Sampled:
         judge(p, a, c.finished) for p, a, c in zip(prompts, answers, completions, strict=True)
     ]
     scores = [v.score for v in verdicts]
-    return Sampled(
-        answers[:asked],
-        scores[:asked],
-        {
-            "fully_good": mean([v.fully_good for v in verdicts]),
-            "oracle_score": mean(scores),
-            "eos_share": mean([c.finished for c in completions]),
-            "kl": kl_to_reference(backbone, role, ids, completions),
-        },
-    )
+    metrics = {
+        "fully_good": mean([v.fully_good for v in verdicts]),
+        "oracle_score": mean(scores),
+        "eos_share": mean([c.finished for c in completions]),
+        "kl": kl_to_reference(backbone, role, ids, completions),
+    }
+    if REWARD in backbone.roles:
+        metrics["learnt_reward"] = learnt_reward(backbone, ids, completions)
+    return Sampled(answers[:asked], scores[:asked], metrics)
+
+
+@torch.no_grad()
+def learnt_reward(backbone: Backbone, prompts: list[list[int]], completions: list[Sample]) -> float:
+    """The mean score that the reward role gives."""
+    tokens = pack(prompts, [c.ids for c in completions], range(len(prompts)))
+    return float(backbone.scores(to_device(tokens, backbone.base.device), REWARD).mean())
 
 
 def kl_to_reference(
