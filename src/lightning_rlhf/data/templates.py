@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,30 @@ class ChatTemplate:
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Token ids of everything before an answer, BOS once where the tokenizer wants one."""
         return self._with_bos(self._ids(self.render(prompt)))
+
+    def encode_begun(
+        self, prompt: Prompt, begun: str = "", tails: Sequence[str] = ()
+    ) -> tuple[list[int], list[list[int]]]:
+        """Token ids of a prompt with the beginning of its answer, and of some ways to go on.
+
+        A way to go on is cut where it meets the beginning as one text, if the tokenizer cuts there
+        at all; else it is tokenised alone.
+        """
+        lead = self._ids(self._begun(prompt, begun))
+        found = []
+        for tail in tails:
+            both = self._ids(self._begun(prompt, begun + tail))
+            cut = both[: len(lead)] == lead and len(both) > len(lead)
+            found.append(both[len(lead) :] if cut else self._ids(tail))
+        return self._with_bos(lead), found
+
+    def _begun(self, prompt: Prompt, begun: str) -> str:
+        """The text of a prompt and of an answer that goes on: nothing behind it is closed."""
+        before = self.render(prompt)
+        if not begun:
+            return before
+        opening, found, _ = _tail(before, self.render(prompt, begun)).partition(begun)
+        return before + opening + begun if found else before + begun
 
     def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
         """Token ids of an answer and its end token: what the whole conversation adds to its prompt.

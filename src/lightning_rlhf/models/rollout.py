@@ -107,9 +107,22 @@ class HFRollout:
 
     @torch.no_grad()
     def sample(
-        self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
+        self,
+        backbone: Backbone,
+        role: str,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
     ) -> list[Sample]:
         """See ``RolloutEngine``.
+
+        Args:
+            backbone: loaded.
+            role: who completes.
+            prompts: token ids.
+            sampling: how.
+            seeds: one to each completion, whose draws are then its own wherever it stands; None
+                takes the global generator's.
 
         Raises:
             ValueError: a prompt is empty; a merge was asked for that cannot be.
@@ -121,7 +134,7 @@ class HFRollout:
         uniform = None
         if sampling.temperature > 0 and rows:
             shape = len(rows), sampling.max_new_tokens
-            uniform = torch.rand(shape, dtype=torch.float64, device=model.device)
+            uniform = _uniform(shape, model.device, seeds)
         rules = _rules(backbone, sampling)
         budget = sampling.kv_tokens or default_kv_tokens(model)
         found: dict[int, Sample] = {}
@@ -139,6 +152,19 @@ class HFRollout:
         if merge is None:
             merge = merging_pays(backbone, role, most)
         return backbone.merged(role) if merge else backbone.role(role)
+
+
+def _uniform(
+    shape: tuple[int, int], device: torch.device, seeds: Sequence[int] | None
+) -> torch.Tensor:
+    """(rows, tokens) fp64 numbers to draw by."""
+    if seeds is None:
+        return torch.rand(shape, dtype=torch.float64, device=device)
+    if len(seeds) != shape[0]:
+        raise ValueError(f"{shape[0]} completions need as many seeds, got {len(seeds)}")
+    each = (torch.Generator().manual_seed(seed) for seed in seeds)
+    rows = [torch.rand(shape[1], dtype=torch.float64, generator=own) for own in each]
+    return torch.stack(rows).to(device)
 
 
 def merging_pays(backbone: Backbone, role: str, tokens: int) -> bool:
