@@ -13,6 +13,7 @@ FLOORS = {
     "batches": 1,
     "models": 2,
     "data": 2,
+    "constitution": 2,
     "modules": 3,
     "callbacks": 3,
     "evaluation": 3,
@@ -24,9 +25,8 @@ FLOORS = {
     "__main__": 5,
     "cli": 4,
 }
-FORBIDDEN = {
-    "functional": {"transformers", "peft", "bitsandbytes", "pytorch_lightning", "datasets"}
-}
+LIBRARIES = {"transformers", "peft", "bitsandbytes", "pytorch_lightning", "datasets"}
+FORBIDDEN = {"functional": LIBRARIES, "constitution": {"torch", *LIBRARIES}}
 NEIGHBOURS = {
     ("callbacks", "modules"),
     ("cli", "quickstart"),

@@ -1,0 +1,164 @@
+"""The loop against a chain written by hand, and draws that depend on nothing but their row."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_rlhf.constitution.chain import Chain, Draft, Round
+from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
+from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.constitution.seeds import row_id, seed_of
+from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations, pairs
+from lightning_rlhf.constitution.transcripts import Transcript
+
+TWO = Constitution(
+    "two",
+    "1",
+    (Principle("kind", "rude ?", "be kind"), Principle("true", "wrong ?", "be right")),
+)
+SHOT = Transcript("s", "q", "a", "cr", "c", "rr", "r")
+
+
+def counting(messages: list[Message], seed: int) -> str:
+    """Says what it was asked last, of which answer, and how many turns it saw."""
+    return f"[{messages[-1]['content']} x{len(messages)}]"
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def test_four_rounds_written_by_hand() -> None:
+    script = iter(
+        "you fool|rude: fool|you friend|fine|you friend|wrong: 5|it is 4|rude: curt|it is 4 , friend".split(
+            "|"
+        )
+    )
+    answers: dict[str, str] = {}
+
+    def answer(messages: list[Message], seed: int) -> Completion:
+        return Completion(answers.setdefault(str(seed), next(script)), len(messages) != 5)
+
+    loop = SelfCritique(TWO, rounds=4, transcripts=(), seed=3)
+    generator = ScriptedGenerator(answer, identity={"model": "by hand"})
+    (chain,) = loop.run(generator, [{"id": "sum", "prompt": "2 + 2 ?"}])
+
+    drawn = [TWO.draw("critique", 3, "sum", k) for k in (1, 2, 3, 4)]
+    said = [
+        ("rude: fool", "you friend"),
+        ("fine", "you friend"),
+        ("wrong: 5", "it is 4"),
+        ("rude: curt", "it is 4 , friend"),
+    ]
+    rounds = tuple(
+        Round(
+            p.id, p.critique, critique, True, seed_of(3, "sum", "critique", k),
+            p.revision, revision, False, seed_of(3, "sum", "revision", k),
+        )
+        for k, (p, (critique, revision)) in enumerate(zip(drawn, said, strict=True), 1)
+    )  # fmt: skip
+    assert chain == Chain(
+        "sum", "2 + 2 ?", Draft("you fool", True, seed_of(3, "sum", "draft", 0)), rounds,
+        (), {"model": "by hand"}, TWO.stamp, 3,
+    )  # fmt: skip
+    assert generator.calls == 1 + 2 * 4
+
+    before = ["you fool", "you friend", "you friend", "it is 4"]
+    sent = [[user("2 + 2 ?")]]
+    for p, old, (critique, _) in zip(drawn, before, said, strict=True):
+        asked = [user("2 + 2 ?"), assistant(old), user(p.critique)]
+        sent += [asked, [*asked, assistant(critique), user(p.revision)]]
+    assert [r.messages for r in generator.requests] == sent
+    kept = [chain.sent("draft")]
+    kept += [chain.sent(stage, k) for k in (1, 2, 3, 4) for stage in ("critique", "revision")]
+    assert kept == sent
+    assert Chain.from_row(json.loads(json.dumps(chain.to_row()))) == chain
+
+
+def test_without_a_critique_the_answer_is_revised_directly() -> None:
+    loop = SelfCritique(TWO, rounds=1, transcripts=[SHOT], critique=False)
+    generator = ScriptedGenerator(counting)
+    (chain,) = loop.run(generator, [{"prompt": "hello"}])
+    assert generator.calls == 2
+    request = chain.rounds[0].revision_request
+    shot = [user("q"), assistant("a"), user("rr"), assistant("r")]
+    sent = [*shot, user("hello"), assistant("[hello x1]"), user(request)]
+    assert generator.requests[-1].messages == sent == chain.sent("revision", 1)
+    assert chain.rounds[0].critique == "" and chain.rounds[0].critique_seed is None
+
+
+def test_a_conversation_keeps_its_turns_and_its_system_turn_first() -> None:
+    prompt = [{"role": "system", "content": "S"}, user("1"), assistant("2"), user("3")]
+    generator = ScriptedGenerator(counting)
+    (chain,) = SelfCritique(TWO, rounds=1, transcripts=[SHOT]).run(generator, [{"prompt": prompt}])
+    sent = generator.requests[1].messages
+    assert sent[0] == {"role": "system", "content": "S"}
+    assert sent[1:7] == SHOT.messages()
+    assert sent[7:10] == prompt[1:] and sent[10] == assistant("[3 x4]")
+    assert chain.sent("critique", 1) == sent and chain.id == row_id(prompt)
+
+
+def test_shots_are_drawn_for_each_row() -> None:
+    many = [Transcript(str(i), "q", "a", "cr", "c", "rr", str(i)) for i in range(6)]
+    loop = SelfCritique(TWO, rounds=2, transcripts=many, shots=2)
+    chains = loop.run(ScriptedGenerator(counting), [{"prompt": f"p{i}"} for i in range(40)])
+    picks = {tuple(m["content"] for m in c.shots[5::6]) for c in chains}
+    assert all(len(set(pick)) == 2 for pick in picks) and len(picks) > 10
+    with pytest.raises(ValueError, match="shots is 7, and there are 6"):
+        SelfCritique(TWO, transcripts=many, shots=7)
+
+
+prompts = st.lists(st.text("abc ", min_size=1, max_size=6), min_size=1, max_size=6, unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompts, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_rows_depend_on_themselves_alone(texts: list[str], seed: int, random: Any) -> None:
+    def answer(messages: list[Message], seed: int) -> Completion:
+        return Completion(str(seed_of(messages, seed) % 97), seed % 3 > 0)
+
+    loop = SelfCritique(TWO, rounds=2, transcripts=[SHOT], seed=seed)
+    rows = [{"prompt": text} for text in texts]
+    once = {c.id: c for c in loop.run(ScriptedGenerator(answer), rows)}
+    mixed = random.sample(rows, len(rows))
+    assert {c.id: c for c in loop.run(ScriptedGenerator(answer), mixed)} == once
+    (alone,) = loop.run(ScriptedGenerator(answer), [rows[0]])
+    assert alone == once[alone.id]
+    other = SelfCritique(TWO, rounds=2, transcripts=[SHOT], seed=seed + 1)
+    assert other.run(ScriptedGenerator(answer), rows)[0].draft.seed != alone.draft.seed
+
+
+def test_demonstrations_are_of_all_rounds_and_pairs_are_not_judged() -> None:
+    chains = SelfCritique(TWO, rounds=3, transcripts=()).run(
+        ScriptedGenerator(lambda m, s: str(s)), [{"id": "a", "prompt": "x"}]
+    )
+    rows = demonstrations(chains)
+    assert [(r["id"], r["round"]) for r in rows] == [("a/r1", 1), ("a/r2", 2), ("a/r3", 3)]
+    assert [r["completion"] for r in rows] == [chains[0].answer(k) for k in (1, 2, 3)]
+    assert {r["source_id"] for r in rows} == {"a"} and rows[0]["constitution"] == TWO.sha256
+    assert [r["round"] for r in demonstrations(chains, "last")] == [3]
+    assert [r["round"] for r in demonstrations(chains, [1])] == [1]
+    (pair,) = pairs(chains, "revision_vs_draft")
+    assert (pair["first"], pair["second"]) == (chains[0].answer(3), chains[0].draft.text)
+    (pair,) = pairs(chains, ("rounds", 2, 1))
+    assert (pair["first"], pair["second"]) == (chains[0].answer(2), chains[0].answer(1))
+    with pytest.raises(ValueError, match="row a has no round 4: give 0 to 3"):
+        pairs(chains, ("rounds", 4, 1))
+
+
+def test_what_is_said_of_rows_that_cannot_be_asked() -> None:
+    loop = SelfCritique(TWO, transcripts=())
+    for row in ({"prompt": [assistant("x")]}, {"question": "x"}):
+        with pytest.raises(ValueError, match="row 1 has no usable prompt"):
+            loop.run(ScriptedGenerator(counting), [row])
+    with pytest.raises(ValueError, match="no principle with a critique text"):
+        SelfCritique(Constitution("c", "1", (Principle("a", comparison="which?"),)))
