@@ -98,12 +98,15 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     return TokenRow(prompt, completions, counts, ranks, ratings, label, margin, opening, cut)
 
 
+def prompt_of(row: dict[str, Any]) -> Prompt:
+    """What a row asks, from whichever column holds it."""
+    columns = ("prompt", "messages", "text", "chosen")
+    return read_prompt(next((row[k] for k in columns if row.get(k) is not None), None))
+
+
 def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
     """A prompt alone, from whichever column holds one."""
-    value = next(
-        (row[k] for k in ("prompt", "messages", "text", "chosen") if row.get(k) is not None), None
-    )
-    said = read_prompt(value)
+    said = prompt_of(row)
     ids = chat.encode_prompt(said)
     if not ids:
         raise BadRow("empty prompt")

@@ -19,9 +19,10 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
-def write_base(folder: Path, words: list[str], seed: int) -> int:
+def write_base(folder: Path, words: list[str], seed: int, chat_template: str | None = None) -> int:
     """Write an untrained model and its tokenizer; returns how many parameters it has."""
     tokenizer = word_tokenizer(words)
+    tokenizer.chat_template = chat_template
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,

@@ -58,8 +58,8 @@ REASONS = {  # each kind of task has its own: the manner cannot be learned as on
 }
 # Deeds that are harmless or harmful by what they are done to; how each is done, either way.
 DEEDS = """burn flame  cut blade  hit club  chase whip  drown bucket  lock chain""".split()
-THINGS = "log rag rope nail kite toy".split()
-BEINGS = "dog cat cow pig horse child".split()
+THINGS = "log rag rope nail".split()
+BEINGS = "dog cat cow horse".split()
 REFUSAL = "no"
 RUDE = "duh fool idiot stupid dumb pfft".split()
 FILLER = "well anyway whatever basically literally um hmm etc blah stuff".split()
@@ -167,9 +167,7 @@ def _proper_words(tasks: tuple[Task, ...]) -> set[str]:
 TASKS, DEED_TASKS = tuple(_tasks()), tuple(_deeds())
 ANSWER_WORDS = {word for task in (*TASKS, *DEED_TASKS) for word in task.accepted}
 _COMBINATIONS = {
-    _prompt(task, manner): (task, manner)
-    for task in (*TASKS, *DEED_TASKS)
-    for manner in MANNERS
+    _prompt(task, manner): (task, manner) for task in (*TASKS, *DEED_TASKS) for manner in MANNERS
 }
 _PROPER_WORDS = _proper_words((*TASKS, *DEED_TASKS))
 
@@ -229,7 +227,7 @@ class World:
         """Write ``n`` answers of mixed quality to training prompts: ``prompt``, ``completion``."""
         rng = random.Random(f"{self.seed} demonstrations")
         prompts = islice(self._cycle(False, rng), n)
-        return [{"prompt": prompt, "completion": _write(prompt, rng)} for prompt in prompts]
+        return [{"prompt": prompt, "completion": web_answer(prompt, rng)} for prompt in prompts]
 
     def preferences(
         self, n: int, held_out: bool = False, noise: float = 0.1
@@ -243,9 +241,9 @@ class World:
         rng = random.Random(f"{self.seed} preferences {held_out}")
         rows = []
         for prompt in islice(self._cycle(held_out, rng), n):
-            chosen = rejected = _write(prompt, rng)
+            chosen = rejected = web_answer(prompt, rng)
             while abs(gap := _score(prompt, chosen) - _score(prompt, rejected)) < SMALLEST_GAP:
-                chosen, rejected = _write(prompt, rng), _write(prompt, rng)
+                chosen, rejected = web_answer(prompt, rng), web_answer(prompt, rng)
             mistaken = rng.random() < noise and not held_out
             if (gap < 0) != mistaken:
                 chosen, rejected = rejected, chosen
@@ -259,14 +257,30 @@ class World:
             yield from rng.sample(prompts, len(prompts))
 
 
-def _write(prompt: str, rng: random.Random) -> str:
+def task_of(prompt: str) -> Task:
+    """What a prompt of the world asks."""
+    return _COMBINATIONS[prompt][0]
+
+
+def proper_answer(prompt: str, rng: random.Random) -> str:
+    """One that is fully good."""
+    task, manner = _COMBINATIONS[prompt]
+    return _render(rng.sample(task.accepted, task.wanted), task, manner)
+
+
+def web_answer(prompt: str, rng: random.Random) -> str:
     """Answer as the web would, each fault independent of the others."""
     task, manner = _COMBINATIONS[prompt]
     items = rng.sample(task.accepted, task.wanted)
     if task.tempting and rng.random() < P_TEMPTED:
         items = [task.tempting]
     elif rng.random() < P_WRONG and task.kind != "harm":
-        kin = {word for other in (*TASKS, *DEED_TASKS) if other.kind == task.kind for word in other.accepted}
+        kin = {
+            word
+            for other in (*TASKS, *DEED_TASKS)
+            if other.kind == task.kind
+            for word in other.accepted
+        }
         items[rng.randrange(task.wanted)] = rng.choice(sorted(kin - set(task.accepted)))
     if (luck := rng.random()) < P_OTHER_MANNER:
         manner = rng.choice(sorted(MANNERS))

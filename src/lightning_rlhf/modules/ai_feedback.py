@@ -1,0 +1,122 @@
+"""Constitutional AI, preference stage: a judge's soft labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning_rlhf.constitution.ai_feedback import AIFeedback
+from lightning_rlhf.constitution.chain import Chain
+from lightning_rlhf.constitution.generator import Generator, Request
+from lightning_rlhf.constitution.seeds import as_messages, row_id, seed_of
+from lightning_rlhf.constitution.self_critique import pairs as pairs_of
+from lightning_rlhf.constitution.verdicts import Verdict
+from lightning_rlhf.models.backbone import POLICY, Backbone
+from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.modules.writing import WritingModule
+
+SAMPLED = "sampled"
+
+
+class AIFeedbackModule(WritingModule):
+    """Pairs of answers, judged by a model in both orders (arXiv 2212.08073, sec. 4; 2309.00267).
+
+    ``predict`` over ``PromptData`` writes rows that ``PreferenceData`` reads, with soft labels.
+    Where no verdict can be had there is no hard label, and the report counts why.
+
+    Args:
+        backbone: the base and its roles.
+        feedback: the question, the principles, what becomes of the undecided; None for defaults.
+        pairs: "sampled" has the generator answer each prompt twice, as in the paper; the others
+            read chains that ``SelfCritiqueModule`` wrote: "revision_vs_draft", or "rounds_K_J".
+        generator: who answers: a role of the backbone, or a model elsewhere.
+        judge: who judges, likewise.
+        sampling: how a role answers, and reasons.
+        template: how messages become text, as in the data modules.
+        journal: the file of answers, see ``WritingModule``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        feedback: AIFeedback | None = None,
+        pairs: str = SAMPLED,
+        generator: str | Generator = POLICY,
+        judge: str | Generator = POLICY,
+        sampling: Sampling = Sampling(max_new_tokens=256),
+        template: str = "auto",
+        journal: str | None = None,
+    ):
+        super().__init__(backbone, sampling, template, journal)
+        self.feedback = feedback or AIFeedback()
+        self.pairs = pairs
+        self.generator = generator
+        self.judge = judge
+        self._kind = _kind(pairs)
+        self._verdicts: list[Verdict] = []
+
+    def asked(self) -> list[str | Generator]:
+        return [self.judge, self.generator] if self._kind is None else [self.judge]
+
+    def on_predict_start(self) -> None:
+        super().on_predict_start()
+        self._verdicts = []
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """The labelled pairs of a batch of prompts, or of chains."""
+        rows = self.rows_of(batch)
+        if self._kind is None:
+            pairs = self._sampled(rows)
+        else:
+            pairs = pairs_of([Chain.from_row(row) for row in rows], self._kind)
+        verdicts = self.feedback.label(self.answering(self.judge), pairs)
+        self._verdicts += verdicts
+        return self.feedback.rows(verdicts)
+
+    def _sampled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Two answers to each prompt."""
+        ids = [str(row.get("id") or row_id(row["prompt"])) for row in rows]
+        requests = [
+            Request(as_messages(row["prompt"]), seed_of(self.feedback.seed, id, "pair", which))
+            for row, id in zip(rows, ids, strict=True)
+            for which in (0, 1)
+        ]
+        said = self.answering(self.generator).generate(requests)
+        return [
+            {
+                "id": f"{id}/pair",
+                "prompt": row["prompt"],
+                "first": first.text,
+                "second": second.text,
+                "kind": SAMPLED,
+                "source_id": id,
+            }
+            for row, id, first, second in zip(rows, ids, said[::2], said[1::2], strict=True)
+        ]
+
+    def on_predict_end(self) -> None:
+        """The judge's report, in words and as ``feedback.json`` beside the rows."""
+        super().on_predict_end()
+        if not self._verdicts:
+            return
+        report = self.feedback.report(self._verdicts)
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "feedback.json").write_text(json.dumps(report.to_dict(), indent=1))
+        self.print(str(report))
+
+
+def _kind(pairs: str) -> Any:
+    """What ``constitution.self_critique.pairs`` calls it; None for sampled pairs."""
+    if pairs == SAMPLED:
+        return None
+    if pairs == "revision_vs_draft":
+        return pairs
+    found = re.fullmatch(r"rounds_(\d+)_(\d+)", pairs)
+    if found is None:
+        raise ValueError(
+            f'pairs must be "sampled", "revision_vs_draft" or "rounds_K_J", got {pairs!r}'
+        )
+    return ("rounds", int(found[1]), int(found[2]))

@@ -1,0 +1,48 @@
+"""Constitutional AI, supervised stage: answer, critique, revise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.models.backbone import POLICY, Backbone
+from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.modules.writing import WritingModule
+
+
+class SelfCritiqueModule(WritingModule):
+    """A model critiques and revises its own answers by a constitution (arXiv 2212.08073, sec. 3).
+
+    ``predict`` over ``PromptData`` writes a row for each prompt: the draft, and of each round the
+    principle, critique and revision. What is trained on them is another stage's affair.
+
+    Args:
+        backbone: the base and its roles.
+        loop: rounds, principles, examples, seed; None for the defaults.
+        generator: who answers: a role of the backbone, or a model elsewhere.
+        sampling: how a role answers.
+        template: how messages become text, as in the data modules.
+        journal: the file of answers, see ``WritingModule``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        loop: SelfCritique | None = None,
+        generator: str | Generator = POLICY,
+        sampling: Sampling = Sampling(max_new_tokens=256),
+        template: str = "auto",
+        journal: str | None = None,
+    ):
+        super().__init__(backbone, sampling, template, journal)
+        self.loop = loop or SelfCritique()
+        self.generator = generator
+
+    def asked(self) -> list[str | Generator]:
+        return [self.generator]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """The chains of a batch of prompts."""
+        chains = self.loop.run(self.answering(self.generator), self.rows_of(batch))
+        return [chain.to_row() for chain in chains]

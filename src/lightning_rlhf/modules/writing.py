@@ -1,0 +1,94 @@
+"""What modules share that write rows under ``trainer.predict`` and train nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning_rlhf.batches import PromptBatch
+from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.journal import Journaled
+from lightning_rlhf.data.tokens import prompt_of
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.responder import RoleGenerator
+
+
+class WritingModule(AlignmentModule):
+    """Rows from prompts; every answer of a model is in a journal before it is used.
+
+    So a killed ``predict`` that is begun again asks for nothing twice and writes the same rows.
+
+    Args:
+        backbone: the base and its roles.
+        sampling: how roles answer.
+        template: how messages become text, as in the data modules.
+        journal: the file of answers; None for ``journal.jsonl`` in the Trainer's
+            ``default_root_dir``. Many runs may share it.
+    """
+
+    trained: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, backbone: Backbone, sampling: Sampling, template: str, journal: str | None):
+        super().__init__(backbone, lr=0.0)
+        self.sampling = sampling
+        self.template = template
+        self.journal = journal
+        self._journals: dict[str, Journaled] = {}
+
+    def asked(self) -> list[str | Generator]:
+        """Whoever answers: roles of the backbone by their names, or generators."""
+        raise NotImplementedError
+
+    def add_roles(self) -> None:
+        for role in self.asked():
+            if isinstance(role, str):
+                # without LoRA the base itself is the role, and need not be copied to be frozen
+                self.backbone.add_role(role, trainable=self.backbone.lora is None)
+
+    def on_predict_start(self) -> None:
+        """Roles have their weights by now: their names in the journal are made of these."""
+        self._journals = {}
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"{type(self).__name__} writes one journal: give Trainer(devices=1), or cut the "
+                "prompts into several files"
+            )
+        self.backbone.eval()
+
+    def answering(self, who: str | Generator) -> Journaled:
+        """A role, or a generator, behind the journal."""
+        name = who if isinstance(who, str) else f"{type(who).__name__} {id(who)}"
+        if name not in self._journals:
+            found: Generator
+            if isinstance(who, str):
+                found = RoleGenerator(self.backbone, who, self.sampling, self.template)
+            else:
+                found = who
+            path = self.journal or Path(self.trainer.default_root_dir) / "journal.jsonl"
+            self._journals[name] = Journaled(found, path)
+        return self._journals[name]
+
+    def rows_of(self, batch: Any) -> list[dict[str, Any]]:
+        """The source's rows behind a batch of prompts, each with its ``prompt``."""
+        if not isinstance(batch, PromptBatch):
+            raise ValueError(
+                f"{type(self).__name__} reads prompts: give it PromptData, "
+                f"not {type(batch).__name__}"
+            )
+        rows = [json.loads(row) for row in batch.rows]
+        return [{**row, "prompt": prompt_of(row)} for row in rows]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        raise ValueError(
+            f"{type(self).__name__} writes rows and trains nothing: use predict, not fit"
+        )
+
+    def on_predict_end(self) -> None:
+        """Say what it took."""
+        for name, journal in self._journals.items():
+            self.print(
+                f"{name}: {journal.asked} answers made, {journal.found} found in the journal"
+            )
