@@ -1,0 +1,143 @@
+"""The story of one row: what was asked, what was said, and by which rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+from lightning_rlhf.constitution.question import transcript
+
+
+def find(paths: Iterable[str | Path], id: str) -> list[dict[str, Any]]:
+    """The rows of an id in JSONL files or folders of them, and the chain a row came from.
+
+    A row "x/r2" is also found as what became of the chain "x". Each has a ``"file"``.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: no row has the id.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    found = [{**row, "file": str(file)} for file in files for row in _rows(file)]
+    mine = [row for row in found if row.get("id") == id]
+    if not mine:
+        looked = ", ".join(map(str, files)) or "no file"
+        raise ValueError(f"no row {id!r} in {looked}")
+    origins = {_source(row) for row in mine} - {None, id}
+    return mine + [row for row in found if row.get("id") in origins and "rounds" in row]
+
+
+def story(row: dict[str, Any]) -> str:
+    """One row as text: of a chain, a label or a demonstration."""
+    if "rounds" in row and "draft" in row:
+        return "\n\n".join(_chain(row))
+    if "orders" in row:
+        return "\n\n".join(_label(row))
+    if "completion" in row:
+        return "\n\n".join(_demonstration(row))
+    raise ValueError(f"row {row.get('id', '?')} is no chain, label or demonstration")
+
+
+def _source(row: dict[str, Any]) -> Any:
+    return row.get("source_id") or (row.get("extra") or {}).get("source_id")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.rglob("*.jsonl"))
+    if not path.is_file():
+        raise FileNotFoundError(f"no file or folder at {path}")
+    return [path]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; what a kill left in half is no row."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _head(kind: str, row: dict[str, Any]) -> str:
+    return f"{kind} {row.get('id', '?')}" + (f" in {row['file']}" if "file" in row else "")
+
+
+def _said(title: str, text: str) -> str:
+    return f"{title}\n{indent(text or '(nothing)', '    ')}"
+
+
+def _stamp(who: str, identity: dict[str, str], row: dict[str, Any]) -> str:
+    told = ", ".join(f"{key} {value}" for key, value in identity.items())
+    law = row["constitution"]
+    rules = f"constitution {law['name']} {law['version']} ({law['sha256'][:12]})"
+    return f"{who}: {told}\n{rules}, seed {row['seed']}"
+
+
+def _cut(finished: bool) -> str:
+    return "" if finished else ", cut off by its length"
+
+
+def _chain(row: dict[str, Any]) -> Iterator[str]:
+    yield _head("chain", row)
+    yield _stamp("generator", row["generator"], row)
+    if row.get("shots"):
+        yield f"{len(row['shots'])} turns of worked examples stood before each request"
+    yield _said("prompt", transcript(row["prompt"]))
+    draft = row["draft"]
+    yield _said(f"draft (seed {draft['seed']}{_cut(draft['finished'])})", draft["text"])
+    for number, round in enumerate(row["rounds"], 1):
+        yield f"round {number}: principle {round['principle']}"
+        if round["critique_request"]:
+            yield _said("critique asked", round["critique_request"])
+            cut = _cut(round["critique_finished"])
+            yield _said(f"critique (seed {round['critique_seed']}{cut})", round["critique"])
+        yield _said("revision asked", round["revision_request"])
+        cut = _cut(round["finished"])
+        yield _said(f"revision (seed {round['seed']}{cut})", round["revision"])
+    if "gates" in row:
+        yield f"gates passed: {', '.join(row['gates']) or 'none'}"
+
+
+def _label(row: dict[str, Any]) -> Iterator[str]:
+    yield _head("label", row)
+    yield _stamp("judge", row["judge"], row)
+    yield _said("prompt", transcript(row["prompt"]))
+    yield _said("chosen", row["chosen"])
+    yield _said("rejected", row["rejected"])
+    yield f"principle {row['principle']}"
+    for order in row["orders"]:
+        first = "chosen" if row["first_is_chosen"] != order["swapped"] else "rejected"
+        if order["reasoning"]:
+            yield _said(f"reasons, {first} first", order["reasoning"])
+        told = ", ".join("absent" if x is None else f"{x:.4f}" for x in order["logprobs"])
+        yield f"asked with the {first} side first: log-probs of the labels {told}"
+    yield _verdict(row)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    raw = row["raw"]
+    if raw is None:
+        return f"{row['status']}: no label had a probability, so P(chosen is better) is 0.5"
+    lean = raw if row["first_is_chosen"] else 1 - raw
+    clamped = ", clamped" if row["clamped"] else ""
+    return (
+        f"{row['status']}: P(chosen is better) is {row['label']:.4f}"
+        f" (mean of what was said {lean:.4f}{clamped})"
+    )
+
+
+def _demonstration(row: dict[str, Any]) -> Iterator[str]:
+    yield _head("demonstration", row)
+    if row.get("source_id") is not None:
+        origin = f"round {row.get('round')} of chain {row['source_id']}"
+        yield f"{origin}, principle {row.get('principle')}"
+    yield _said("prompt", transcript(row["prompt"]))
+    yield _said("completion", row["completion"])
+    if "gates" in row:
+        yield f"gates passed: {', '.join(row['gates']) or 'none'}"
