@@ -1,4 +1,4 @@
-"""Do ten seeds of ten survive? PPO, RLOO and GRPO on the learnt reward of the micro-world.
+"""Do ten seeds of ten survive? PPO, RLOO, GRPO and Dr. GRPO on the learnt reward of the micro-world.
 
     python benchmarks/stability.py [--seeds 10] [--write true]
 
@@ -41,6 +41,7 @@ from lightning_rlhf import (
     Updates,
 )
 from lightning_rlhf.cli import quiet
+from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.quickstart.model import write_base
 from lightning_rlhf.quickstart.run import fit, sample, write_rows
@@ -70,13 +71,26 @@ def rloo(backbone: Backbone) -> OnlineModule:
 def grpo(backbone: Backbone) -> OnlineModule:
     # advantages of variance 1: a nat costs more, or differences of noise are worth any KL
     return GRPOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=2 * KL_COEF),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4),
+        shaping=Shaping(kl_coef=2 * KL_COEF), updates=Updates(epochs=1, minibatches=2),
+    )  # fmt: skip
+
+
+def dr_grpo(backbone: Backbone) -> OnlineModule:
+    return GRPOModule(
+        backbone, advantage=dr_grpo_advantages, mean="length", lr=1e-3,
+        sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
         updates=Updates(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
 # prompts to a rollout: 64 answers for PPO, 128 in 32 groups of four for the others
-METHODS: dict[str, tuple[Any, int]] = {"PPO": (ppo, 64), "RLOO": (rloo, 32), "GRPO": (grpo, 32)}
+METHODS: dict[str, tuple[Any, int]] = {
+    "PPO": (ppo, 64),
+    "RLOO": (rloo, 32),
+    "GRPO": (grpo, 32),
+    "Dr. GRPO": (dr_grpo, 32),
+}
 
 
 def main(seeds: int = 10, first: int = 0, write: bool = False) -> None:
@@ -199,7 +213,7 @@ def survived(one: dict[str, Any], name: str) -> bool:
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Learnt reward against KL, a line a seed, a panel a method."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(13, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(METHODS), sharey=True), METHODS, strict=True):
         for one in found:
             curves = one[name]["curves"]

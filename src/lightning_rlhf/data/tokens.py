@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.data.formats import (
     BadRow,
     Conversation,
+    Prompt,
     first_user_turn,
     read_demonstration,
     read_feedback,
