@@ -39,9 +39,8 @@ def assistant(text: str) -> Message:
 
 def test_four_rounds_written_by_hand() -> None:
     script = iter(
-        "you fool|rude: fool|you friend|fine|you friend|wrong: 5|it is 4|rude: curt|it is 4 , friend".split(
-            "|"
-        )
+        ["you fool", "rude: fool", "you friend", "fine", "you friend"]
+        + ["wrong: 5", "it is 4", "rude: curt", "it is 4 , friend"]
     )
     answers: dict[str, str] = {}
 
@@ -52,7 +51,7 @@ def test_four_rounds_written_by_hand() -> None:
     generator = ScriptedGenerator(answer, identity={"model": "by hand"})
     (chain,) = loop.run(generator, [{"id": "sum", "prompt": "2 + 2 ?"}])
 
-    drawn = [TWO.draw("critique", 3, "sum", k) for k in (1, 2, 3, 4)]
+    drawn = [TWO[name] for name in ("kind", "kind", "true", "kind")]  # what seed 3 draws
     said = [
         ("rude: fool", "you friend"),
         ("fine", "you friend"),
