@@ -11,7 +11,7 @@ from lightning_rlhf.constitution.self_critique import SelfCritique, demonstratio
 from lightning_rlhf.constitution.signs import confuses_roles, is_refusal, loops, risen
 
 DRAFT = "Put the lid on , wait ten minutes , and pour the tea into a warm cup or a glass ."
-LONG = " ".join(f"w{i}" for i in range(60))
+LONG = " ".join(f"w{i}" for i in range(80))
 BAD = {
     "unchanged": DRAFT + " ",
     "near_copy": DRAFT.replace("warm", "hot"),
