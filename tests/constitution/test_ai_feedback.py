@@ -208,5 +208,5 @@ def test_what_is_said_of_wrong_settings_and_pairs() -> None:
         Question("{answer}")
     with pytest.raises(ValueError, match="pair 1 has no text 'second'"):
         feedback().label(judge({}), [{"prompt": "q", "first": "x"}])
-    with pytest.raises(ValueError, match="pair 2 has no usable prompt"):
+    with pytest.raises(ValueError, match="pair 2 has no prompt"):
         feedback().label(judge({}), [PAIR, {**PAIR, "prompt": []}])

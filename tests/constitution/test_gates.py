@@ -42,7 +42,8 @@ def test_each_bad_row_fails_its_gate_and_no_other() -> None:
 def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
     answers = [f"you are valid and loved , number {'x' * i}" for i in range(6)] + ["no", "well"]
     drafts = ["the lid goes on it"] * 8
-    (top, *_) = risen(answers, drafts, 4)
+    named = [(str(i), answer) for i, answer in enumerate(answers)]
+    (top, *_) = risen(named, drafts, 4)
     assert (top.text, top.before, top.after) == ("are valid and loved", 0.0, 0.75)
     rows = [
         {"id": str(i), "draft": d, "answer": a, "finished": True}
@@ -56,7 +57,10 @@ def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
         'gate boilerplate ("are valid and loved" rose): 75% of rows, but at most 20% are allowed; '
         "look at rows 0, 1, 2"
     )
-    assert risen(drafts, drafts, 4) == []  # what stood there before did not rise
+    assert report.passed["6"] and "boilerplate" in report.passed["6"]
+    assert risen([(str(i), d) for i, d in enumerate(drafts)], drafts, 4) == []  # nothing rose
+    assert risen([("a", answers[0])] * 8, drafts, 4) == []  # rounds of one chain are no phrase
+    assert check(rows, Gates(boilerplate=0.8, length=None)).clean("0")
 
 
 def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
@@ -85,6 +89,8 @@ def test_chains_are_checked_round_by_round_as_they_are_trained_on() -> None:
     assert set(report.passed) == {r["id"] for r in demonstrations(chains)} == {"a/r1", "a/r2"}
     assert {r.gate for r in report.tripped} == {"unchanged", "no_end"}
     assert report.to_row()["results"][0]["tripped"]
+    (first, _) = report.stamped(demonstrations(chains))
+    assert "loops" in first["gates"] and "unchanged" not in first["gates"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -45,6 +46,7 @@ def test_a_judge_right_in_three_of_four() -> None:
     assert report.ece == pytest.approx(sure - 0.75)
     firsts = sum(v.extra["human"] == 1 for v in report.verdicts)
     assert 8 < firsts < 32  # which side people liked is not where it stands
+    assert json.loads(json.dumps(report.to_row()))["accuracy"] == 0.75
     assert "sides with people in 75.0% of 40 decided pairs" in str(report)
 
 

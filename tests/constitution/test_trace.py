@@ -18,7 +18,7 @@ from lightning_rlhf.constitution.trace import find, story
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     model = ScriptedGenerator(
-        lambda m, s: f"said {s}", lambda m, o: math.log(0.75 if "said" in o else 0.25)
+        lambda m, s: f"said\u2028{s}", lambda m, o: math.log(0.75 if "said" in o else 0.25)
     )
     chains = SelfCritique(load(), rounds=2).run(model, [{"id": "a", "prompt": "why?"}])
     feedback = AIFeedback(load())
@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
         "labels": feedback.rows(labels),
     }
     for name, rows in files.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+        )
     with (tmp_path / "chains.jsonl").open("a") as file:
         file.write('{"id": "torn')
     return tmp_path
