@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightning_rlhf.constitution.chain import Chain, Draft, Round
 from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
 from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.constitution.sampled import sampled_pairs
 from lightning_rlhf.constitution.seeds import row_id, seed_of
 from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations, pairs
 from lightning_rlhf.constitution.transcripts import Transcript
@@ -39,9 +40,8 @@ def assistant(text: str) -> Message:
 
 def test_four_rounds_written_by_hand() -> None:
     script = iter(
-        "you fool|rude: fool|you friend|fine|you friend|wrong: 5|it is 4|rude: curt|it is 4 , friend".split(
-            "|"
-        )
+        ["you fool", "rude: fool", "you friend", "fine", "you friend"]
+        + ["wrong: 5", "it is 4", "rude: curt", "it is 4 , friend"]
     )
     answers: dict[str, str] = {}
 
@@ -52,7 +52,7 @@ def test_four_rounds_written_by_hand() -> None:
     generator = ScriptedGenerator(answer, identity={"model": "by hand"})
     (chain,) = loop.run(generator, [{"id": "sum", "prompt": "2 + 2 ?"}])
 
-    drawn = [TWO.draw("critique", 3, "sum", k) for k in (1, 2, 3, 4)]
+    drawn = [TWO[name] for name in ("kind", "kind", "true", "kind")]  # what seed 3 draws
     said = [
         ("rude: fool", "you friend"),
         ("fine", "you friend"),
@@ -117,7 +117,7 @@ def test_shots_are_drawn_for_each_row() -> None:
         SelfCritique(TWO, transcripts=many, shots=7)
 
 
-prompts = st.lists(st.text("abc ", min_size=1, max_size=6), min_size=1, max_size=6, unique=True)
+prompts = st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=6, unique=True)
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,10 +155,24 @@ def test_demonstrations_are_of_all_rounds_and_pairs_are_not_judged() -> None:
         pairs(chains, ("rounds", 4, 1))
 
 
+def test_sampled_pairs_are_two_seeds_of_one_prompt() -> None:
+    model = ScriptedGenerator(lambda m, s: f"{m[-1]['content']} {s}")
+    one, two = sampled_pairs(model, [{"id": "a", "prompt": "x"}, {"prompt": "y"}], seed=5)
+    seeds = [seed_of(5, "a", "sampled", side) for side in (0, 1)]
+    assert (one["first"], one["second"]) == (f"x {seeds[0]}", f"x {seeds[1]}")
+    assert one["seeds"] == seeds and one["id"] == "a/s0-s1" and two["source_id"] == row_id("y")
+    assert sampled_pairs(model, [{"prompt": "y"}], seed=5) == [two]
+
+
 def test_what_is_said_of_rows_that_cannot_be_asked() -> None:
     loop = SelfCritique(TWO, transcripts=())
-    for row in ({"prompt": [assistant("x")]}, {"question": "x"}):
-        with pytest.raises(ValueError, match="row 1 has no usable prompt"):
-            loop.run(ScriptedGenerator(counting), [row])
+    for rows, said in [
+        ([{"prompt": [assistant("x")]}], "row 1: the prompt ends with the role 'assistant'"),
+        ([{"question": "x"}], "row 1 has no prompt: give it one as text or as messages"),
+        ([{"prompt": ["x"]}], "row 1: a message of the prompt lacks role or content"),
+        ([{"id": 1, "prompt": t} for t in "xy"], "row 2 has the id '1' of another prompt"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            loop.run(ScriptedGenerator(counting), rows)
     with pytest.raises(ValueError, match="no principle with a critique text"):
         SelfCritique(Constitution("c", "1", (Principle("a", comparison="which?"),)))

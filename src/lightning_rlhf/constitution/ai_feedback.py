@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
-from lightning_rlhf.constitution.seeds import as_messages, row_id, seed_of, share_of
+from lightning_rlhf.constitution.seeds import prompt_of, row_id, seed_of, share_of
 from lightning_rlhf.constitution.transcripts import Comparison, load_comparisons, some
 from lightning_rlhf.constitution.verdicts import FeedbackReport, Order, Verdict, label_of
 
@@ -171,8 +171,5 @@ def _pair_id(pair: dict[str, Any], place: int) -> str:
     for side in ("first", "second"):
         if not isinstance(pair.get(side), str):
             raise ValueError(f"pair {place} has no text {side!r}: give prompt, first and second")
-    try:
-        as_messages(pair["prompt"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"pair {place} has no usable prompt: {error}") from error
-    return str(pair.get("id") or row_id(pair["prompt"], pair["first"], pair["second"]))
+    prompt = prompt_of(pair, f"pair {place}")
+    return str(pair.get("id") or row_id(prompt, pair["first"], pair["second"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from lightning_rlhf.constitution.generator import Message, Prompt
@@ -80,7 +80,7 @@ class Chain:
         try:
             rounds = tuple(Round(**round) for round in row["rounds"])
             parts = {"draft": Draft(**row["draft"]), "rounds": rounds, "shots": tuple(row["shots"])}
-            return cls(**{**row, **parts})
+            return cls(**{field.name: row[field.name] for field in fields(cls)} | parts)
         except (KeyError, TypeError) as error:
             name = row.get("id", "?")
             raise ValueError(f"row {name} is no chain of SelfCritique: {error}") from error

@@ -38,7 +38,7 @@ class Gates:
     loops: float | None = 0.05  # most of its word triples come again
     length: float | None = 0.25  # beyond ``longest`` times the draft's words, or its inverse
     refusals: float | None = 0.5  # declines, where the draft did not
-    boilerplate: float | None = 0.2  # holds the phrase that rose most against the drafts
+    boilerplate: float | None = 0.2  # holds a phrase whose share rose by more than that
     similar: float = 0.95
     longest: float = 3.0
     phrase: int = 4  # words of a phrase
@@ -58,6 +58,7 @@ class Checked(NamedTuple):
     """One answer before a gate."""
 
     id: str
+    source: str  # of the chain; its rounds are not independent of one another
     draft: str
     answer: str
     finished: bool
@@ -103,6 +104,10 @@ class GateReport(NamedTuple):
         """Whether a row passed every gate that has a limit."""
         return all(r.gate in self.passed[id] for r in self.results if r.limit is not None)
 
+    def stamped(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows with the names of the gates they passed as ``"gates"``."""
+        return [{**row, "gates": list(self.passed[str(row["id"])])} for row in rows]
+
     def stop(self) -> None:
         """Raise where a gate tripped.
 
@@ -137,7 +142,8 @@ def check(rows: Sequence[Chain | dict[str, Any]], gates: Gates | None = None) ->
     """
     gates = gates or Gates()
     answers = [checked for row in rows for checked in _answers(row)]
-    top = risen([a.answer for a in answers], _drafts(answers), gates.phrase)
+    texts = [(a.source, a.answer) for a in answers]
+    top = risen(texts, [a.draft for a in answers], gates.phrase)
     failed = {name: _failed(name, answers, gates, top) for name in gates.limits}
     results = tuple(
         GateResult(
@@ -150,14 +156,13 @@ def check(rows: Sequence[Chain | dict[str, Any]], gates: Gates | None = None) ->
     )  # fmt: skip
     sets = {name: set(ids) for name, ids in failed.items()}
     passed = {a.id: tuple(n for n, ids in sets.items() if a.id not in ids) for a in answers}
-    drafts = [is_refusal(draft) for draft in _drafts(answers)]
-    return GateReport(
-        len(answers), results, passed, tuple(top), sum(drafts) / len(drafts) if drafts else 0.0
-    )
+    refusals = [a.id for a in answers if is_refusal(a.draft)]
+    return GateReport(len(answers), results, passed, tuple(top), _share(refusals, answers))
 
 
 def _failed(name: str, answers: list[Checked], gates: Gates, top: list[Phrase]) -> list[str]:
-    pious, long = top[0].text if top else None, gates.longest
+    rose = {p.text for p in top if gates.boilerplate is not None and p.rise > gates.boilerplate}
+    long = gates.longest
     fails = {
         "unchanged": lambda a: a.answer.strip() == a.draft.strip(),
         "near_copy": lambda a: is_copy(a.draft, a.answer, gates.similar),
@@ -166,7 +171,7 @@ def _failed(name: str, answers: list[Checked], gates: Gates, top: list[Phrase]) 
         "loops": lambda a: loops(a.answer),
         "length": lambda a: not 1 / long <= length_ratio(a.draft, a.answer) <= long,
         "refusals": lambda a: is_refusal(a.answer) and not is_refusal(a.draft),
-        "boilerplate": lambda a: pious in phrases(a.answer, gates.phrase),
+        "boilerplate": lambda a: bool(rose & phrases(a.answer, gates.phrase)),
     }[name]  # fmt: skip
     return [a.id for a in answers if fails(a)]
 
@@ -175,20 +180,16 @@ def _answers(row: Chain | dict[str, Any]) -> list[Checked]:
     if isinstance(row, Chain):
         numbers = range(1, len(row.rounds) + 1)
         return [
-            Checked(f"{row.id}/r{k}", row.draft.text, row.answer(k), row.finished(k))
+            Checked(f"{row.id}/r{k}", row.id, row.draft.text, row.answer(k), row.finished(k))
             for k in numbers
         ]
     try:
-        return [Checked(str(row["id"]), row["draft"], row["answer"], bool(row["finished"]))]
+        id = str(row["id"])
+        return [Checked(id, id, row["draft"], row["answer"], bool(row["finished"]))]
     except KeyError as error:
         raise ValueError(
             f"a row before the gates lacks {error}: give id, draft, answer, finished, or chains"
         ) from error
-
-
-def _drafts(answers: list[Checked]) -> list[str]:
-    """A draft for each answer, so that shares of both are of equally many."""
-    return [a.draft for a in answers]
 
 
 def _share(ids: list[str], answers: list[Checked]) -> float:

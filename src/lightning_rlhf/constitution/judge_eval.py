@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.generator import Generator
-from lightning_rlhf.constitution.seeds import row_id, share_of
+from lightning_rlhf.constitution.seeds import prompt_of, row_id, share_of
 from lightning_rlhf.constitution.verdicts import FeedbackReport, Verdict
 
 
@@ -37,6 +37,12 @@ class JudgeReport(NamedTuple):
     ece: float | None  # mean |confidence - accuracy| over verdicts, by bins
     feedback: FeedbackReport
     verdicts: tuple[Verdict, ...]
+
+    def to_row(self) -> dict[str, Any]:
+        """The figures as a plain dict, without the verdicts."""
+        row = {**self._asdict(), "bins": [b._asdict() for b in self.bins]}
+        del row["verdicts"]
+        return {**row, "feedback": self.feedback._asdict()}
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -131,7 +137,7 @@ def _pair(row: dict[str, Any], place: int, seed: int) -> dict[str, Any]:
     if "human" in row:
         return {**row, "human": _share(row["human"], f"row {place}: human")}
     try:
-        sides, prompt = (row["chosen"], row["rejected"]), row["prompt"]
+        sides, prompt = (row["chosen"], row["rejected"]), prompt_of(row, f"row {place}")
     except KeyError as error:
         raise ValueError(
             f"row {place} lacks {error}: give prompt, chosen, rejected, or first, second, human"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,11 +95,11 @@ class Question:
         return [asked, *before, *turns(("assistant", last["content"] + label))]
 
 
-def transcript(prompt: Prompt | Sequence[Message]) -> str:
-    """A conversation as text; a single plain question stays as it is."""
-    if isinstance(prompt, str):
-        return prompt
-    messages = as_messages(list(prompt))
+def transcript(prompt: Prompt) -> str:
+    """A conversation as text; a lone question, as text or as a message, stays as it is."""
+    messages = as_messages(prompt)
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
     return "\n\n".join(
         f"{SPEAKER.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages
     )

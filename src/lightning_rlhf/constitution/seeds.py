@@ -37,17 +37,32 @@ def pick(count: int, of: int, *parts: object) -> list[int]:
 
 
 def as_messages(prompt: Prompt) -> list[Message]:
-    """A prompt as messages; a string is what a user says.
-
-    Raises:
-        ValueError: it does not end with a user's (or a tool's) turn.
-    """
+    """A prompt as messages; a string is what a user says."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if not prompt or prompt[-1].get("role") in (None, "assistant", "system"):
-        last = prompt[-1].get("role") if prompt else None
-        raise ValueError(f"a prompt must end with a user's turn, got {last!r} as the last role")
     return [dict(message) for message in prompt]
+
+
+def prompt_of(row: dict[str, Any], where: str) -> Prompt:
+    """The prompt of a row that a model can answer.
+
+    Raises:
+        ValueError: there is none, or it is no conversation that awaits an answer.
+    """
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and prompt.strip():
+        return prompt
+    if not isinstance(prompt, list) or not prompt:
+        raise ValueError(f"{where} has no prompt: give it one as text or as messages")
+    for message in prompt:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise ValueError(f"{where}: a message of the prompt lacks role or content as text")
+    if prompt[-1].get("role") in (None, "assistant", "system"):
+        raise ValueError(
+            f"{where}: the prompt ends with the role {prompt[-1].get('role')!r}; it must end with "
+            "a user's turn"
+        )
+    return prompt
 
 
 def row_id(prompt: Prompt, *more: object) -> str:

@@ -19,7 +19,8 @@ from lightning_rlhf.constitution.chain import (
 )
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
 from lightning_rlhf.constitution.principles import Constitution, Principle
-from lightning_rlhf.constitution.seeds import as_messages, row_id, seed_of
+from lightning_rlhf.constitution.sampled import named
+from lightning_rlhf.constitution.seeds import as_messages, seed_of
 from lightning_rlhf.constitution.transcripts import Transcript, load_transcripts, some
 
 
@@ -78,14 +79,11 @@ class SelfCritique:
         return chains
 
     def _draft(self, generator: Generator, rows: Sequence[dict[str, Any]]) -> list[Chain]:
-        requests, ids = [], []
-        for place, row in enumerate(rows):
-            try:
-                ids.append(str(row["id"]) if row.get("id") else row_id(row["prompt"]))
-                messages = as_messages(row["prompt"])
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"row {place + 1} has no usable prompt: {error}") from error
-            requests.append(Request(messages, self._seed(ids[-1], "draft", 0)))
+        ids = named(rows)
+        requests = [
+            Request(as_messages(row["prompt"]), self._seed(id, "draft", 0))
+            for id, row in zip(ids, rows, strict=True)
+        ]
         answers = generator.generate(requests)
         return [
             Chain(

@@ -27,6 +27,7 @@ CONFUSED = re.compile(
     r"|^\W*(?:human|user|assistant)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
+SPREAD = 3  # different prompts whose answers share a phrase, before it is called one
 REPEATED = 0.5  # share of word triples that have come before
 
 
@@ -84,14 +85,27 @@ def phrases(text: str, n: int) -> set[str]:
     return {" ".join(said[i : i + n]) for i in range(len(said) - n + 1)}
 
 
-def risen(answers: Sequence[str], drafts: Sequence[str], n: int, top: int = 10) -> list[Phrase]:
-    """The phrases whose share of texts rose most from the drafts, the first of equals by name."""
-    if not answers or not drafts:
-        return []
-    after = Counter(p for text in answers for p in phrases(text, n))
+def risen(
+    answers: Sequence[tuple[str, str]], drafts: Sequence[str], n: int, top: int = 10
+) -> list[Phrase]:
+    """The phrases whose share of texts rose most against the drafts, equal ones by name.
+
+    Args:
+        answers: each with the name of what it is an answer to: a phrase counts from three of them.
+        drafts: one for each answer.
+        n: words of a phrase.
+        top: how many phrases.
+    """
+    after: Counter[str] = Counter()
+    sources: dict[str, set[str]] = {}
+    for source, text in answers:
+        for phrase in phrases(text, n):
+            after[phrase] += 1
+            sources.setdefault(phrase, set()).add(source)
     before = Counter(p for text in drafts for p in phrases(text, n))
     found = [
-        Phrase(p, before[p] / len(drafts), k / len(answers)) for p, k in after.items() if k > 1
+        Phrase(p, before[p] / len(drafts), k / len(answers))
+        for p, k in after.items()
+        if len(sources[p]) >= SPREAD
     ]
-    rising = [phrase for phrase in found if phrase.rise > 0]
-    return sorted(rising, key=lambda p: (-p.rise, p.text))[:top]
+    return sorted((p for p in found if p.rise > 0), key=lambda p: (-p.rise, p.text))[:top]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 from lightning_rlhf.constitution.question import transcript
@@ -55,7 +54,7 @@ def _files(path: Path) -> list[Path]:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file; what a kill left in half is no row."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").split("\n"):  # a text may hold other line ends
         try:
             row = json.loads(line)
         except ValueError:
@@ -69,7 +68,7 @@ def _head(kind: str, row: dict[str, Any]) -> str:
 
 
 def _said(title: str, text: str) -> str:
-    return f"{title}\n{indent(text or '(nothing)', '    ')}"
+    return f"{title}\n    " + (text or "(nothing)").replace("\n", "\n    ")
 
 
 def _stamp(who: str, identity: dict[str, str], row: dict[str, Any]) -> str:
