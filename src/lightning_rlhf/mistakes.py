@@ -5,15 +5,24 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import lightning_fabric
+import pytorch_lightning
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+OWN = Path(__file__).parent
+LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
+MISTAKES = (
+    ValueError, FileNotFoundError, ImportError, MisconfigurationException, RuntimeError,
+)  # fmt: skip
 Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, where its options are its own
 NOISE = re.compile(
     r"""^(-\ )?(Expected\ a\ <class\ 'NoneType'>|Does\ not\ validate|Subtypes:|Errors:|Given\ value
@@ -122,6 +131,8 @@ def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
     if found is None:
         return None
     group, _, option = found[1].rpartition(".")
+    inside = re.search(r"Group '([\w.]+)' does not accept", message)
+    group = inside[1] if inside else group
     own = verbs.get(args[0])
     if own is not None:
         said = f"{args[0]} has no option {option}: {close(option, _parameters(own))}"
@@ -187,3 +198,15 @@ def _written_in(option: str, args: list[str]) -> str:
         if found:
             return f"{file} line {text.count(chr(10), 0, found.start()) + 1}: "
     return ""
+
+
+def written_for_users(error: BaseException | None) -> BaseException | None:
+    """The error we or Lightning raised, also under those that parsers wrapped around it."""
+    while error is not None:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if any(raised_in.is_relative_to(package) for package in (OWN, *LIGHTNING)):
+            return error
+        if isinstance(error, RuntimeError):
+            return None  # torch's faults are nobody's wording
+        error = error.__cause__ or error.__context__
+    return None
