@@ -116,6 +116,8 @@ def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
         return None
     path = re.search(r"is not accepted. Got value: Namespace\(class_path='([\w.]+)'", message)
     paths = re.findall(CLASS, message[: found.start()])
+    if not path and not paths:
+        return None  # a function's
     name = path[1] if path else paths[-1]
     option = found[1].rpartition(".")[2]
     there = _parameters(locate(name))
@@ -125,8 +127,9 @@ def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
 
 def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
     """An option nobody has, by its dotted name."""
-    found = re.search(r"does not accept option '([\w.]+)'", message) or re.search(
-        r"unrecognized arguments: (?:\S+ )*?--?([\w.]+)", message
+    found = re.search(
+        r"(?:does not accept option '|Option '|unrecognized arguments: (?:\S+ )*?--?)([\w.]+)",
+        message,
     )
     if found is None:
         return None

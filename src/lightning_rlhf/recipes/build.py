@@ -119,7 +119,7 @@ def function_of(spec: dict[str, Any], folder: Path, seed: int) -> Function:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function, fail_untyped=False)
     parsed = parser.parse_object(given)
-    return partial(function, **parser.instantiate_classes(parsed).as_dict())
+    return partial(function, **parser.instantiate(parsed).as_dict())
 
 
 def named_function(path: str) -> Callable[..., Any]:

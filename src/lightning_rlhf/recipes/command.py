@@ -49,11 +49,6 @@ def run_recipe(args: list[str]) -> None:
     if asked.recipe is None:
         raise ValueError(f"which recipe? {USAGE}")
     recipe = read_recipe(asked.recipe, asked.overrides)
-    names = [stage.name for stage in recipe.stages]
-    if asked.fresh_from is not None and asked.fresh_from not in names:
-        raise ValueError(
-            f"--from {asked.fresh_from}: there is no such stage: {close(asked.fresh_from, names)}"
-        )
     if asked.dry:
         show(recipe, asked.fresh_from, Console())
     else:
@@ -66,7 +61,7 @@ def show(recipe: Recipe, fresh_from: str | None, console: Console) -> None:
     for step in plan(prepare(recipe), fresh_from):
         stage = step.stage
         what = stage.spec.get("call") or str(stage.spec["model"].get("class_path"))
-        leaves = ", ".join(f"{{{stage.name}.{name}}}" for name in stage.outputs)
+        leaves = ", ".join(stage.outputs)
         now = step.will if step.why == "done" else f"{step.will}: {step.why}"
         table.add_row(stage.name, what.rpartition(".")[2], ", ".join(stage.after), leaves, now)
     console.print(table)

@@ -33,7 +33,7 @@ def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
         stages=columns(stages, done),
         answers=side_by_side(stages, done),
         curves=[curve for stage in stages for curve in curves(stage)],
-        facts={"seed": str(recipe.seed), **_facts(done)},
+        facts=_facts(done) | {"seed": str(recipe.seed), "time": _time(done)},
     )
     written = write_report(results, recipe.folder)
     print_results(results, console)
@@ -42,7 +42,7 @@ def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
 
 
 def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Stage]:
-    """A column to each stage; one that is ``about`` another puts its figures into that one's."""
+    """A column to each stage with figures; those of one that is ``about`` another join its."""
     found: dict[str, Stage] = {}
     for stage in stages:
         figures = shown(stage, done[stage.name]["metrics"])
@@ -51,7 +51,7 @@ def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Sta
             found[about].metrics.update(figures)
         else:
             found[stage.name] = Stage(stage.name, done[stage.name]["seconds"], figures)
-    return list(found.values())
+    return [stage for stage in found.values() if stage.metrics]
 
 
 def shown(stage: Prepared, metrics: dict[str, Any]) -> dict[str, float]:
@@ -94,6 +94,10 @@ def curves(stage: Prepared) -> list[Curve]:
         Curve(stage.name, name, [s for s, _ in line], [v for _, v in line])
         for name, line in lines.items()
     ]
+
+
+def _time(done: dict[str, dict[str, Any]]) -> str:
+    return f"{sum(d['seconds'] for d in done.values()):,.0f} s"
 
 
 def _version(log: Path) -> int:

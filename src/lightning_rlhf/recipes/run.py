@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import seed_everything
 from rich.console import Console
 
+from lightning_rlhf.evaluation.report import Results
 from lightning_rlhf.modules.checkpoint import check_file
 from lightning_rlhf.parsing import AlignmentCLI
 from lightning_rlhf.recipes.build import build, function_of
@@ -19,7 +20,7 @@ from lightning_rlhf.recipes.prepare import Prepared, named, prepare
 from lightning_rlhf.recipes.recipe import Recipe
 from lightning_rlhf.recipes.references import taken
 from lightning_rlhf.recipes.report import report
-from lightning_rlhf.recipes.state import Step, begin, finish, forget, plan
+from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
 
 Metrics = dict[str, Any]
 
@@ -31,7 +32,7 @@ class Made(NamedTuple):
     answers: list[Any]  # prompt, answer, score: shown in the report
 
 
-def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None = None) -> None:
+def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None = None) -> Results:
     """Run a recipe from where it stands.
 
     Args:
@@ -39,18 +40,21 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
         fresh_from: run this stage and those behind it again.
         console: where to say what happens.
 
+    Returns:
+        What the report shows.
+
     Raises:
         ValueError: a stage cannot run, or has failed; what is done stays done.
     """
-    console = console or Console()
+    console = console or Console(highlight=False)
     stages = prepare(recipe)
     if fresh_from is not None:
-        forget(stages[[stage.name for stage in stages].index(fresh_from) :])
+        forget(from_stage(stages, fresh_from))
     for i, stage in enumerate(stages, 1):
         step = next(s for s in plan(stages) if s.stage.name == stage.name)
         title = f"{i}/{len(stages)} {stage.name}"
         if step.will == "skip":
-            console.print(f"{title}: done before, skipped", highlight=False)
+            console.print(f"{title}: done before, skipped")
             continue
         console.rule(f"{title}: {_says(step)}")
         with named(stage.stage, recipe.file):
@@ -58,9 +62,11 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
             begin(step)
             start = time.perf_counter()
             made = _run(stage, step.will == "go on")
-            finish(step, time.perf_counter() - start, *made)
+            seconds = time.perf_counter() - start
+            finish(step, seconds, *made)
+        console.print(f"{title}: done in {seconds:,.1f} s")
         _free()
-    report(recipe, stages, console)
+    return report(recipe, stages, console)
 
 
 def _look_for_inputs(stage: Prepared, stages: list[Prepared]) -> None:
@@ -95,8 +101,6 @@ def fit(cli: AlignmentCLI, stage: Prepared, goes_on: bool) -> None:
     if found:
         check_file(last, cli.model)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if found else None)
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def measure(cli: AlignmentCLI, stage: Prepared) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_rlhf.mistakes import close
 from lightning_rlhf.recipes.prepare import Prepared
 from lightning_rlhf.recipes.references import strings
 
@@ -37,14 +38,13 @@ def plan(stages: list[Prepared], fresh_from: str | None = None) -> list[Step]:
         fresh_from: this stage and those behind it run again, whatever they left.
     """
     steps: dict[str, Step] = {}
-    fresh = False
+    again = from_stage(stages, fresh_from) if fresh_from is not None else []
     for stage in stages:
-        fresh = fresh or stage.name == fresh_from
         before = [steps[name] for name in stage.after]
         key = key_of(stage, [step.key for step in before])
         running = [step.stage.name for step in before if step.will != "skip"]
         inputs = {s.stage.name: "" if s.will != "skip" else _run_of(s.stage) for s in before}
-        will, why = _decide(stage, key, inputs, running, fresh)
+        will, why = _decide(stage, key, inputs, running, stage in again)
         steps[stage.name] = Step(stage, key, inputs, will, why)
     return list(steps.values())
 
@@ -78,22 +78,26 @@ def key_of(stage: Prepared, before: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@cache
 def _content(path: Path) -> str:
-    """A file by its bytes, a model's folder by names and sizes; nothing of anything else."""
+    """A file by its bytes, a model's folder by names, sizes, times; nothing of anything else."""
     try:
         if path.is_file():
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
+            return _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
         if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             files = sorted(f for f in path.iterdir() if f.is_file())
             return " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
     except OSError:  # a text too long to be a path
         pass
     return ""
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def begin(step: Step) -> None:
@@ -135,6 +139,18 @@ def finish(step: Step, seconds: float, metrics: dict[str, Any], answers: list[An
         "answers": answers,
     }
     write(stage.folder / DONE, done)
+
+
+def from_stage(stages: list[Prepared], name: str) -> list[Prepared]:
+    """A stage and those behind it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise ValueError(f"--from {name}: there is no such stage: {close(name, names)}")
+    return stages[names.index(name) :]
 
 
 def forget(stages: list[Prepared]) -> None:
