@@ -12,8 +12,9 @@ from lightning_rlhf.cli import main
 CONFIG = Path(__file__).parents[2] / "configs" / "rlhf.yaml"
 SMALL = """
     stages.world.args.demonstrations=320  stages.world.args.preferences=160
-    stages.sft.trainer.max_steps=10  stages.reward.trainer.max_steps=4  stages.ppo.trainer.max_steps=8
-    stages.ppo.data.batch_size=8  stages.sft_judged.args.every=16  stages.ppo_judged.args.every=16
+    stages.sft.trainer.max_steps=10  stages.reward.trainer.max_steps=4
+    stages.ppo.trainer.max_steps=8  stages.ppo.data.batch_size=8
+    stages.sft_judged.args.every=16  stages.ppo_judged.args.every=16
     stages.ppo.model.sampling.max_new_tokens=6  defaults.trainer.enable_progress_bar=false
 """
 
@@ -38,5 +39,6 @@ def test_rlhf_in_small(
     # a stage's own config is one of `fit`
     (config,) = home.glob("sft/log/version_0/config.yaml")
     capsys.readouterr()
-    main(["fit", "--config", str(config), "--print_config"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config), "--print_config"])
     assert "runs/rlhf/world/base" in capsys.readouterr().out

@@ -222,6 +222,7 @@ def test_a_mistake_is_one_sentence_before_anything_runs(
         (["--from", "dpp"], "there is no such stage: did you mean dpo?"),
         (["--set", "stages.dpp.seed=1"], "there is no stage dpp: did you mean dpo?"),
         (["--set", "stages.dpo"], "write NAME=VALUE"),
+        (["--set", "stages.said.ckpt_path=gone.ckpt"], "stage said: no checkpoint at gone.ckpt"),
         (["--set", "sed=1"], "there is no key sed: did you mean seed?"),
         (["--dri"], "run has no option --dri: did you mean --dry?"),
     ],

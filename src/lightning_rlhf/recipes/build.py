@@ -18,7 +18,6 @@ from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.parsing import AlignmentCLI, cli_options
 from lightning_rlhf.planning.guard import MemoryGuard
 
-Function = Callable[[], Any]
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
 EVERY = 50  # steps between two checkpoints, where a stage says nothing: what a kill costs
 ROWS = "rows.jsonl"
@@ -103,7 +102,7 @@ def leaves(cli: AlignmentCLI, verb: str, folder: Path) -> dict[str, str]:
     return made | ({"model": str(folder / POLICY)} if whole else {})
 
 
-def function_of(spec: dict[str, Any], folder: Path, seed: int) -> Function:
+def function_of(spec: dict[str, Any], folder: Path, seed: int) -> partial[Any]:
     """The function a stage calls, its arguments parsed and checked.
 
     ``folder`` (of the stage) and ``seed`` are given to a function that takes them.

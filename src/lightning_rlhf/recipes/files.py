@@ -8,30 +8,40 @@ from typing import Any
 
 from lightning_rlhf.data.sources import READERS, STREAM
 from lightning_rlhf.models import loading
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.modules.checkpoint import check_file
 from lightning_rlhf.parsing import AlignmentCLI
 
 
-def check_files(cli: AlignmentCLI, coming: list[str]) -> None:
-    """Look for what a module and its data name.
+def check_files(cli: AlignmentCLI, checkpoint: str | None, coming: list[str]) -> None:
+    """Look for what a module, its data and its checkpoint are read from.
 
     Args:
         cli: a stage, built.
+        checkpoint: its ``ckpt_path``.
         coming: paths that earlier stages will have written.
 
     Raises:
         FileNotFoundError: names what is not there.
     """
     backbone = getattr(cli.model, "backbone", None)
-    if backbone is not None:
-        if not _coming(backbone.name_or_path, coming):
-            _check_model(backbone.name_or_path)
-        for role, folder in backbone.adapters.items():
-            if not _coming(folder, coming) and not (Path(folder) / "adapter_config.json").is_file():
-                raise FileNotFoundError(f"adapters: no {role} adapter at {folder}")
+    if isinstance(backbone, Backbone):
+        check_backbone(backbone, coming)
     for key in ("source", "val_source"):
         for source in _named(getattr(cli.datamodule, key, None)):
             if not _coming(source, coming):
                 _check_data(source)
+    if checkpoint is not None and not _coming(checkpoint, coming):
+        check_file(checkpoint)
+
+
+def check_backbone(backbone: Backbone, coming: list[str]) -> None:
+    """The same for a model and its adapters."""
+    if not _coming(backbone.name_or_path, coming):
+        _check_model(backbone.name_or_path)
+    for role, folder in backbone.adapters.items():
+        if not _coming(folder, coming) and not (Path(folder) / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"adapters: no {role} adapter at {folder}")
 
 
 def _coming(path: str, coming: list[str]) -> bool:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_rlhf.mistakes import MISTAKES, sentence, written_for_users
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.recipes.build import build, function_of, leaves, named_function
-from lightning_rlhf.recipes.files import check_files
+from lightning_rlhf.recipes.files import check_backbone, check_files
 from lightning_rlhf.recipes.recipe import Recipe, Stage
 from lightning_rlhf.recipes.references import resolve, taken
 
@@ -59,12 +60,15 @@ def _prepared(recipe: Recipe, stage: Stage, before: list[Prepared], later: list[
         raise ValueError(f"about: there is no stage {about} before {stage.name}")
     seed = spec.get("seed", zlib.crc32(f"{recipe.seed} {stage.name}".encode()))
     made = {name: str(folder / file) for name, file in spec.get("outputs", {}).items()}
+    coming = [path for paths in outputs.values() for path in paths.values()]
     if stage.verb == "call":
-        function_of(spec, folder, seed)
+        for value in function_of(spec, folder, seed).keywords.values():
+            if isinstance(value, Backbone):
+                check_backbone(value, coming)
     else:
         with hushed():
             cli = build(spec, stage.verb, folder, seed)
-        check_files(cli, [path for paths in outputs.values() for path in paths.values()])
+        check_files(cli, spec.get("ckpt_path"), coming)
         made = leaves(cli, stage.verb, folder) | made
     after = list(dict.fromkeys([*(name for name, _ in taken(stage.spec)), *needs]))
     return Prepared(stage, spec, folder, seed, made, after)

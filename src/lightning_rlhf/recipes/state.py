@@ -123,7 +123,7 @@ def finish(step: Step, seconds: float, metrics: dict[str, Any], answers: list[An
     declared = stage.spec.get("outputs", {})
     lost = [n for n in declared if not Path(stage.outputs[n]).exists()]
     if lost:
-        raise ValueError(f"stage {stage.name} left no {stage.outputs[lost[0]]}: see its `outputs:`")
+        raise ValueError(f"it left no {stage.outputs[lost[0]]}, which its `outputs:` promise")
     done = {
         "stage": stage.name,
         "verb": stage.stage.verb,
