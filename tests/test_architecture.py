@@ -21,6 +21,8 @@ FLOORS = {
     "quickstart": 4,
     "chat": 4,
     "mistakes": 4,
+    "parsing": 4,
+    "recipes": 4,
     "inspection": 4,
     "__main__": 5,
     "cli": 4,
@@ -34,6 +36,12 @@ NEIGHBOURS = {
     ("cli", "chat"),
     ("cli", "mistakes"),
     ("cli", "inspection"),
+    ("cli", "parsing"),
+    ("cli", "recipes"),
+    ("parsing", "planning"),
+    ("recipes", "parsing"),
+    ("recipes", "planning"),
+    ("recipes", "mistakes"),
 }  # same floor, one way
 FILES = sorted(SOURCE.rglob("*.py"))
 

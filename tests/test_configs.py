@@ -10,11 +10,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_rlhf.callbacks import SampleTable, SaveRoles
 from lightning_rlhf.cli import AlignmentCLI, cli_options
+from lightning_rlhf.recipes.prepare import prepare
+from lightning_rlhf.recipes.recipe import read_recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
-RUNNABLE = [c for c in METHODS if "class_path: lightning_rlhf" in c.read_text()]
+RECIPES = [c for c in METHODS if "\nstages:" in c.read_text()]
+RUNNABLE = [
+    c for c in METHODS if "class_path: lightning_rlhf" in c.read_text() and c not in RECIPES
+]
 TITLES = {
     "sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule",
     "ppo": "PPOModule", "grpo": "GRPOModule", "rloo": "RLOOModule",
@@ -38,6 +43,14 @@ def test_builds(config: Path) -> None:
     assert not cli.model.backbone.is_loaded  # a description costs nothing
     kinds = {type(c) for c in cli.trainer.callbacks}
     assert {SampleTable, SaveRoles, ModelCheckpoint} <= kinds
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda c: c.stem)
+def test_every_stage_of_a_recipe_builds(recipe: Path, tmp_path: Path) -> None:
+    stages = prepare(read_recipe(recipe, [f"folder={tmp_path / 'run'}"]))
+    assert [stage.name for stage in stages if stage.stage.verb == "fit"] == ["sft", "reward", "ppo"]
+    assert all(set(stage.after) for stage in stages[1:])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda c: c.stem)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import lightning_fabric
+import pytorch_lightning
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+OWN = Path(__file__).parent
+LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
+MISTAKES = (
+    ValueError, FileNotFoundError, ImportError, MisconfigurationException, RuntimeError,
+)  # fmt: skip
 Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, where its options are its own
 NOISE = re.compile(
     r"""^(-\ )?(Expected\ a\ <class\ 'NoneType'>|Does\ not\ validate|Subtypes:|Errors:|Given\ value
@@ -107,6 +116,8 @@ def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
         return None
     path = re.search(r"is not accepted. Got value: Namespace\(class_path='([\w.]+)'", message)
     paths = re.findall(CLASS, message[: found.start()])
+    if not path and not paths:
+        return None  # a function's
     name = path[1] if path else paths[-1]
     option = found[1].rpartition(".")[2]
     there = _parameters(locate(name))
@@ -116,12 +127,15 @@ def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
 
 def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
     """An option nobody has, by its dotted name."""
-    found = re.search(r"does not accept option '([\w.]+)'", message) or re.search(
-        r"unrecognized arguments: (?:\S+ )*?--?([\w.]+)", message
+    found = re.search(
+        r"(?:does not accept option '|Option '|unrecognized arguments: (?:\S+ )*?--?)([\w.]+)",
+        message,
     )
     if found is None:
         return None
     group, _, option = found[1].rpartition(".")
+    inside = re.search(r"Group '([\w.]+)' does not accept", message)
+    group = inside[1] if inside else group
     own = verbs.get(args[0])
     if own is not None:
         said = f"{args[0]} has no option {option}: {close(option, _parameters(own))}"
@@ -187,3 +201,15 @@ def _written_in(option: str, args: list[str]) -> str:
         if found:
             return f"{file} line {text.count(chr(10), 0, found.start()) + 1}: "
     return ""
+
+
+def written_for_users(error: BaseException | None) -> BaseException | None:
+    """The error we or Lightning raised, also under those that parsers wrapped around it."""
+    while error is not None:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if any(raised_in.is_relative_to(package) for package in (OWN, *LIGHTNING)):
+            return error
+        if isinstance(error, RuntimeError):
+            return None  # torch's faults are nobody's wording
+        error = error.__cause__ or error.__context__
+    return None

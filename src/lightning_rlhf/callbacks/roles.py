@@ -27,8 +27,9 @@ class SaveRoles(Callback):
         parent = Path(self.folder) if self.folder else run_folder(trainer)
         backbone = pl_module.backbone
         for role in pl_module.trained:
-            if backbone.lora is None and role in backbone.heads:
-                continue  # whole-model heads live in the checkpoint
+            own = backbone.lora is not None and backbone.roles[role].trunk is None
+            if role in backbone.heads and not own:
+                continue  # a head without an adapter lives in the checkpoint
             folder = backbone.save_role(role, parent / role)
             talk = "" if role in backbone.heads else f"; talk to it: lightning-rlhf chat {folder}"
             rank_zero_info(f"{role} saved to {folder}{talk}")

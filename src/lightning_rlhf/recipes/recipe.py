@@ -1,0 +1,165 @@
+"""A recipe as it is written: its YAML, defaults laid under every stage, and overrides."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import get_loader
+
+from lightning_rlhf.mistakes import close
+
+LOAD = get_loader("yaml")  # the parser's: 1e-3 is a number
+TRAINED = ("fit", "validate", "test", "predict")  # verbs of a Trainer
+SECTIONS = ("model", "data", "trainer")
+LISTS: dict[str, type] = {"args": dict, "outputs": dict, "needs": list, "report": list}
+KEYS = ("name", "verb", *SECTIONS, "call", "ckpt_path", "seed", "about", *LISTS)
+TOP = ("folder", "seed", "title", "defaults", "stages")
+
+
+class Stage(NamedTuple):
+    """One stage as written, defaults and overrides in it, references not yet resolved."""
+
+    name: str
+    verb: str  # of a Trainer, or "call"
+    spec: dict[str, Any]
+
+
+class Recipe(NamedTuple):
+    """What a file says."""
+
+    file: Path
+    folder: Path
+    seed: int
+    title: str
+    stages: list[Stage]
+
+
+def read_recipe(file: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """A recipe, every key of it known.
+
+    Args:
+        file: the YAML.
+        overrides: such as ``stages.sft.trainer.max_steps=5`` or ``folder=runs/other``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: names the stage and the key that is wrong.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"no recipe at {file}")
+    try:
+        written = _quoted(LOAD(file.read_text(encoding="utf-8")))
+    except yaml.MarkedYAMLError as error:
+        where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{file}{where} is broken YAML: {error.problem}") from error
+    if not isinstance(written, dict) or not isinstance(written.get("stages"), list):
+        raise ValueError(f"{file} is no recipe: it needs a list under `stages:` (docs/recipes.md)")
+    for override in overrides or []:
+        set_dotted(written, override)
+    _known(written, TOP, str(file))
+    defaults = written.get("defaults") or {}
+    _known(defaults, SECTIONS, f"{file}, defaults")
+    stages = [_stage(item, defaults, i, file) for i, item in enumerate(written["stages"], 1)]
+    names = [stage.name for stage in stages]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{file}: two stages are called {twice}: give one of them another name")
+    return Recipe(
+        file,
+        Path(written.get("folder") or Path("runs") / file.stem),
+        int(written.get("seed") or 0),
+        str(written.get("title") or file.stem),
+        stages,
+    )
+
+
+def _stage(item: Any, defaults: dict[str, Any], number: int, file: Path) -> Stage:
+    if not isinstance(item, dict) or not isinstance(name := item.get("name"), str):
+        raise ValueError(f"{file}: stage {number} needs a name: `- name: sft`")
+    where = f"{file}, stage {name}"
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or name in ("folder", "here"):
+        raise ValueError(f"{where}: a name is a word of letters, digits and _, as it is a folder")
+    _known(item, KEYS, where)
+    for key, kind in LISTS.items():
+        if not isinstance(item.get(key, kind()), kind):
+            raise ValueError(f"{where}: {key} is a {kind.__name__}, got {item[key]!r}")
+    verb = item.get("verb") or ("call" if "call" in item else "fit")
+    if verb not in (*TRAINED, "call"):
+        raise ValueError(f"{where}: there is no verb {verb}: {close(verb, (*TRAINED, 'call'))}")
+    lacks = [k for k in (("call",) if verb == "call" else ("model", "data")) if k not in item]
+    if lacks:
+        raise ValueError(f"{where}: {verb} needs `{lacks[0]}:`")
+    alien = (*SECTIONS, "ckpt_path") if verb == "call" else ("call", "args")
+    if wrong := next((k for k in alien if k in item), None):
+        raise ValueError(f"{where}: {verb} takes no `{wrong}:`")
+    if verb == "fit" and "ckpt_path" in item:
+        raise ValueError(f"{where}: fit goes on from its own checkpoint: take `ckpt_path:` out")
+    under = {} if verb == "call" else {k: defaults[k] for k in SECTIONS if k in defaults}
+    return Stage(name, verb, merge(under, item))
+
+
+def merge(under: Any, over: Any) -> Any:
+    """Two configs as one, deeply; of lists and values the one that lies over counts."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return copy.deepcopy(over)
+    both = {key: merge(under[key], over[key]) for key in under.keys() & over.keys()}
+    return copy.deepcopy({**under, **over}) | both
+
+
+def set_dotted(written: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` in place; stages by their names, ``init_args`` may be left out."""
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise ValueError(f"--set {override}: write NAME=VALUE, as stages.sft.trainer.max_steps=5")
+    *parents, last = path.split(".")
+    place: Any = written
+    for key in parents:
+        if isinstance(place, list):
+            place = _named(place, key, override)
+        else:
+            place = _inside(place, key).setdefault(key, {})
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {override}: {key} is {place!r} and holds no {last}")
+    if isinstance(place, list):
+        raise ValueError(
+            f"--set {override}: a stage is set key by key, as {path}.trainer.max_steps"
+        )
+    _inside(place, last)[last] = _quoted(LOAD(value))
+
+
+def _inside(place: dict[str, Any], key: str) -> dict[str, Any]:
+    """Where a key of a section belongs: among a class's arguments, if it is one's."""
+    takes = "class_path" in place and key not in ("class_path", "init_args")
+    inner: dict[str, Any] = place.setdefault("init_args", {}) if takes else place
+    return inner
+
+
+def _named(stages: list[Any], name: str, override: str) -> Any:
+    names = [str(s.get("name")) for s in stages if isinstance(s, dict)]
+    if name not in names:
+        raise ValueError(f"--set {override}: there is no stage {name}: {close(name, names)}")
+    return next(s for s in stages if isinstance(s, dict) and s.get("name") == name)
+
+
+def _known(there: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(there, dict):
+        raise ValueError(f"{where}: a mapping is wanted, got {there!r}")
+    if wrong := next((key for key in there if key not in keys), None):
+        raise ValueError(f"{where}: there is no key {wrong}: {close(str(wrong), keys)}")
+
+
+def _quoted(value: Any) -> Any:
+    """A reference that YAML took for a mapping, ``{sft.policy}`` without quotes, as its text."""
+    if isinstance(value, list):
+        return [_quoted(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        key, inner = next(iter(value.items()))
+        if inner is None and re.fullmatch(r"folder|here|[A-Za-z]\w*\.\w+", str(key)):
+            return f"{{{key}}}"
+    return {k: _quoted(v) for k, v in value.items()}

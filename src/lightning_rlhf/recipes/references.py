@@ -1,0 +1,64 @@
+"""What stages hand over: ``{sft.policy}`` in a string is a path that stage sft leaves behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_rlhf.mistakes import close
+
+REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here)|([A-Za-z]\w*)\.(\w+))\}(?!\})")
+Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earlier stages
+
+
+def taken(value: Any) -> list[tuple[str, str]]:
+    """What a value refers to, as stage and output, each once, in order."""
+    found = [match for text in strings(value) for match in REFERENCE.finditer(text)]
+    return list(dict.fromkeys((match[2], match[3]) for match in found if match[2]))
+
+
+def strings(value: Any) -> list[str]:
+    """Every string in a nested value, keys too: a mixture's sources are keys."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in strings(part)]
+    return [text for part in value for text in strings(part)] if isinstance(value, list) else []
+
+
+def resolve(value: Any, outputs: Outputs, places: Mapping[str, str], later: list[str]) -> Any:
+    """A value with every reference in it replaced.
+
+    Args:
+        value: of any nesting.
+        outputs: of the stages before.
+        places: what ``{folder}`` and ``{here}`` are.
+        later: this stage and those after it, for messages.
+
+    Raises:
+        ValueError: a stage or an output that is not there, with those that are.
+    """
+    if isinstance(value, list):
+        return [resolve(v, outputs, places, later) for v in value]
+    if isinstance(value, dict):
+        parts = ((k, resolve(v, outputs, places, later)) for k, v in value.items())
+        return {resolve(k, outputs, places, later): v for k, v in parts}
+    if not isinstance(value, str):
+        return value
+    return REFERENCE.sub(lambda match: _path(match, outputs, places, later), value)
+
+
+def _path(
+    match: re.Match[str], outputs: Outputs, places: Mapping[str, str], later: list[str]
+) -> str:
+    place, stage, output = match.groups()
+    if place:
+        return places[place]
+    there = [f"{s}.{o}" for s, made in outputs.items() for o in made]
+    if stage in later:
+        raise ValueError(f"{match[0]} is not there yet: a stage refers to stages before it only")
+    if output not in outputs.get(stage, {}):
+        meant = close(f"{stage}.{output}", there) if there else "no stage before leaves anything"
+        raise ValueError(f"nothing is called {match[0]}: {meant}")
+    return outputs[stage][output]

@@ -1,0 +1,109 @@
+"""What a recipe did, from what its stages left on disk: a table, a page, one JSON file."""
+
+from __future__ import annotations
+
+import csv
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lightning_rlhf.evaluation.report import (
+    Answers,
+    Curve,
+    Results,
+    Stage,
+    print_results,
+    write_report,
+)
+from lightning_rlhf.recipes.prepare import Prepared
+from lightning_rlhf.recipes.recipe import Recipe
+from lightning_rlhf.recipes.state import DONE, read, write
+
+
+def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
+    """Write ``recipe.json``, ``report.html`` and ``report.png`` beside the stages; print both."""
+    done = {stage.name: read(stage, DONE) for stage in stages}
+    told = {"title": recipe.title, "file": str(recipe.file), "seed": recipe.seed}
+    write(recipe.folder / "recipe.json", {**told, "stages": list(done.values())})
+    results = Results(
+        title=recipe.title,
+        subtitle=f"{len(stages)} stages of {recipe.file.name}",
+        stages=columns(stages, done),
+        answers=side_by_side(stages, done),
+        curves=[curve for stage in stages for curve in curves(stage)],
+        facts=_facts(done) | {"seed": str(recipe.seed), "time": _time(done)},
+    )
+    written = write_report(results, recipe.folder)
+    print_results(results, console)
+    console.print(f"The report: {written.html}   the stages: {recipe.folder / 'recipe.json'}")
+    return results
+
+
+def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Stage]:
+    """A column to each stage with figures; those of one that is ``about`` another join its."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        figures = shown(stage, done[stage.name]["metrics"])
+        about = stage.spec.get("about")
+        if about in found:
+            found[about].metrics.update(figures)
+        else:
+            found[stage.name] = Stage(stage.name, done[stage.name]["seconds"], figures)
+    return [stage for stage in found.values() if stage.metrics]
+
+
+def shown(stage: Prepared, metrics: dict[str, Any]) -> dict[str, float]:
+    """The figures that the stage's ``report`` names; else all of a call, or of a validation."""
+    figures = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+    usual = ["*"] if stage.stage.verb == "call" else ["val/*", "test/*", "rows"]
+    wanted = stage.spec.get("report", usual)
+    return {k: v for k, v in figures.items() if any(fnmatch(k, pattern) for pattern in wanted)}
+
+
+def side_by_side(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Answers]:
+    """What calls returned as ``answers``, prompt by prompt, under the stage they are about."""
+    found: dict[str, Answers] = {}
+    for stage in stages:
+        name = stage.spec.get("about", stage.name)
+        for prompt, answer, score in done[stage.name]["answers"]:
+            row = found.setdefault(prompt, Answers(prompt, {}, {}))
+            row.by_stage[name] = answer
+            row.scores[name] = score
+    return list(found.values())
+
+
+def curves(stage: Prepared) -> list[Curve]:
+    """What the stage's ``report`` names and its log holds more than once; else the loss."""
+    logs = sorted(stage.folder.glob("log/version_*/metrics.csv"), key=_version)
+    points: dict[str, dict[int, float]] = {}
+    for log in logs:  # of a stage that was resumed the later counts
+        with log.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for metric, value in row.items():
+                    if value and metric not in ("step", "epoch"):
+                        points.setdefault(metric, {})[int(row["step"])] = float(value)
+    wanted = stage.spec.get("report", [])
+    names = [
+        n for n, line in points.items() if len(line) > 1 and any(fnmatch(n, w) for w in wanted)
+    ]
+    names = names or [name for name in ("train/loss",) if len(points.get(name, {})) > 1]
+    lines = {name: sorted(points[name].items()) for name in names}
+    return [
+        Curve(stage.name, name, [s for s, _ in line], [v for _, v in line])
+        for name, line in lines.items()
+    ]
+
+
+def _time(done: dict[str, dict[str, Any]]) -> str:
+    return f"{sum(d['seconds'] for d in done.values()):,.0f} s"
+
+
+def _version(log: Path) -> int:
+    return int(log.parent.name.removeprefix("version_"))
+
+
+def _facts(done: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The words that calls returned among their figures."""
+    return {k: v for d in done.values() for k, v in d["metrics"].items() if isinstance(v, str)}

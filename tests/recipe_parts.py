@@ -1,0 +1,39 @@
+"""What the recipes of tests name by class path."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from support import number_pairs
+
+
+class KillAt(Callback):
+    """Ends the process at a step, as a power cut would, where the environment says so."""
+
+    def __init__(self, stage: str):
+        self.stage = stage
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if os.environ.get("KILL_AT") == f"{self.stage} {trainer.global_step}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_pairs(folder: str, seed: int, n: int = 24) -> dict[str, int]:
+    """Rows in the stage's folder."""
+    rows = number_pairs(n, seed % 1000)
+    Path(folder, "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"pairs": n}
+
+
+def gate(source: str, least: int = 1) -> dict[str, Any]:
+    """Stops a recipe whose rows are too few."""
+    rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    if len(rows) < least:
+        raise ValueError(f"{source} has {len(rows)} rows, fewer than {least}")
+    return {"kept": len(rows), "answers": [[r["prompt"], r["completion"], 0.5] for r in rows[:2]]}
