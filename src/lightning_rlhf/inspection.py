@@ -15,8 +15,9 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import figures
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.data.figures import Figures, Run
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData, RowsData
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.rows import token_row
 from lightning_rlhf.data.sources import is_stream, load_rows
 from lightning_rlhf.data.templates import ChatTemplate
@@ -209,11 +210,11 @@ def run_text(tokenizer: PreTrainedTokenizerBase, run: Run, context: list[int]) -
 
 
 def _say_readings(data: RowsData, console: Console) -> None:
-    for name, (columns, layout, report) in data.readings.items():
+    for name, (columns, layout, report, streamed) in data.readings.items():
         console.print(Text(clean(name), "bold"))
         head = f"  {type(data).__name__}; {layout or 'our own columns; '}"
         console.print(Text(clean(f"{head}columns: {', '.join(columns)}")))
-        some = "the first " if is_stream(name) else ""
+        some = "the first " if streamed else ""
         console.print(Text(f"  {some}{report.read:,} rows read, {report.kept:,} kept"))
         for side, n in report.cut.most_common():
             console.print(Text(f"  {n:,} cut to max_length {data.max_length} ({side})"))
