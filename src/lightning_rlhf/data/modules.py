@@ -73,11 +73,7 @@ class PromptData(RowsData):
         updates = next((n for m in parts if (n := getattr(m, "updates_per_rollout", 0))), 0)
         if not updates:
             return super().train_dataloader()
-        if is_stream(self.source):
-            raise ValueError(
-                f"{name_of(self.source)}: a stream cannot yield its prompts again for each update "
-                "of a rollout; give a file, a folder or a hub id without stream:"
-            )
+        refuse_a_stream(self.source)
         rows = self.train_rows
         assert rows is not None, "setup has not run"
         if self.max_tokens is None:
@@ -86,3 +82,16 @@ class PromptData(RowsData):
             partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
         drawn = Batches(rows, [batch for batch in partition for _ in range(updates)])
         return self._drawing(drawn, rows, sampler=self._sampler(drawn, True, updates))
+
+
+def refuse_a_stream(source: Any) -> None:
+    """Where each batch is wanted once per update of its rollout.
+
+    Raises:
+        ValueError: a source that is a stream.
+    """
+    if is_stream(source):
+        raise ValueError(
+            f"{name_of(source)}: a stream cannot yield its prompts again for each update "
+            "of a rollout; give a file, a folder or a hub id without stream:"
+        )
