@@ -1,4 +1,4 @@
-"""Do ten seeds of ten survive? PPO, RLOO, GRPO and Dr. GRPO on the learnt reward of the micro-world.
+"""Do ten seeds of ten survive? PPO, RLOO, GRPO and Dr. GRPO on a learnt reward in the micro-world.
 
     python benchmarks/stability.py [--seeds 10] [--write true]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
@@ -16,9 +17,10 @@ from support import NUMBERS
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _light() -> None:
     """Two processes of two threads each on two cores mostly wait for one another."""
     torch.set_num_threads(1)
+    gc.freeze()  # a collection, and Lightning asks for some, need not go through every import
     quiet()
 
 

@@ -26,7 +26,7 @@ from lightning_rlhf import (
     SFTModule,
     Updates,
 )
-from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from support import NUMBERS, number_pairs
 
@@ -66,14 +66,23 @@ EVERY = METHODS | ONLINE
 
 
 class Runs:
-    """Modules, data and Trainers of one test."""
+    """Modules, data and Trainers of one test.
 
-    def __init__(self, base: str, folder: Path):
+    Args:
+        base: the folder of a model.
+        folder: where runs write.
+        lora: of every backbone.
+        logger: False where no run writes its metrics.
+    """
+
+    def __init__(self, base: str, folder: Path, lora: LoRA | None = None, logger: bool = True):
         self.base = base
         self.folder = folder
+        self.lora = lora or LoRA(r=4)
+        self.logger = logger
 
     def backbone(self, **kwargs: Any) -> Backbone:
-        return Backbone(self.base, **{"dtype": "float32", "lora": LoRA(r=4), **kwargs})
+        return Backbone(self.base, **{"dtype": "float32", "lora": self.lora, **kwargs})
 
     def make(
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
@@ -92,7 +101,7 @@ class Runs:
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "enable_checkpointing": False,
-            "logger": CSVLogger(self.folder / "logs"),
+            "logger": self.logger and CSVLogger(self.folder / "logs"),
             "log_every_n_steps": 1,
             "default_root_dir": self.folder,
         }

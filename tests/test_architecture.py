@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ NEIGHBOURS = {
     ("recipes", "planning"),
     ("recipes", "mistakes"),
 }  # same floor, one way
+DISTRIBUTION = {"yaml": "pyyaml", "lightning_fabric": "pytorch_lightning"}  # where names differ
+OURS_OR_ASKED_FOR = {"lightning_rlhf", "vllm"}  # vLLM: imported by who asks for it, with a sentence
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -106,6 +110,20 @@ def test_every_method_has_its_one_name_everywhere() -> None:
         assert f"class {method.upper()}Module(".lower() in file.read_text().lower()
         assert (root / "configs" / f"{method}.yaml").is_file()
         assert (root / "docs" / "methods" / f"{method}.md").is_file()
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """As a dependency, or as an extra; what has to be there anyway is declared all the same."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in wanted}
+    for file in FILES:
+        for name in imports(file):
+            package = name.split(".")[0]
+            if package in sys.stdlib_module_names or package in OURS_OR_ASKED_FOR:
+                continue
+            assert DISTRIBUTION.get(package, package) in declared, f"{file.name} imports {package}"
 
 
 def test_constructors_have_few_arguments() -> None:

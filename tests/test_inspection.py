@@ -15,6 +15,7 @@ from lightning_rlhf.cli import main
 from lightning_rlhf.data import collate
 from lightning_rlhf.data.figures import batch_plan, counting, figures, runs
 from lightning_rlhf.data.rows import token_row
+from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.inspection import COUNTS, clean, inspect, shown
 from support import number_pairs
@@ -145,7 +146,8 @@ def test_one_row_and_none(
     bad = write(tmp_path / "bad", [{"prompt": "w1", "chosen": "w2", "rejected": "w2"}])
     code, text = said([bad, "--tokenizer", tiny_base], capsys)
     assert code == 1
-    assert "1 dropped: identical pair, first row 1" in text and "no row can be used" in text
+    flat = " ".join(text.split())
+    assert "1 dropped: identical pair, first row 1" in flat and "no row can be used" in flat
     code, text = said([write(tmp_path, [{"odd": "w1"}]), "--tokenizer", tiny_base], capsys)
     assert code == 2 and "has the columns {odd}" in text
 
@@ -163,6 +165,68 @@ def test_the_config_of_a_run(
         capsys,
     )
     assert code == 0 and "batch_size 24" in text and "row 1, as" in text and "row 2," not in text
+
+
+def test_a_stream(tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its first block is looked at, and said to be it."""
+    rows = [*number_pairs(20), {"prompt": "w1", "chosen": "w2", "rejected": "w2"}]
+    file = write(tmp_path, rows)
+    code, text = said([f"stream:{file}", "--tokenizer", tiny_base, "--rows", "1"], capsys)
+    assert code == 0
+    flat = " ".join(text.split())
+    for part in (
+        "read as preference data", "our own columns", "the first 21 rows read, 20 kept",
+        "1 dropped: identical pair, first row 21", "row 1, as",
+        "batches an epoch of its first rows",
+    ):  # fmt: skip
+        assert part in flat, part
+    data = PreferenceData(load_rows(f"stream:{file}"), val_fraction=0)
+    assert inspect(data, Backbone(tiny_base).tokenizer, 0, Console(width=80))
+    assert "the first 21 rows read, 20 kept" in capsys.readouterr().out
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    code, text = said([f"stream:{empty}", "--tokenizer", tiny_base], capsys)
+    assert code == 2 and "holds no rows" in text
+
+
+def test_a_mixture(tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file's verb and of a run's config: each source counted, and what is drawn of them."""
+    names = []
+    for name, n in (("a", 20), ("b", 10)):
+        (tmp_path / name).mkdir()
+        names.append(write(tmp_path / name, number_pairs(n)))
+    mixture = f"{{{names[0]}: 1.0, {names[1]}: 0.5}}"
+    config = [f"--config={ROOT / 'configs/dpo.yaml'}", f"--data.source={mixture}"]
+    config += [f"--model.backbone.name_or_path={tiny_base}", "--data.val_fraction=0"]
+    for args in ([mixture, "--tokenizer", tiny_base], config):
+        code, text = said([*args, "--rows", "0"], capsys)
+        flat = " ".join(text.split())
+        assert code == 0, text
+        assert "20 rows read, 20 kept; weight 1 " in flat
+        assert "10 rows read, 10 kept; weight 0.5 " in flat
+        assert "25 rows to train on" in flat
+    code, text = said(["{a.jsonl, b.jsonl}", "--tokenizer", tiny_base], capsys)
+    assert code == 2 and "{a.jsonl, b.jsonl} is no mixture: write {one.jsonl: 1.0" in text
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ppo", 8), ("grpo", 2)])
+def test_prompts_of_a_module_that_completes_them(
+    tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, steps: int
+) -> None:
+    file = write(tmp_path, [{"prompt": "w1 w2"}, {"prompt": "w3"}, {"prompt": "w3"}])
+    args = [f"--config={ROOT / f'configs/{method}.yaml'}", "--rows=1", "--data.batch_size=2"]
+    args += [f"--model.backbone.name_or_path={tiny_base}", "--data.val_fraction=0"]
+    code, text = said([*args, f"--data.source={file}"], capsys)
+    flat = " ".join(text.split())
+    assert code == 0
+    for part in (
+        "PromptData", "prompt: w1 w2", "4 tokens of prompts; only completions count",
+        "duplicates: 1 prompts are there before",
+        f"rollouts an epoch: 2 (batch_size 2), {steps} steps each", "rows a rollout: 1 to 2",
+    ):  # fmt: skip
+        assert part in flat, part
+    code, text = said([*args, f"--data.source=stream:{file}"], capsys)
+    assert code == 2 and "a stream cannot yield its prompts again" in text  # as fit says
 
 
 def test_text_of_data_gives_no_orders(tiny_base: str, capsys: pytest.CaptureFixture[str]) -> None:

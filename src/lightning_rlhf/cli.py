@@ -84,17 +84,18 @@ def _described(args: list[str]) -> AlignmentCLI:
 def _inspect(args: list[str]) -> None:
     """The data of a run, by the configs of ``fit``, or of one file; no weights are read."""
     rows, args = rows_option(args)
-    console = Console()
+    console, updates = Console(), 0
     if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
         cli = _described(args)
         found = (getattr(part, "tokenizer", None) for part in cli.model.modules())
         data, tokenizer = cli.datamodule, next((t for t in found if t is not None), None)
+        updates = getattr(cli.model, "updates_per_rollout", 0)
         if tokenizer is None:
             raise ValueError(f"{type(cli.model).__name__} has no tokenizer to inspect data with")
     else:
         data = data_of(look_of(args), console)
         tokenizer = data.tokenizer
-    sys.exit(0 if inspect(data, tokenizer, rows, console) else 1)
+    sys.exit(0 if inspect(data, tokenizer, rows, console, updates) else 1)
 
 
 def _plan(args: list[str]) -> None:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import figures
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.data.figures import Figures, Run
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData, RowsData
+from lightning_rlhf.data.modules import (
+    DemonstrationData,
+    PreferenceData,
+    PromptData,
+    refuse_a_stream,
+)
 from lightning_rlhf.data.rows import token_row
-from lightning_rlhf.data.sources import is_stream, load_rows
+from lightning_rlhf.data.sources import Mixture, is_mixture, is_stream, load_rows
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.models.loading import load_tokenizer, resolve
@@ -31,9 +39,9 @@ BINS = 10
 
 
 class Look(NamedTuple):
-    """A file to inspect without a run's config."""
+    """A file, or a mixture of some, to inspect without a run's config."""
 
-    source: str
+    source: str | Mixture
     tokenizer: str
     reader: str | None
     options: dict[str, Any]  # of the DataModule
@@ -50,7 +58,7 @@ def rows_option(args: list[str]) -> tuple[int, list[str]]:
 def look_of(args: list[str]) -> Look:
     """The arguments of a file's inspection."""
     parser = argparse.ArgumentParser("lightning-rlhf inspect", allow_abbrev=False)
-    parser.add_argument("source", help="a file, a folder or a hub id")
+    parser.add_argument("source", help="a file, a folder, a hub id or {source: weight, ...}")
     parser.add_argument("--tokenizer", required=True, help="a model or the folder of a tokenizer")
     parser.add_argument("--as", dest="reader", choices=READERS, help="by the columns, if not given")
     parser.add_argument("--format", default="auto")
@@ -60,7 +68,20 @@ def look_of(args: list[str]) -> Look:
     parser.add_argument("--batch_size", type=int, default=8)
     asked = vars(parser.parse_args(args))
     source, tokenizer, reader = (asked.pop(k) for k in ("source", "tokenizer", "reader"))
-    return Look(source, tokenizer, reader, {**asked, "val_fraction": 0.0})
+    return Look(_mixture(source) or source, tokenizer, reader, {**asked, "val_fraction": 0.0})
+
+
+def _mixture(source: str) -> Mixture | None:
+    """A mixture as it would be typed for ``--data.source``, or None."""
+    if not source.startswith("{"):
+        return None
+    try:
+        found = yaml.safe_load(source)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(w, int | float) for w in found.values()):
+        raise ValueError(f"{source} is no mixture: write {{one.jsonl: 1.0, other.jsonl: 0.5}}")
+    return {str(name): float(weight) for name, weight in found.items()}
 
 
 def data_of(look: Look, console: Console) -> RowsData:
@@ -78,19 +99,22 @@ def data_of(look: Look, console: Console) -> RowsData:
 
 
 def _guessed(look: Look) -> str:
-    rows = load_rows(look.source)
-    columns = list(rows.column_names or next(iter(rows)))
+    source = next(iter(look.source)) if isinstance(look.source, dict) else look.source
+    rows = load_rows(source)
+    columns = list(rows.column_names or [k for row in islice(rows, 1) for k in row])
     reasons: dict[str, str] = {}
     for name, reader in READERS.items():
         try:
-            reader.recognised(columns, look.source, look.options["format"])
+            reader.recognised(columns, source, look.options["format"])
             return name
         except ValueError as reason:
             reasons[name] = str(reason)
     raise ValueError(reasons["preference"])
 
 
-def inspect(data: Any, tokenizer: PreTrainedTokenizerBase, rows: int, console: Console) -> bool:
+def inspect(
+    data: Any, tokenizer: PreTrainedTokenizerBase, rows: int, console: Console, updates: int = 0
+) -> bool:
     """Print what a run would be trained on; whether there is any of it.
 
     Args:
@@ -98,12 +122,15 @@ def inspect(data: Any, tokenizer: PreTrainedTokenizerBase, rows: int, console: C
         tokenizer: of the model.
         rows: how many to show.
         console: where to; without colour, tokens that count stand in ⟦ ⟧.
+        updates: of each rollout, where a module makes its own completions.
 
     Raises:
-        ValueError: data that is not ours, or cannot be read.
+        ValueError: data that is not ours, or cannot be read, or not so by such a module.
     """
     if not isinstance(data, RowsData):
         raise ValueError(f"inspect knows our own data, not {type(data).__name__}")
+    if updates:
+        refuse_a_stream(data.source)
     data.tokenizer = tokenizer
     try:
         data.setup()
@@ -126,7 +153,7 @@ def inspect(data: Any, tokenizer: PreTrainedTokenizerBase, rows: int, console: C
     console.print(_lengths(found), _histogram(found, data.max_length, console.width))
     held = len(data.val_rows) if data.val_rows is not None else 0
     _say_counts(found, held, console)
-    _say_plan(data, found, console)
+    _say_plan(data, found, updates, console)
     return True
 
 
@@ -209,12 +236,14 @@ def run_text(tokenizer: PreTrainedTokenizerBase, run: Run, context: list[int]) -
 
 
 def _say_readings(data: RowsData, console: Console) -> None:
-    for name, (columns, layout, report) in data.readings.items():
+    weights: Any = data.source if is_mixture(data.source) else {}
+    for name, (columns, layout, report, streamed) in data.readings.items():
         console.print(Text(clean(name), "bold"))
         head = f"  {type(data).__name__}; {layout or 'our own columns; '}"
         console.print(Text(clean(f"{head}columns: {', '.join(columns)}")))
-        some = "the first " if is_stream(name) else ""
-        console.print(Text(f"  {some}{report.read:,} rows read, {report.kept:,} kept"))
+        some = "the first " if streamed else ""
+        weight = f"; weight {weights[name]:g}" if name in weights else ""
+        console.print(Text(f"  {some}{report.read:,} rows read, {report.kept:,} kept{weight}"))
         for side, n in report.cut.most_common():
             console.print(Text(f"  {n:,} cut to max_length {data.max_length} ({side})"))
         for reason, n in report.dropped.most_common(12):
@@ -258,6 +287,10 @@ def _histogram(found: Figures, max_length: int, width: int) -> Table:
 def _say_counts(found: Figures, held_out: int, console: Console) -> None:
     total, rows = int(found.tokens.sum()), len(found.row)
     console.print(Text(f"{rows:,} rows to train on, {held_out:,} held out"))
+    if not len(found.completion):
+        console.print(Text(f"{total:,} tokens of prompts; only completions count"))
+        console.print(Text(f"duplicates: {found.same_prompts:,} prompts are there before"))
+        return
     console.print(
         Text(f"{found.counted:,} of {total:,} tokens count ({found.counted / max(total, 1):.1%})")
     )
@@ -269,17 +302,20 @@ def _say_counts(found: Figures, held_out: int, console: Console) -> None:
     )
 
 
-def _say_plan(data: RowsData, found: Figures, console: Console) -> None:
+def _say_plan(data: RowsData, found: Figures, updates: int, console: Console) -> None:
     plan = figures.batch_plan(found, data.partition())
     tokens, padded = int(plan.tokens.sum()), int(plan.padded.sum())
     budget = (
         f"max_tokens {data.max_tokens:,}" if data.max_tokens else f"batch_size {data.batch_size}"
     )
     first = " of its first rows" if is_stream(data.source) else ""
-    console.print(Text(f"batches an epoch{first}: {len(plan.rows):,} ({budget})"))
+    steps = f", {updates} steps each" if updates else ""
+    what = "rollouts" if updates else "batches"
+    console.print(Text(f"{what} an epoch{first}: {len(plan.rows):,} ({budget}){steps}"))
     for name, values in (("rows", plan.rows), ("tokens", plan.tokens)):
         low, high = int(values.min()), int(values.max())
-        console.print(Text(f"  {name} a step: {low:,} to {high:,}, mean {values.mean():,.1f}"))
+        each = "rollout" if updates else "step"
+        console.print(Text(f"  {name} a {each}: {low:,} to {high:,}, mean {values.mean():,.1f}"))
     if data.max_tokens:
         console.print(Text(f"  filled: {tokens / (data.max_tokens * len(plan.rows)):.1%}"))
     console.print(

@@ -12,13 +12,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.data import modules
-from lightning_rlhf.data.modules import (
-    DemonstrationData,
-    PreferenceData,
-    PromptData,
-    RowsData,
-)
+from lightning_rlhf.data import reading
+from lightning_rlhf.data.base import RowsData
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.recognise import FORMATS, NAMES, OURS
 
 ASKED = "\n\nHuman: Name a river.\n\nAssistant:"
@@ -159,7 +155,7 @@ def test_a_row_of_every_format(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(modules, "rank_zero_info", lines.append)
+    monkeypatch.setattr(reading, "rank_zero_info", lines.append)
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({**sample.row, "id": 7}) + "\n")  # more columns harm nobody
     tokenizer = tokenizers["byte_level"]

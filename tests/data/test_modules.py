@@ -16,14 +16,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import PreferenceBatch, PromptBatch, RankingBatch, TokenBatch
-from lightning_rlhf.data import modules
+from lightning_rlhf.data import reading
 from lightning_rlhf.data import rows as token_table
-from lightning_rlhf.data.modules import (
-    DemonstrationData,
-    PreferenceData,
-    PromptData,
-    RowsData,
-)
+from lightning_rlhf.data.base import RowsData
+from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.rows import held_out, split_key
 from lightning_rlhf.models.layout import unpacked
 from support import shared
@@ -45,7 +41,7 @@ def words(tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizer
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the modules report."""
     lines: list[str] = []
-    monkeypatch.setattr(modules, "rank_zero_info", lines.append)
+    monkeypatch.setattr(reading, "rank_zero_info", lines.append)
     return lines
 
 

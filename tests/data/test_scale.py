@@ -134,7 +134,7 @@ def test_one_process_of_a_machine_makes_the_table(
         made.append(len(rows))
         return table(rows, maker)
 
-    monkeypatch.setattr("lightning_rlhf.data.modules.token_rows", counting)
+    monkeypatch.setattr("lightning_rlhf.data.reading.token_rows", counting)
     data = PreferenceData(ROWS, tokenizer=words)
     data.prepare_data()
     data.setup("fit")

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, interleave_datasets
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.data import modules, streaming
+from lightning_rlhf.data import reading, streaming
 from lightning_rlhf.data.modules import DemonstrationData, PreferenceData
 
 WORDS = [
@@ -35,7 +35,7 @@ def words(tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizer
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    for module in (modules, streaming):
+    for module in (reading, streaming):
         monkeypatch.setattr(module, "rank_zero_info", lines.append)
     return lines
 

@@ -6,6 +6,7 @@ import copy
 import json
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_rlhf.data.formats import BadRow, Message
+from lightning_rlhf.data.modules import DemonstrationData
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.data.tokens import encode_demonstration, encode_preference, encode_prompt
 from support import shared
 
 TURN = (
@@ -271,6 +274,85 @@ def test_what_is_asked_of_a_tool_counts_and_its_answer_does_not(
     ids, counts = chat.encode_conversation(TOOLS)
     assert counted_runs(chat.tokenizer, ids, counts) == said
     assert "two" in text_of(chat.tokenizer, ids).split(said[0])[1].split(said[1])[0]
+
+
+WRITES = "{% for t in tools or [] %}<tool>{{ t.function.name }}{% endfor %}" + CALLS
+SCHEMA = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+ASK, ANSWER = "1 + 1 ?", "two"
+ROWS_WITH_TOOLS = [
+    (encode_demonstration, {"messages": TOOLS}),
+    (encode_demonstration, {"prompt": ASK, "completion": ANSWER}),
+    (encode_preference, {"prompt": ASK, "chosen": ANSWER, "rejected": "three"}),
+    (encode_preference, {"prompt": ASK, "completions": [ANSWER, "three"], "ranks": [0, 1]}),
+    (encode_preference, {"prompt": ASK, "completion": ANSWER, "label": True}),
+    (encode_prompt, {"prompt": ASK}),
+]
+
+
+@pytest.mark.parametrize(("encode", "row"), ROWS_WITH_TOOLS)
+@pytest.mark.parametrize("column", [[SCHEMA], json.dumps([SCHEMA])], ids=["list", "json"])
+def test_the_tools_column_reaches_the_template(
+    tokenizers: dict[str, PreTrainedTokenizerBase], column: Any, encode: Any, row: dict[str, Any]
+) -> None:
+    """Once, before all else, and the rest of the row is what it is without them."""
+    chat = with_template(tokenizers["byte_level"], WRITES)
+    assert chat.tools_note == ""
+    without, found = (encode(r, chat, 999) for r in (row, {**row, "tools": column}))
+    assert text_of(chat.tokenizer, found.prompt_ids) == (
+        "<tool>add" + text_of(chat.tokenizer, without.prompt_ids)
+    )
+    assert found.completion_ids == without.completion_ids
+    assert found.counts == without.counts
+    for none in (None, [], "", "[]"):
+        assert encode({**row, "tools": none}, chat, 999).prompt_ids == without.prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        ("{broken", "tools is no JSON"),
+        ({"function": {}}, "tools is no list of schemas"),
+        (["add"], "tools is no list of schemas"),
+    ],
+)
+def test_tools_that_cannot_be_read(
+    tokenizers: dict[str, PreTrainedTokenizerBase], column: Any, reason: str
+) -> None:
+    chat = with_template(tokenizers["byte_level"], WRITES)
+    with pytest.raises(BadRow, match=reason):
+        encode_prompt({"prompt": ASK, "tools": column}, chat, 99)
+
+
+def test_tools_of_any_format_and_those_that_nobody_writes(
+    tokenizers: dict[str, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    """Beside ShareGPT's column too; a table's empty fields are no part of a schema."""
+    other = {"type": "function", "function": {"name": "sub", "strict": True}}
+    turns = [{"from": "human", "value": ASK}, {"from": "gpt", "value": ANSWER}]
+    rows = [{"conversations": turns, "tools": tools} for tools in ([SCHEMA], [other], None)]
+    chat = with_template(tokenizers["byte_level"], WRITES.replace("t.function.name", "t | tojson"))
+    data = DemonstrationData(rows, val_fraction=0, tokenizer=chat.tokenizer)
+    data.setup()
+    texts = [text_of(chat.tokenizer, row.prompt_ids) for row in data.sample_rows(3)]
+    wanted = [f"<tool>{json.dumps(tool)}" for tool in (SCHEMA, other)]
+    assert [t.partition("<|user|>")[0] for t in texts] == [*wanted, ""]
+    for tokenizer, template, said in (
+        (with_template(tokenizers["byte_level"], TURN).tokenizer, "auto", "passes over them; "),
+        (tokenizers["byte_level"], "auto", "only a chat template would; "),
+    ):
+        data = DemonstrationData(rows, val_fraction=0, tokenizer=tokenizer, template=template)
+        data.setup()
+        (reading,) = data.readings.values()
+        assert "tools are not written" in reading.layout and reading.layout.endswith(said)
+
+
+def test_a_template_of_its_own_for_tools(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    tokenizer = copy.deepcopy(tokenizers["byte_level"])
+    tokenizer.chat_template = {"default": CALLS, "tool_use": WRITES}
+    chat = ChatTemplate(tokenizer)
+    assert chat.render(ASK, None, [SCHEMA]) == "<tool>add" + chat.render(ASK)
 
 
 # ---- by the core alone ----

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
-from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.constitution.principles import Constitution, Principle, constitution_of
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import prompt_of, row_id, seed_of, share_of
 from lightning_rlhf.constitution.transcripts import Comparison, load_comparisons, some
@@ -33,7 +33,8 @@ class AIFeedback:
     """The labeller.
 
     Args:
-        constitution: whose comparisons are drawn, one for each pair.
+        constitution: whose comparisons are drawn, one for each pair; a file, or None for the built-in
+            one.
         chain_of_thought: whether the judge reasons before each label.
         clamp: bounds of a label after a chain of thought; None for none. Without one nothing is
             clamped.
@@ -49,7 +50,7 @@ class AIFeedback:
 
     def __init__(
         self,
-        constitution: Constitution,
+        constitution: Constitution | str | None = None,
         chain_of_thought: bool = False,
         clamp: tuple[float, float] | None = (0.4, 0.6),
         transcripts: Sequence[Comparison] | None = None,
@@ -66,7 +67,7 @@ class AIFeedback:
             raise ValueError(f"clamp must be a low and a high bound around 0.5, got {clamp}")
         if len(labels) != 2 or labels[0] == labels[1]:
             raise ValueError(f"labels must be two different texts, got {labels!r}")
-        self.constitution = constitution
+        self.constitution = constitution_of(constitution)
         self.chain_of_thought = chain_of_thought
         self.clamp = clamp if chain_of_thought else None
         self.transcripts = load_comparisons() if transcripts is None else tuple(transcripts)
@@ -76,7 +77,7 @@ class AIFeedback:
         self.labels = (labels[0], labels[1])
         self.question = question or Question()
         self.seed = seed
-        constitution.draw("comparison", "check")
+        self.constitution.draw("comparison", "check")
         some(self.transcripts, shots)
 
     def label(self, judge: Generator, pairs: Sequence[dict[str, Any]]) -> list[Verdict]:

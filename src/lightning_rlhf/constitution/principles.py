@@ -95,3 +95,8 @@ def load(path: str | Path | None = None) -> Constitution:
     from lightning_rlhf.constitution.readers import read_constitution
 
     return read_constitution(Path(path) if path is not None else DEFAULT)
+
+
+def constitution_of(given: Constitution | str | Path | None) -> Constitution:
+    """A constitution as it is, or read."""
+    return given if isinstance(given, Constitution) else load(given)

@@ -18,7 +18,7 @@ from lightning_rlhf.constitution.chain import (
     revision_prompt,
 )
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
-from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.constitution.principles import Constitution, Principle, constitution_of
 from lightning_rlhf.constitution.sampled import named
 from lightning_rlhf.constitution.seeds import as_messages, seed_of
 from lightning_rlhf.constitution.transcripts import Transcript, load_transcripts, some
@@ -36,7 +36,7 @@ class SelfCritique:
     """The loop.
 
     Args:
-        constitution: whose principles are drawn.
+        constitution: whose principles are drawn; a file, or None for the built-in one.
         rounds: critiques and revisions per row; the paper has 4.
         transcripts: worked examples before each request; None for the built-in ones, () for none.
         critique: whether a critique comes before each revision. It helps small models (section
@@ -47,7 +47,7 @@ class SelfCritique:
 
     def __init__(
         self,
-        constitution: Constitution,
+        constitution: Constitution | str | None = None,
         rounds: int = 4,
         transcripts: Sequence[Transcript] | None = None,
         critique: bool = True,
@@ -56,7 +56,7 @@ class SelfCritique:
     ):
         if rounds < 1:
             raise ValueError(f"rounds must be 1 or more, got {rounds}")
-        self.constitution = constitution
+        self.constitution = constitution_of(constitution)
         self.rounds = rounds
         self.transcripts = load_transcripts() if transcripts is None else tuple(transcripts)
         self.critique = critique

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.gates import Gates, GateReport, check
+from lightning_rlhf.constitution.gates import GateReport, Gates, check
 from lightning_rlhf.constitution.seeds import pick
 from lightning_rlhf.constitution.self_critique import demonstrations
 

@@ -6,6 +6,7 @@ answer.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from lightning_rlhf.data.values import (
 
 Message = dict[str, Any]  # role and content, and what tools need
 Prompt = str | list[Message]
+Tools = list[dict[str, Any]] | None  # their schemas, as a chat template wants them
 SHAREGPT_ROLE = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
@@ -134,6 +136,20 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(v) for key, v in value.items() if v is not None}
     return [_without_none(v) for v in value] if isinstance(value, list) else value
+
+
+def read_tools(value: Any) -> Tools:
+    """The schemas of tools as a list, or as JSON of one; None where there are none."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as reason:
+            raise BadRow(f"tools is no JSON: {reason.msg}") from reason
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise BadRow("tools is no list of schemas")
+    return [_without_none(tool) for tool in value]
 
 
 def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:

@@ -66,7 +66,10 @@ class Maker(NamedTuple):
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A token row as columns; a row that cannot be used keeps its reason instead."""
         try:
-            made = self.encode(self.read(row), self.chat, self.max_length)
+            read = self.read(row)
+            if row.get("tools") is not None:  # beside any format
+                read = {**read, "tools": row["tools"]}
+            made = self.encode(read, self.chat, self.max_length)
         except BadRow as reason:
             return {"dropped": str(reason)}
         tokens = len(made.prompt_ids) + sum(map(len, made.completion_ids))

@@ -45,7 +45,8 @@ def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: a file of a kind nobody here reads, broken, or without rows.
+        ValueError: a file of a kind nobody here reads, broken, or without rows; a hub id that
+            is not there, or not to be had.
     """
     rows: Any = source
     if isinstance(source, list):
@@ -98,7 +99,11 @@ def _load_named(source: str, streamed: bool) -> Any:
             raise FileNotFoundError(f"no data file at {path}")
         return _read(_kind_of(path), [str(path)], streamed)
     name, _, split = source.partition(":")
-    return load_dataset(name, split=split or "train", streaming=streamed)
+    try:
+        return load_dataset(name, split=split or "train", streaming=streamed)
+    except (OSError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{source} is no file here, and as a hub id it fails: {said}") from error
 
 
 def _read(kind: str, files: list[str], streamed: bool) -> Any:

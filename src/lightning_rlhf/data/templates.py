@@ -11,13 +11,17 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lightning_rlhf.data.formats import BadRow, Message, Prompt
+from lightning_rlhf.data.formats import BadRow, Message, Prompt, Tools
 
 SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 # text before a completion, so that no tokenizer takes it for the start of a document; the first of
 # them that does not melt into the completion
 ANCHORS = ("\n", "a", ".", "0")
 PROBE = "answer"  # what a template is shown, to see how it ends it
+PROBE_TOOL = {  # and to see whether it writes tools
+    "type": "function",
+    "function": {"name": "probe", "description": "", "parameters": {"type": "object"}},
+}
 
 
 class ChatTemplate:
@@ -49,10 +53,13 @@ class ChatTemplate:
 
     # ---- text ----
 
-    def render(self, prompt: Prompt, answer: str | Message | None = None) -> str:
+    def render(
+        self, prompt: Prompt, answer: str | Message | None = None, tools: Tools = None
+    ) -> str:
         """The text up to where an answer starts, or up to and with the given answer.
 
-        An answer is a message of its own where it asks something of a tool.
+        An answer is a message of its own where it asks something of a tool. Only a chat template
+        writes the tools there are.
         """
         said: Message = (
             answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
@@ -63,19 +70,21 @@ class ChatTemplate:
             prompt = [{"role": "user", "content": prompt}] if prompt else []
         messages = [*prompt, said] if answer is not None else prompt
         if self.jinja is not None:
-            return self._render_jinja(messages, answer is None)
+            return self._render_jinja(messages, answer is None, tools)
         if self.template == "raw":
             return "".join(_spoken(m) for m in messages)
         text = "".join(f"\n\n{SPEAKER.get(m['role'], m['role'])}: {_spoken(m)}" for m in messages)
         return text + "\n\nAssistant:" if answer is None else text
 
-    def _render_jinja(self, messages: list[Message], generation_prompt: bool) -> str:
+    def _render_jinja(self, messages: list[Message], generation_prompt: bool, tools: Tools) -> str:
         if not messages:
             raise BadRow("the chat template needs a turn before the answer")
+        given = None if self.template == "auto" else self.jinja  # it may have two
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
-                chat_template=self.jinja,
+                tools=tools,
+                chat_template=given,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
             )
@@ -86,9 +95,9 @@ class ChatTemplate:
 
     # ---- tokens ----
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, tools: Tools = None) -> list[int]:
         """Token ids of everything before an answer, BOS once where the tokenizer wants one."""
-        return self._with_bos(self._ids(self.render(prompt)))
+        return self._with_bos(self._ids(self.render(prompt, None, tools)))
 
     def encode_begun(
         self, prompt: Prompt, begun: str = "", tails: Sequence[str] = ()
@@ -114,17 +123,19 @@ class ChatTemplate:
         opening, found, _ = _tail(before, self.render(prompt, begun)).partition(begun)
         return before + opening + begun if found else before + begun
 
-    def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
+    def encode_answer(self, prompt: Prompt, answer: str, tools: Tools = None) -> list[int]:
         """Token ids of an answer and its end token: what the whole conversation adds to its prompt.
 
         Raises:
             ValueError: a template that renders the prompt differently once the answer is there, or
                 writes no end token after it.
         """
-        before, whole = self.render(prompt), self.render(prompt, answer)
+        before, whole = self.render(prompt, None, tools), self.render(prompt, answer, tools)
         return self._ended(self._until_stop(self._added(before, whole)))
 
-    def encode_conversation(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+    def encode_conversation(
+        self, messages: list[Message], tools: Tools = None
+    ) -> tuple[list[int], list[bool]]:
         """Token ids of many turns, and which count: every assistant turn with its end token."""
         ids: list[int] = []
         counts: list[bool] = []
@@ -133,7 +144,8 @@ class ChatTemplate:
         for i, message in enumerate(messages[: last + 1]):
             if message["role"] != "assistant":
                 continue
-            before, whole = self.render(messages[:i]), self.render(messages[:i], message)
+            before = self.render(messages[:i], None, tools)
+            whole = self.render(messages[:i], message, tools)
             opening, spoken = self._added(text, before), self._added(before, whole)
             turn = self._until_stop(spoken)
             rest = spoken[len(turn) :]  # what a template writes after the end token
@@ -160,6 +172,17 @@ class ChatTemplate:
             f"the chat template ends an answer with {token!r}, not the tokenizer's eos_token "
             f"{self.tokenizer.eos_token!r}: both count, the eos_token added behind the last; "
         )
+
+    @cached_property
+    def tools_note(self) -> str:
+        """What a user should know whose rows have tools, as a clause; "" where they are written."""
+        if self.jinja is None:
+            return "tools are not written, since only a chat template would; "
+        try:
+            without, with_one = (self.render("question", None, t) for t in (None, [PROBE_TOOL]))
+        except BadRow:
+            return ""
+        return "tools are not written: the chat template passes over them; " * (without == with_one)
 
     @cached_property
     def end_ids(self) -> set[int]:

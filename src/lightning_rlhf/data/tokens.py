@@ -15,6 +15,7 @@ from lightning_rlhf.data.formats import (
     read_pair,
     read_prompt,
     read_ranking,
+    read_tools,
 )
 from lightning_rlhf.data.templates import ChatTemplate
 
@@ -55,15 +56,15 @@ def fit_length(
 
 def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
     """A demonstration: what comes before its first counting token is the prompt."""
-    found = read_demonstration(row)
+    found, tools = read_demonstration(row), read_tools(row.get("tools"))
     if isinstance(found, Conversation):
-        ids, counts = chat.encode_conversation(found.messages)
+        ids, counts = chat.encode_conversation(found.messages, tools)
         start = counts.index(True)
         prompt, completion, counts = ids[:start], ids[start:], counts[start:]
         opening = first_user_turn(found.messages)
     else:
-        prompt = chat.encode_prompt(found.prompt)
-        completion = chat.encode_answer(found.prompt, found.reply)
+        prompt = chat.encode_prompt(found.prompt, tools)
+        completion = chat.encode_answer(found.prompt, found.reply, tools)
         counts = [True] * len(completion)
         opening = first_user_turn(found.prompt) or found.reply
     prompt, (completion,), cut = fit_length(prompt, [completion], max_length)
@@ -89,8 +90,9 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
         pair = read_pair(row)
         said, answers, ranks = pair.prompt, [pair.chosen, pair.rejected], [0, 1]
         label, margin = pair.label, pair.margin
-    prompt = chat.encode_prompt(said)
-    completions = [chat.encode_answer(said, answer) for answer in answers]
+    tools = read_tools(row.get("tools"))
+    prompt = chat.encode_prompt(said, tools)
+    completions = [chat.encode_answer(said, answer, tools) for answer in answers]
     prompt, completions, cut = fit_length(prompt, completions, max_length)
     if len(answers) > 1 and len({tuple(c) for c in completions}) < 2:
         raise BadRow("identical once cut to max_length" if cut else "identical once tokenised")
@@ -108,7 +110,7 @@ def prompt_of(row: dict[str, Any]) -> Prompt:
 def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
     """A prompt alone, from whichever column holds one."""
     said = prompt_of(row)
-    ids = chat.encode_prompt(said)
+    ids = chat.encode_prompt(said, read_tools(row.get("tools")))
     if not ids:
         raise BadRow("empty prompt")
     kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]

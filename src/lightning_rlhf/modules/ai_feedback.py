@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Generator, Request
-from lightning_rlhf.constitution.seeds import as_messages, row_id, seed_of
+from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.sampled import sampled_pairs
 from lightning_rlhf.constitution.self_critique import pairs as pairs_of
 from lightning_rlhf.constitution.verdicts import Verdict
 from lightning_rlhf.models.backbone import POLICY, Backbone
@@ -68,33 +68,12 @@ class AIFeedbackModule(WritingModule):
         """The labelled pairs of a batch of prompts, or of chains."""
         rows = self.rows_of(batch)
         if self._kind is None:
-            pairs = self._sampled(rows)
+            pairs = sampled_pairs(self.answering(self.generator), rows, self.feedback.seed)
         else:
             pairs = pairs_of([Chain.from_row(row) for row in rows], self._kind)
         verdicts = self.feedback.label(self.answering(self.judge), pairs)
         self._verdicts += verdicts
         return self.feedback.rows(verdicts)
-
-    def _sampled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Two answers to each prompt."""
-        ids = [str(row.get("id") or row_id(row["prompt"])) for row in rows]
-        requests = [
-            Request(as_messages(row["prompt"]), seed_of(self.feedback.seed, id, "pair", which))
-            for row, id in zip(rows, ids, strict=True)
-            for which in (0, 1)
-        ]
-        said = self.answering(self.generator).generate(requests)
-        return [
-            {
-                "id": f"{id}/pair",
-                "prompt": row["prompt"],
-                "first": first.text,
-                "second": second.text,
-                "kind": SAMPLED,
-                "source_id": id,
-            }
-            for row, id, first, second in zip(rows, ids, said[::2], said[1::2], strict=True)
-        ]
 
     def on_predict_end(self) -> None:
         """The judge's report, in words and as ``feedback.json`` beside the rows."""
@@ -104,7 +83,7 @@ class AIFeedbackModule(WritingModule):
         report = self.feedback.report(self._verdicts)
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "feedback.json").write_text(json.dumps(report.to_dict(), indent=1))
+        (folder / "feedback.json").write_text(json.dumps(report._asdict(), indent=1))
         self.print(str(report))
 
 

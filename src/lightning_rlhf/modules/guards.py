@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.plugins.precision import BitsandbytesPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.data.rows import column
 
 OTHER = "lightning.pytorch"  # the same code under another name, whose classes are not ours

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest, run_of
 from lightning_rlhf.planning.plan import GIB, Plan, base_dtype

@@ -8,7 +8,7 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from lightning_rlhf.data.modules import RowsData
+from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.data.rows import column
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.online import OnlineModule

@@ -14,7 +14,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 
-from lightning_rlhf.data.modules import PromptData, RowsData, collate_rows
+from lightning_rlhf.data.base import RowsData, collate_rows
+from lightning_rlhf.data.modules import PromptData
 from lightning_rlhf.data.rows import column
 from lightning_rlhf.data.sources import is_stream
 from lightning_rlhf.modules.base import AlignmentModule
