@@ -10,19 +10,23 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.rewards import ClassifierReward, FunctionReward, RoleReward
 from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.modules.ai_feedback import AIFeedbackModule
 from lightning_rlhf.modules.dpo import DPOModule, Term
 from lightning_rlhf.modules.grpo import GRPOModule
+from lightning_rlhf.modules.judge_reward import JudgeReward
 from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import PPOModule, Value
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.rloo import RLOOModule
+from lightning_rlhf.modules.self_critique import SelfCritiqueModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning.guard import MemoryGuard
 from lightning_rlhf.planning.search import FindTokenBudget
 
 __version__ = "0.1.0"
 __all__ = [
+    "AIFeedbackModule",
     "Backbone",
     "ClassifierReward",
     "DPOModule",
@@ -30,6 +34,7 @@ __all__ = [
     "FindTokenBudget",
     "FunctionReward",
     "GRPOModule",
+    "JudgeReward",
     "KTOModule",
     "LoRA",
     "MemoryGuard",
@@ -41,6 +46,7 @@ __all__ = [
     "RoleReward",
     "SFTModule",
     "Sampling",
+    "SelfCritiqueModule",
     "Shaping",
     "Term",
     "Updates",

@@ -17,13 +17,19 @@ from rich.console import Console
 
 from lightning_rlhf.chat import chat
 from lightning_rlhf.inspection import data_of, inspect, look_of, rows_option
+from lightning_rlhf.judging import evaluate_judge, trace
 from lightning_rlhf.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.parsing import AlignmentCLI, cli_options
 from lightning_rlhf.planning.command import report, split_arguments
 from lightning_rlhf.quickstart.run import quickstart
 from lightning_rlhf.recipes.command import run_recipe
 
-VERBS: dict[str, Callable[..., Any]] = {"chat": chat, "quickstart": quickstart}
+VERBS: dict[str, Callable[..., Any]] = {
+    "chat": chat,
+    "quickstart": quickstart,
+    "judge-eval": evaluate_judge,
+    "trace": trace,
+}
 HELP = """\
 lightning-rlhf: preference optimization for PyTorch Lightning
 
@@ -34,6 +40,8 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   plan        will it fit? a step's memory, before anything is loaded: plan --config X --gpu 12
   inspect     what is masked? rows as the model sees them: inspect --config X, or inspect FILE
   run         a recipe, stage by stage, resumable: lightning-rlhf run configs/rlhf.yaml
+  judge-eval  is a judge any good? judge-eval PAIRS MODEL, before it labels anything
+  trace       the story of one training row: trace ID runs/constitutional
   chat        talk to a trained role, its reference beside it
   quickstart  SFT, reward model, DPO and PPO on a toy world: five minutes on a CPU
 

@@ -8,6 +8,7 @@ come near 0 and 1, so they are clamped to 0.4 and 0.6 (section 4.1 of the former
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
@@ -33,8 +34,8 @@ class AIFeedback:
     """The labeller.
 
     Args:
-        constitution: whose comparisons are drawn, one for each pair; a file, or None for the built-in
-            one.
+        constitution: whose comparisons are drawn, one for each pair; a file, or None for the
+            built-in one.
         chain_of_thought: whether the judge reasons before each label.
         clamp: bounds of a label after a chain of thought; None for none. Without one nothing is
             clamped.
@@ -67,7 +68,7 @@ class AIFeedback:
             raise ValueError(f"clamp must be a low and a high bound around 0.5, got {clamp}")
         if len(labels) != 2 or labels[0] == labels[1]:
             raise ValueError(f"labels must be two different texts, got {labels!r}")
-        self.constitution = constitution_of(constitution)
+        self._constitution = constitution
         self.chain_of_thought = chain_of_thought
         self.clamp = clamp if chain_of_thought else None
         self.transcripts = load_comparisons() if transcripts is None else tuple(transcripts)
@@ -77,8 +78,18 @@ class AIFeedback:
         self.labels = (labels[0], labels[1])
         self.question = question or Question()
         self.seed = seed
-        self.constitution.draw("comparison", "check")
         some(self.transcripts, shots)
+
+    @cached_property
+    def constitution(self) -> Constitution:
+        """Read when it is first asked for: an earlier stage may write its file.
+
+        Raises:
+            ValueError: it has no comparison to draw.
+        """
+        found = constitution_of(self._constitution)
+        found.draw("comparison", "check")
+        return found
 
     def label(self, judge: Generator, pairs: Sequence[dict[str, Any]]) -> list[Verdict]:
         """A verdict on each pair, in one call for all labels and one before it for all reasons.

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from lightning_rlhf.constitution.seeds import digest, weighted
 
 DEFAULT = Path(__file__).with_name("default.yaml")
@@ -72,6 +74,12 @@ class Constitution:
             if principle.id == name:
                 return principle
         raise KeyError(f"constitution {self.name!r} has no principle {name!r}")
+
+    def to_yaml(self) -> str:
+        """As ``load`` reads it, to the same hash."""
+        rows = [{**asdict(p), "tags": list(p.tags)} for p in self.principles]
+        value = {"name": self.name, "version": self.version, "principles": rows}
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
     def draw(self, kind: Kind, *parts: object) -> Principle:
         """One of the principles that have the texts of a kind, by weight, from the seed's parts.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.chain import (
@@ -56,14 +57,24 @@ class SelfCritique:
     ):
         if rounds < 1:
             raise ValueError(f"rounds must be 1 or more, got {rounds}")
-        self.constitution = constitution_of(constitution)
+        self._constitution = constitution
         self.rounds = rounds
         self.transcripts = load_transcripts() if transcripts is None else tuple(transcripts)
         self.critique = critique
         self.shots = shots
         self.seed = seed
-        self._principle(0, "check")  # refuse a constitution without the texts before any call
         some(self.transcripts, shots)
+
+    @cached_property
+    def constitution(self) -> Constitution:
+        """Read when it is first asked for: an earlier stage may write its file.
+
+        Raises:
+            ValueError: it has no principle to draw.
+        """
+        found = constitution_of(self._constitution)
+        found.draw("critique" if self.critique else "revision", "check")
+        return found
 
     def run(self, generator: Generator, rows: Sequence[dict[str, Any]]) -> list[Chain]:
         """A chain for each row, in one call for all drafts and two for each round.

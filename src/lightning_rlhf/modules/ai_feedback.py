@@ -57,6 +57,9 @@ class AIFeedbackModule(WritingModule):
         self._kind = _kind(pairs)
         self._verdicts: list[Verdict] = []
 
+    def check(self) -> None:
+        assert self.feedback.constitution
+
     def asked(self) -> list[str | Generator]:
         return [self.judge, self.generator] if self._kind is None else [self.judge]
 

@@ -39,6 +39,9 @@ class SelfCritiqueModule(WritingModule):
         self.loop = loop or SelfCritique()
         self.generator = generator
 
+    def check(self) -> None:
+        assert self.loop.constitution
+
     def asked(self) -> list[str | Generator]:
         return [self.generator]
 

@@ -42,6 +42,13 @@ class WritingModule(AlignmentModule):
         """Whoever answers: roles of the backbone by their names, or generators."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Look at what can be wrong before anything is loaded."""
+
+    def setup(self, stage: str) -> None:
+        self.check()
+        super().setup(stage)
+
     def add_roles(self) -> None:
         for role in self.asked():
             if isinstance(role, str):

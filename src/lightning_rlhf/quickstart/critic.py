@@ -100,6 +100,14 @@ def lessons(world: World, n: int) -> list[dict[str, Any]]:
     return rows
 
 
+def helpful(world: World, n: int) -> list[dict[str, str]]:
+    """``n`` answers to harmless training prompts, as mixed as the web writes them."""
+    rng = random.Random(f"{world.seed} helpful")
+    asked = [p for p in world.prompts(held_out=False) if not task_of(p).tempting]
+    drawn = rng.choices(asked, k=n)
+    return [{"prompt": prompt, "completion": web_answer(prompt, rng)} for prompt in drawn]
+
+
 def vocabulary(world: World) -> list[str]:
     """The world's words, and those of critiques and comparisons."""
     texts = [NOTHING, REVISE, *LABELS, "so : compare : and it hurts it is wrong it rambles ."]

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import (
@@ -58,6 +58,7 @@ class Sampled(NamedTuple):
     answers: list[str]  # the first to each prompt
     scores: list[float]  # of those
     metrics: dict[str, float]
+    all_answers: list[str]  # of each prompt the first, then of each the second
 
 
 def quickstart(seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.0) -> Results:
@@ -166,7 +167,7 @@ def side_by_side(prompts: list[str], stages: dict[str, Sampled], shown: int = 12
     ]
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     """Rows as a JSONL file, so that the same run can be had from the command line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -252,7 +253,7 @@ def sample(backbone: Backbone, role: str, prompts: list[str], times: int = SAMPL
     }
     if REWARD in backbone.roles:
         metrics["learnt_reward"] = learnt_reward(backbone, ids, completions)
-    return Sampled(answers[:asked], scores[:asked], metrics)
+    return Sampled(answers[:asked], scores[:asked], metrics, answers)
 
 
 @torch.no_grad()
