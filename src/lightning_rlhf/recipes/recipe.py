@@ -17,7 +17,7 @@ TRAINED = ("fit", "validate", "test", "predict")  # verbs of a Trainer
 SECTIONS = ("model", "data", "trainer")
 LISTS: dict[str, type] = {"args": dict, "outputs": dict, "needs": list, "report": list}
 KEYS = ("name", "verb", *SECTIONS, "call", "ckpt_path", "seed", "about", *LISTS)
-TOP = ("folder", "seed", "title", "defaults", "stages")
+TOP = ("folder", "seed", "title", "subtitle", "defaults", "stages")
 
 
 class Stage(NamedTuple):
@@ -34,7 +34,8 @@ class Recipe(NamedTuple):
     file: Path
     folder: Path
     seed: int
-    title: str
+    title: str  # of the report
+    subtitle: str
     stages: list[Stage]
 
 
@@ -73,6 +74,7 @@ def read_recipe(file: str | Path, overrides: list[str] | None = None) -> Recipe:
         Path(written.get("folder") or Path("runs") / file.stem),
         int(written.get("seed") or 0),
         str(written.get("title") or file.stem),
+        str(written.get("subtitle") or f"{len(stages)} stages of {file.name}"),
         stages,
     )
 

@@ -29,7 +29,7 @@ def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
     write(recipe.folder / "recipe.json", {**told, "stages": list(done.values())})
     results = Results(
         title=recipe.title,
-        subtitle=f"{len(stages)} stages of {recipe.file.name}",
+        subtitle=recipe.subtitle,
         stages=columns(stages, done),
         answers=side_by_side(stages, done),
         curves=[curve for stage in stages for curve in curves(stage)],

@@ -78,8 +78,8 @@ def _look_for_inputs(stage: Prepared, stages: list[Prepared]) -> None:
 
 
 def _says(step: Step) -> str:
-    what = step.stage.spec.get("call", step.stage.stage.verb)
-    return f"{what} ({step.why})" if step.why not in ("new", "asked for") else str(what)
+    what = str(step.stage.spec.get("call", step.stage.stage.verb)).rpartition(".")[2]
+    return what if step.why == "new" else f"{what} ({step.why})"
 
 
 def _run(stage: Prepared, goes_on: bool) -> Made:

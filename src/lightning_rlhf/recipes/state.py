@@ -63,6 +63,8 @@ def _decide(
         return "go on", "stopped in the middle"
     if running and (done or begun):
         return "run", f"{running[0]} runs"
+    if (done or begun).get("key") == key:
+        return "run", "what it is made from ran again"
     return "run", "changed" if done or begun else "new"
 
 
