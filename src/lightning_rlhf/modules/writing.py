@@ -46,6 +46,10 @@ class WritingModule(AlignmentModule):
         """Look at what can be wrong before anything is loaded."""
 
     def setup(self, stage: str) -> None:
+        if stage != "predict":
+            raise ValueError(
+                f"{type(self).__name__} writes rows and trains nothing: use predict, not {stage}"
+            )
         self.check()
         super().setup(stage)
 
@@ -87,11 +91,6 @@ class WritingModule(AlignmentModule):
             )
         rows = [json.loads(row) for row in batch.rows]
         return [{**row, "prompt": prompt_of(row)} for row in rows]
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        raise ValueError(
-            f"{type(self).__name__} writes rows and trains nothing: use predict, not fit"
-        )
 
     def on_predict_end(self) -> None:
         """Say what it took."""

@@ -1,0 +1,168 @@
+"""Self-critique and AI feedback under a real Trainer, with a real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from killed_predict import KILLS, RULES
+from lightning_rlhf import (
+    AIFeedbackModule,
+    DPOModule,
+    GRPOModule,
+    JudgeReward,
+    PreferenceData,
+    PromptData,
+    RewardModule,
+    Sampling,
+    SelfCritiqueModule,
+)
+from lightning_rlhf.callbacks import WriteRows
+from lightning_rlhf.constitution.ai_feedback import AIFeedback
+from lightning_rlhf.constitution.chain import Chain
+from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
+from lightning_rlhf.constitution.question import Question
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.modules.responder import RoleGenerator
+from runs import Runs
+from support import number_pairs
+
+TESTS = Path(__file__).parents[1]
+SHORT = Sampling(max_new_tokens=6)
+ASKED = Question(direct="w1 {first} w2 {second}", reasoned="w1 {first} w2 {second}", conclude="w3")
+
+
+def loop(seed: int = 5) -> SelfCritique:
+    return SelfCritique(RULES, rounds=2, transcripts=(), seed=seed)
+
+
+def feedback() -> AIFeedback:
+    return AIFeedback(RULES, transcripts=(), labels=("w8", "w9"), question=ASKED, seed=5)
+
+
+def prompts(n: int = 8) -> list[dict[str, str]]:
+    return [{"prompt": row["prompt"]} for row in number_pairs(n)]
+
+
+def critique(runs: Runs, rows: list[dict], batch_size: int = 4, **kwargs: object) -> list[dict]:
+    module = SelfCritiqueModule(runs.backbone(), loop(), sampling=SHORT, template="raw", **kwargs)
+    data = PromptData(rows, val_fraction=0, batch_size=batch_size)
+    batches = runs.trainer(logger=False).predict(module, data)
+    return [row for batch in batches for row in batch]
+
+
+def test_rows_do_not_depend_on_their_neighbours(runs: Runs, tmp_path: Path) -> None:
+    """One row made again alone equals itself; so do all in another order and other batches."""
+    rows = prompts()
+    whole = {row["id"]: row for row in critique(runs, rows, journal=str(tmp_path / "a.jsonl"))}
+    assert len(whole) == 8
+    backwards = critique(runs, rows[::-1], batch_size=3, journal=str(tmp_path / "b.jsonl"))
+    assert {row["id"]: row for row in backwards} == whole
+    alone = critique(runs, rows[3:4], journal=str(tmp_path / "c.jsonl"))
+    assert alone == [whole[alone[0]["id"]]]
+    assert len({row["draft"]["text"] for row in whole.values()}) > 1
+
+
+def test_a_row_says_who_made_it(runs: Runs) -> None:
+    row = critique(runs, prompts(1))[0]
+    chain = Chain.from_row(row)
+    assert chain.constitution["sha256"] == RULES.sha256
+    assert {"model", "role", "weights", "sampling"} <= chain.generator.keys()
+    assert [r.principle for r in chain.rounds] == [
+        RULES.draw("critique", 5, chain.id, k).id for k in (1, 2)
+    ]
+
+
+def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
+    """Else a journal would answer for weights that are no more."""
+    backbone = runs.backbone().load()
+    backbone.add_role("policy")
+    before = RoleGenerator(backbone, "policy").identity
+    backbone.role_parameters("policy")[1].data += 0.1
+    after = RoleGenerator(backbone, "policy").identity
+    assert before["weights"] != after["weights"]
+    assert {**before, "weights": ""} == {**after, "weights": ""}
+
+
+@pytest.mark.slow
+def test_five_kills_lose_nothing(runs: Runs, tiny_base: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "killed_predict.py"), tiny_base, str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ends = json.loads((tmp_path / "ends.json").read_text())
+    assert ends == {"whole": [0], "killed": [*[-signal.SIGKILL] * len(KILLS), 0]}, done.stderr
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    assert (whole / "rows.jsonl").read_text() == (killed / "rows.jsonl").read_text()
+    answers = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
+    assert len({answer["key"] for answer in answers}) == len(answers) == 8 * 5
+    asked = (killed / "asked").read_text().splitlines()  # of calls that came back
+    assert sorted(asked) == sorted((whole / "asked").read_text().splitlines())
+    assert len(set(asked)) == len(asked)
+
+
+def test_labels_are_soft_and_train(runs: Runs, tmp_path: Path) -> None:
+    """Sampled pairs, judged by the model itself; its rows train a reward model and DPO."""
+    module = AIFeedbackModule(
+        runs.backbone(), feedback(), sampling=SHORT, template="raw", journal=str(tmp_path / "j")
+    )
+    trainer = runs.trainer(logger=False, callbacks=[WriteRows(str(tmp_path / "rows.jsonl"))])
+    trainer.predict(module, PromptData(prompts(), val_fraction=0, batch_size=4))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert 0 < len(rows) <= 8
+    assert all(0.5 <= row["label"] <= 1 for row in rows)
+    assert all(len(row["orders"]) == 2 for row in rows)
+    report = json.loads((tmp_path / "feedback.json").read_text())
+    assert report["pairs"] == 8
+    for method in (RewardModule, DPOModule):
+        data = PreferenceData(str(tmp_path / "rows.jsonl"), val_fraction=0, batch_size=4)
+        runs.trainer(max_steps=1).fit(method(runs.backbone(), lr=1e-3), data)
+
+
+def test_revisions_are_judged_and_not_assumed(runs: Runs, tmp_path: Path) -> None:
+    """A judge that knows only a position leaves every label at one half."""
+    chains = critique(runs, prompts())
+
+    def score(messages: list[Message], option: str) -> float:
+        return 0.0 if option == "w8" else -3.0
+
+    always_first = ScriptedGenerator(lambda m, s: "w1", score)
+    module = AIFeedbackModule(
+        runs.backbone(), feedback(), pairs="revision_vs_draft", judge=always_first,
+        journal=str(tmp_path / "j"),
+    )  # fmt: skip
+    data = PromptData(chains, val_fraction=0, batch_size=4)
+    rows = [row for batch in runs.trainer(logger=False).predict(module, data) for row in batch]
+    assert rows
+    assert {row["label"] for row in rows} == {0.5}
+    assert {row["status"] for row in rows} == {"inconsistent"}
+
+
+@pytest.mark.parametrize("pairs", ["best", "rounds_1", "revision"])
+def test_an_unknown_kind_of_pairs(runs: Runs, pairs: str) -> None:
+    with pytest.raises(ValueError, match=r'pairs must be "sampled", "revision_vs_draft"'):
+        AIFeedbackModule(runs.backbone(), pairs=pairs)
+
+
+def test_it_trains_nothing(runs: Runs) -> None:
+    module = SelfCritiqueModule(runs.backbone(), loop(), sampling=SHORT)
+    with pytest.raises(ValueError, match="use predict, not fit"):
+        runs.trainer().fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
+
+
+def test_a_judge_is_a_reward(runs: Runs) -> None:
+    """Ratings of 1 to 10, by the bare base, are what GRPO learns from."""
+    reward = JudgeReward(question="w1 {answer}", end="", template="raw")
+    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, samples=2), lr=1e-3)
+    trainer = runs.trainer(max_steps=2, max_epochs=-1)
+    trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
+    assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1
+    assert "judge" in module.backbone.roles
