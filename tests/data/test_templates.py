@@ -500,3 +500,22 @@ def test_turns_that_end_with_another_token_end_the_last_with_eos_as_well(
     assert names.count("<|end|>") == 2
     assert names.count("</s>") == 1 and names[-1] == "</s>"
     assert with_template(tokenizers["byte_level"], TURN).ending_note == ""
+
+
+@pytest.mark.parametrize("template", ["auto", "plain", "raw"])
+def test_an_answer_that_has_begun(template: str) -> None:
+    """Prompt, beginning and what goes on are the tokens of the text that they make."""
+    tokenizer = word_tokenizer(["a", "b", "c", "d", "Human:", "Assistant:"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }} "
+        "{% if m['role'] == 'assistant' %}{{ eos_token }} {% endif %}{% endfor %}"
+    )
+    chat = ChatTemplate(tokenizer, template)
+    prompt = [{"role": "user", "content": "a b "}]
+    ids, tails = chat.encode_begun(prompt, "c ", ["d", "c d"])
+    answered = chat.encode_prompt(prompt) + chat.encode_answer(prompt, "c d")
+    assert ids + tails[0] == answered[: len(ids) + 1]
+    assert [tokenizer.decode(tail) for tail in tails] == ["d", "c d"]
+    opened, (option,) = chat.encode_begun(prompt, "", ["d"])
+    assert opened == chat.encode_prompt(prompt)
+    assert tokenizer.decode(option) == "d"

@@ -154,7 +154,7 @@ def test_an_unknown_kind_of_pairs(runs: Runs, pairs: str) -> None:
 
 def test_it_trains_nothing(runs: Runs) -> None:
     module = SelfCritiqueModule(runs.backbone(), loop(), sampling=SHORT)
-    with pytest.raises(ValueError, match="use predict, not fit"):
+    with pytest.raises(ValueError, match="trains nothing: use predict"):
         runs.trainer().fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
 
 

@@ -47,9 +47,7 @@ class WritingModule(AlignmentModule):
 
     def setup(self, stage: str) -> None:
         if stage != "predict":
-            raise ValueError(
-                f"{type(self).__name__} writes rows and trains nothing: use predict, not {stage}"
-            )
+            raise ValueError(f"{type(self).__name__} writes rows and trains nothing: use predict")
         self.check()
         super().setup(stage)
 

@@ -110,7 +110,12 @@ def helpful(world: World, n: int) -> list[dict[str, str]]:
 
 def vocabulary(world: World) -> list[str]:
     """The world's words, and those of critiques and comparisons."""
-    texts = [NOTHING, REVISE, *LABELS, "so : compare : and it hurts wrong rude not as asked rambles ."]
+    texts = [
+        NOTHING,
+        REVISE,
+        *LABELS,
+        "so : compare : and it hurts wrong rude not as asked rambles .",
+    ]
     texts += [text for p in CONSTITUTION.principles for text in (p.critique, p.comparison)]
     return sorted({*world.vocabulary(), *" ".join(texts).split()})
 

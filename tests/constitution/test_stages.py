@@ -1,0 +1,74 @@
+"""Between the stages: gates stop, broken rows stay behind, helpful rows are mixed in by default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_rlhf.constitution.chain import Chain
+from lightning_rlhf.constitution.gates import Gates, GateTripped
+from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
+from lightning_rlhf.constitution.principles import load
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.stages import read_rows, write_demonstrations, write_rows
+
+OFF = Gates(**dict.fromkeys(Gates().limits))
+
+
+def say(messages: list[Message], seed: int) -> str | Completion:
+    """Row 3 runs on without an end; every answer has words of its own."""
+    asked = messages[0]["content"]
+    text = f"{asked} said {seed % 1000} in words {seed % 7} of {seed % 11}"
+    return Completion(text, "3" not in asked)
+
+
+@pytest.fixture
+def chains(tmp_path: Path) -> str:
+    loop = SelfCritique(load(), rounds=2, transcripts=())
+    made = loop.run(ScriptedGenerator(say), [{"prompt": f"question {i}"} for i in range(10)])
+    write_rows(tmp_path / "chains.jsonl", [chain.to_row() for chain in made])
+    return str(tmp_path / "chains.jsonl")
+
+
+@pytest.fixture
+def helpful(tmp_path: Path) -> str:
+    rows = [{"prompt": f"help {i}", "completion": "gladly"} for i in range(30)]
+    write_rows(tmp_path / "helpful.jsonl", rows)
+    return str(tmp_path / "helpful.jsonl")
+
+
+def test_all_rounds_and_helpful_rows(chains: str, helpful: str, tmp_path: Path) -> None:
+    told = write_demonstrations(str(tmp_path / "out"), chains, helpful, share=0.25, gates=OFF)
+    rows = list(read_rows(tmp_path / "out/rows.jsonl"))
+    assert told["revisions"] == 18  # ten rows in two rounds, less the one that never ends
+    assert told["left_out"] == 2
+    assert told["helpful"] == 6 == sum(row["completion"] == "gladly" for row in rows)
+    assert len(rows) == 24
+    assert not any("3" in str(row["prompt"]) for row in rows if "round" in row)
+    last = {row["id"]: Chain.from_row(row).answer(2) for row in read_rows(chains)}
+    for row in rows:
+        if row.get("round") == 2:
+            assert row["completion"] == last[row["source_id"]]
+
+
+def test_critique_data_alone_must_be_asked_for(chains: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give helpful= rows .* or ask for it with pure=true"):
+        write_demonstrations(str(tmp_path), chains)
+    assert write_demonstrations(str(tmp_path), chains, pure=True, gates=OFF)["helpful"] == 0
+
+
+def test_a_gate_stops_and_leaves_its_report(chains: str, helpful: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(GateTripped, match=r"gate no_end: 10% of rows, but at most 5%"):
+        write_demonstrations(str(out), chains, helpful, gates=Gates(no_end=0.05, boilerplate=None))
+    report = json.loads((out / "gates.json").read_text())
+    assert [r["gate"] for r in report["results"] if r["tripped"]] == ["no_end"]
+    assert not (out / "rows.jsonl").exists()
+
+
+def test_a_broken_line_is_named(chains: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    with pytest.raises(ValueError, match=r"broken\.jsonl line 2 is broken JSON"):
+        write_demonstrations(str(tmp_path), chains, str(tmp_path / "broken.jsonl"), gates=OFF)
