@@ -206,6 +206,12 @@ DATA = [
         typed("--data.source=nofile.jsonl"),
         "no data file at nofile.jsonl",
     ),
+    Mistake(
+        "a name that is neither a file's nor a data set's",
+        typed("--data.source=nobody/nothing"),
+        "nobody/nothing is no file here, and as a hub id it fails: "
+        "Couldn't reach 'nobody/nothing' on the Hub (OfflineModeIsEnabled)",
+    ),
     Mistake("an empty file", typed(rows=[]), "rows.jsonl is empty: it holds no rows"),
     Mistake(
         "a file of a kind nobody reads",

@@ -10,7 +10,6 @@ import csv
 import functools
 import json
 import math
-import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -29,9 +28,8 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_rlhf import FindTokenBudget, LoRA, PromptData
+from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
 from lightning_rlhf.cli import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
@@ -39,23 +37,11 @@ from runs import EVERY, Runs
 from support import number_pairs
 
 pytestmark = pytest.mark.parametrize("method", EVERY)
-FEW = LoRA(r=4, target_modules=["q_proj", "v_proj"])
-
-
-@pytest.fixture(scope="session")
-def one_layer(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny base cut down to one layer: what a flag does, no model's depth changes."""
-    folder = tmp_path_factory.mktemp("shallow") / "base"
-    shutil.copytree(tiny_base, folder)
-    config = LlamaConfig.from_pretrained(tiny_base, num_hidden_layers=1)
-    LlamaForCausalLM.from_pretrained(tiny_base, config=config).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
-def runs(one_layer: str, tmp_path: Path) -> Runs:
-    """Two hundred runs and more: as little of a model as has every part, and nothing logged."""
-    return Runs(one_layer, tmp_path, lora=FEW, logger=False)
+def runs(light: Runs) -> Runs:
+    return light
 
 
 class Watch(Callback):

@@ -18,7 +18,7 @@ from support import number_pairs, shared
 def fitted(runs: Runs, method: str, quantization: Any = None, **kwargs: Any) -> dict[str, float]:
     seed_everything(0, verbose=False)
     module, data, _ = METHODS[method]
-    trainer = runs.trainer(max_epochs=5, gradient_clip_val=1.0)
+    trainer = runs.trainer(max_epochs=3, gradient_clip_val=1.0, check_val_every_n_epoch=3)
     backbone = runs.backbone(quantization=quantization, lora=LoRA(r=8))
     trainer.fit(
         module(backbone, lr=1e-2, **kwargs),
