@@ -110,7 +110,7 @@ def draw_calibration(report: JudgeReport, path: Path) -> None:
     figure.savefig(path)
 
 
-def trace(row: str, folder: str = "runs") -> None:
+def trace(row: str, folder: str) -> None:
     """The story of one training row: who said what, by which principle, as which seed.
 
     Args:

@@ -17,6 +17,7 @@ from lightning_rlhf.data.formats import BadRow, Message
 from lightning_rlhf.data.modules import DemonstrationData
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import encode_demonstration, encode_preference, encode_prompt
+from lightning_rlhf.quickstart.model import word_tokenizer
 from support import shared
 
 TURN = (
