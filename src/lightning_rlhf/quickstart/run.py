@@ -49,7 +49,6 @@ from lightning_rlhf.quickstart.world import World, judge
 
 MAX_ANSWER = 24  # tokens; no good answer of the world is longer than half of it
 SAMPLES = 3  # answers to each held-out prompt; the standard error of a share is then below 2 points
-LOOKS = 8  # how often the frontier is measured in a run
 
 
 class Sampled(NamedTuple):
@@ -203,16 +202,19 @@ def fit(
 class Frontier(Callback):
     """What the policy is worth as it moves away from its reference: the oracle, the reward, the KL.
 
+    The oracle's score is logged as ``held_out/oracle_score``, which a ``Doctor`` may watch.
+
     Args:
         method: by which its points are named.
         prompts: held out.
         steps: of the run.
+        looks: how often it is measured.
     """
 
-    def __init__(self, method: str, prompts: list[str], steps: float):
+    def __init__(self, method: str, prompts: list[str], steps: float, looks: int = 8):
         self.method = method
         self.prompts = prompts
-        self.every = max(1, round(steps / LOOKS))
+        self.every = max(1, round(steps / looks))
         self.points: list[Point] = []
         self.seconds = 0.0
 
@@ -222,6 +224,7 @@ class Frontier(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if trainer.global_step % self.every == 0:
             self._look(pl_module)
+            pl_module.log("held_out/oracle_score", self.points[-1].oracle)
 
     def _look(self, module: LightningModule) -> None:
         start = time.perf_counter()
