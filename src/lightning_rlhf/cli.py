@@ -16,6 +16,7 @@ from pytorch_lightning.cli import LightningCLI
 from rich.console import Console
 
 from lightning_rlhf.chat import chat
+from lightning_rlhf.constitution.stages import write_demonstrations
 from lightning_rlhf.inspection import data_of, inspect, look_of, rows_option
 from lightning_rlhf.judging import evaluate_judge, trace
 from lightning_rlhf.mistakes import MISTAKES, sentence, written_for_users
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "chat": chat,
     "quickstart": quickstart,
     "judge-eval": evaluate_judge,
+    "demonstrate": write_demonstrations,
     "trace": trace,
 }
 HELP = """\
@@ -40,6 +42,7 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   plan        will it fit? a step's memory, before anything is loaded: plan --config X --gpu 12
   inspect     what is masked? rows as the model sees them: inspect --config X, or inspect FILE
   run         a recipe, stage by stage, resumable: lightning-rlhf run configs/rlhf.yaml
+  demonstrate rows of self-critique behind the gates, as rows to imitate
   judge-eval  is a judge any good? judge-eval PAIRS MODEL, before it labels anything
   trace       the story of one training row: trace ID runs/constitutional
   chat        talk to a trained role, its reference beside it

@@ -15,6 +15,7 @@ from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.stages import read_rows, write_demonstrations, write_rows
 
 OFF = Gates(**dict.fromkeys(Gates().limits))
+LOOSE = Gates(**dict.fromkeys(Gates().limits, 1.0))
 
 
 def say(messages: list[Message], seed: int) -> str | Completion:
@@ -40,7 +41,7 @@ def helpful(tmp_path: Path) -> str:
 
 
 def test_all_rounds_and_helpful_rows(chains: str, helpful: str, tmp_path: Path) -> None:
-    told = write_demonstrations(str(tmp_path / "out"), chains, helpful, share=0.25, gates=OFF)
+    told = write_demonstrations(chains, str(tmp_path / "out"), helpful, share=0.25, gates=LOOSE)
     rows = list(read_rows(tmp_path / "out/rows.jsonl"))
     assert told["revisions"] == 18  # ten rows in two rounds, less the one that never ends
     assert told["left_out"] == 2
@@ -53,16 +54,27 @@ def test_all_rounds_and_helpful_rows(chains: str, helpful: str, tmp_path: Path) 
             assert row["completion"] == last[row["source_id"]]
 
 
+def test_a_gate_that_is_off_leaves_nothing_out(chains: str, tmp_path: Path) -> None:
+    assert write_demonstrations(chains, str(tmp_path), pure=True, gates=OFF)["revisions"] == 20
+
+
+def test_nothing_left_is_said(chains: str, tmp_path: Path) -> None:
+    never = [row for row in read_rows(chains) if "3" in row["prompt"]]
+    write_rows(tmp_path / "never.jsonl", never)
+    with pytest.raises(ValueError, match=r"no revision is left to imitate; .*gates\.json says why"):
+        write_demonstrations(str(tmp_path / "never.jsonl"), str(tmp_path), pure=True, gates=LOOSE)
+
+
 def test_critique_data_alone_must_be_asked_for(chains: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"give helpful= rows .* or ask for it with pure=true"):
-        write_demonstrations(str(tmp_path), chains)
-    assert write_demonstrations(str(tmp_path), chains, pure=True, gates=OFF)["helpful"] == 0
+        write_demonstrations(chains, str(tmp_path))
+    assert write_demonstrations(chains, str(tmp_path), pure=True, gates=OFF)["helpful"] == 0
 
 
 def test_a_gate_stops_and_leaves_its_report(chains: str, helpful: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(GateTripped, match=r"gate no_end: 10% of rows, but at most 5%"):
-        write_demonstrations(str(out), chains, helpful, gates=Gates(no_end=0.05, boilerplate=None))
+        write_demonstrations(chains, str(out), helpful, gates=Gates(no_end=0.05, boilerplate=None))
     report = json.loads((out / "gates.json").read_text())
     assert [r["gate"] for r in report["results"] if r["tripped"]] == ["no_end"]
     assert not (out / "rows.jsonl").exists()
@@ -71,4 +83,4 @@ def test_a_gate_stops_and_leaves_its_report(chains: str, helpful: str, tmp_path:
 def test_a_broken_line_is_named(chains: str, tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     with pytest.raises(ValueError, match=r"broken\.jsonl line 2 is broken JSON"):
-        write_demonstrations(str(tmp_path), chains, str(tmp_path / "broken.jsonl"), gates=OFF)
+        write_demonstrations(chains, str(tmp_path), str(tmp_path / "broken.jsonl"), gates=OFF)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.loggers import WandbLogger
 
 from killed_predict import KILLS, RULES
 from lightning_rlhf import (
@@ -28,6 +29,7 @@ from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
 from lightning_rlhf.constitution.question import Question
+from lightning_rlhf.constitution.readers import read_constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.modules.responder import RoleGenerator
 from runs import Runs
@@ -166,3 +168,23 @@ def test_a_judge_is_a_reward(runs: Runs) -> None:
     trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
     assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1
     assert "judge" in module.backbone.roles
+
+
+def test_rows_and_constitution_become_artifacts(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Weights & Biases; the same files lie beside the run without it."""
+    logger = WandbLogger(save_dir=tmp_path, project="tests", offline=True)
+    told: list[str] = []
+    monkeypatch.setattr(
+        type(logger.experiment), "log_artifact", lambda self, file, name, type: told.append(file)
+    )
+    rows = WriteRows(str(tmp_path / "rows.jsonl"))
+    module = SelfCritiqueModule(
+        runs.backbone(), loop(), sampling=SHORT, template="raw", journal=str(tmp_path / "j")
+    )
+    trainer = runs.trainer(logger=logger, callbacks=[rows])
+    trainer.predict(module, PromptData(prompts(2), val_fraction=0, batch_size=2))
+    logger.experiment.finish()
+    assert [Path(file).name for file in told] == ["rows.jsonl", "constitution.yaml"]
+    assert read_constitution(Path(told[1])).sha256 == RULES.sha256

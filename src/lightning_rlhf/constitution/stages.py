@@ -12,12 +12,12 @@ from lightning_rlhf.constitution.gates import GateReport, Gates, check
 from lightning_rlhf.constitution.seeds import pick
 from lightning_rlhf.constitution.self_critique import demonstrations
 
-BROKEN = ("role_confusion", "no_end", "loops", "length")  # rows that fail one are not trained on
+BROKEN = ("role_confusion", "no_end", "loops", "length")  # rows that fail one are left out
 
 
 def write_demonstrations(
-    folder: str,
     chains: str,
+    folder: str,
     helpful: str | None = None,
     share: float = 0.5,
     pure: bool = False,
@@ -31,8 +31,8 @@ def write_demonstrations(
     since helpfulness falls with every revision (arXiv 2212.08073, section 3.3, figure 5).
 
     Args:
-        folder: where to; ``gates.json`` lies beside the rows.
         chains: the rows of ``SelfCritiqueModule``.
+        folder: where to; ``gates.json`` lies beside the rows.
         helpful: rows of ``prompt`` and ``completion``.
         share: of all rows that are to be helpful ones; fewer where the file has fewer.
         pure: train on revisions alone.
@@ -54,8 +54,11 @@ def write_demonstrations(
     report = check(read, gates)
     write_report(Path(folder) / "gates.json", report)
     report.stop()
-    bad = {id for result in report.results if result.gate in BROKEN for id in result.failed}
-    kept = [row for row in demonstrations(read, rounds) if row["id"] not in bad]
+    bad = {i for r in report.results if r.gate in BROKEN and r.limit is not None for i in r.failed}
+    told = report.stamped(demonstrations(read, rounds))
+    kept = [row for row in told if row["id"] not in bad]
+    if not kept:
+        raise ValueError(f"{chains}: no revision is left to imitate; {folder}/gates.json says why")
     mixed = list(read_rows(helpful)) if helpful is not None and not pure else []
     wanted = min(len(mixed), round(len(kept) * share / (1 - share)))
     rows = kept + [mixed[i] for i in pick(wanted, len(mixed), seed, "helpful")]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.sampled import sampled_pairs
 from lightning_rlhf.constitution.self_critique import pairs as pairs_of
 from lightning_rlhf.constitution.verdicts import Verdict
@@ -57,8 +57,9 @@ class AIFeedbackModule(WritingModule):
         self._kind = _kind(pairs)
         self._verdicts: list[Verdict] = []
 
-    def check(self) -> None:
-        assert self.feedback.constitution
+    @property
+    def constitution(self) -> Constitution:
+        return self.feedback.constitution
 
     def asked(self) -> list[str | Generator]:
         return [self.judge, self.generator] if self._kind is None else [self.judge]
@@ -84,9 +85,7 @@ class AIFeedbackModule(WritingModule):
         if not self._verdicts:
             return
         report = self.feedback.report(self._verdicts)
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "feedback.json").write_text(json.dumps(report._asdict(), indent=1))
+        self.leave("feedback.json", json.dumps(report._asdict(), indent=1))
         self.print(str(report))
 
 

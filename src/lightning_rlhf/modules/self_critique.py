@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.rollout import Sampling
@@ -39,8 +40,9 @@ class SelfCritiqueModule(WritingModule):
         self.loop = loop or SelfCritique()
         self.generator = generator
 
-    def check(self) -> None:
-        assert self.loop.constitution
+    @property
+    def constitution(self) -> Constitution:
+        return self.loop.constitution
 
     def asked(self) -> list[str | Generator]:
         return [self.generator]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.journal import Journaled
+from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.data.tokens import prompt_of
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.rollout import Sampling
@@ -36,19 +37,26 @@ class WritingModule(AlignmentModule):
         self.sampling = sampling
         self.template = template
         self.journal = journal
+        self.left: list[Path] = []  # files beside the rows
         self._journals: dict[str, Journaled] = {}
+
+    @property
+    def constitution(self) -> Constitution:
+        """By which rows are made.
+
+        Raises:
+            ValueError: it cannot be read, or has no texts for this stage.
+        """
+        raise NotImplementedError
 
     def asked(self) -> list[str | Generator]:
         """Whoever answers: roles of the backbone by their names, or generators."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """Look at what can be wrong before anything is loaded."""
-
     def setup(self, stage: str) -> None:
         if stage != "predict":
             raise ValueError(f"{type(self).__name__} writes rows and trains nothing: use predict")
-        self.check()
+        assert self.constitution  # read before anything is loaded
         super().setup(stage)
 
     def add_roles(self) -> None:
@@ -59,7 +67,7 @@ class WritingModule(AlignmentModule):
 
     def on_predict_start(self) -> None:
         """Roles have their weights by now: their names in the journal are made of these."""
-        self._journals = {}
+        self._journals, self.left = {}, []
         if self.trainer.world_size > 1:
             raise ValueError(
                 f"{type(self).__name__} writes one journal: give Trainer(devices=1), or cut the "
@@ -91,8 +99,16 @@ class WritingModule(AlignmentModule):
         return [{**row, "prompt": prompt_of(row)} for row in rows]
 
     def on_predict_end(self) -> None:
-        """Say what it took."""
+        """Leave the constitution beside the rows, and say what it took."""
+        self.leave("constitution.yaml", self.constitution.to_yaml())
         for name, journal in self._journals.items():
             self.print(
                 f"{name}: {journal.asked} answers made, {journal.found} found in the journal"
             )
+
+    def leave(self, name: str, text: str) -> None:
+        """A file in the run's folder."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        self.left.append(folder / name)
