@@ -25,7 +25,8 @@ from lightning_rlhf import Backbone, LoRA, PPOModule, PromptData, Sampling, Shap
 from lightning_rlhf.callbacks import Doctor
 from lightning_rlhf.cli import quiet
 from lightning_rlhf.models.backbone import POLICY
-from lightning_rlhf.quickstart.run import Frontier, sample
+from lightning_rlhf.quickstart.frontier import Frontier
+from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.world import World
 
 LOOKS = 20  # of a run at the oracle
@@ -72,7 +73,7 @@ def line(seed: int, kl_coef: float) -> str:
     rows = [{"prompt": prompt} for prompt in world.prompts(held_out=False)]
     steps = ROLLOUTS * module.updates_per_rollout
     folder = home / f"hacking_{kl_coef}"
-    watched = Frontier("PPO", world.prompts(held_out=True), steps, looks=LOOKS)
+    watched = Frontier("PPO", looks=LOOKS)
     Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0,
         logger=CSVLogger(folder, name="", version=""), enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""Do thumbs alone teach? KTO on one side of each of the quickstart's pairs, over several seeds.
+"""Do thumbs alone teach? KTO on one side of each pair of the micro-world, over several seeds.
 
     python benchmarks/kto_thumbs.py [--seeds 5]
 
@@ -17,13 +17,15 @@ from typing import Any
 
 from jsonargparse import auto_cli
 from pytorch_lightning import seed_everything
+from stability import HOME, start
 from versus.harness import between
+from worlds import fit
 
 from lightning_rlhf import Backbone, KTOModule, LoRA, PreferenceData
 from lightning_rlhf.cli import quiet
 from lightning_rlhf.functional.kto import apo_zero_unpaired_loss, kto_loss
 from lightning_rlhf.models.backbone import POLICY
-from lightning_rlhf.quickstart.run import fit, quickstart, sample
+from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.world import World
 
 README = Path(__file__).parent / "README.md"
@@ -51,11 +53,10 @@ def main(seeds: int = 5) -> None:
 
 
 def _one(seed: int) -> list[float]:
-    folder = Path(f"runs/bench/quickstart_{seed}")
-    if not (folder / "sft/model/config.json").is_file():
-        quickstart(seed, folder=str(folder))
-    file = folder / "data/thumbs.jsonl"
-    pairs = (folder / "data/preferences.jsonl").read_text().splitlines()
+    folder = HOME / str(seed)
+    start(seed)
+    file = folder / "thumbs.jsonl"
+    pairs = (folder / "preferences.jsonl").read_text().splitlines()
     file.write_text("".join(json.dumps(row) + "\n" for row in _thumbs(pairs, seed)))
     prompts = World(seed).prompts(held_out=True)
     sft = Backbone(str(folder / "sft/model"), dtype="float32").load()

@@ -18,6 +18,16 @@ from lightning_rlhf.cli import quiet
 from lightning_rlhf.quickstart.run import quickstart
 
 ROOT = Path(__file__).parents[1]
+POLICIES = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "cai": "CAI", "cai_dpo": "CAI + DPO"}
+SHOWN = {
+    "fully_good": "fully good",
+    "oracle_score": "oracle score",
+    "harmful_compliance": "harm helped with",
+    "over_refusal": "harmless refused",
+    "eos_share": "EOS share",
+    "kl": "KL, nats",
+    "learnt_reward": "learnt reward",
+}
 MARKER = "<!-- quickstart table: benchmarks/quickstart_seeds.py -->"
 
 
@@ -37,16 +47,16 @@ def main(seeds: int = 5) -> None:
 def one(seed: int) -> dict[str, float]:
     """A seed's figures."""
     results = quickstart(seed, folder=f"runs/bench/quickstart_{seed}")
-    sft, reward, dpo, ppo = (stage.metrics for stage in results.stages)
-    named = {"SFT": sft, "DPO": dpo, "PPO": ppo}
-    found = {f"{name} fully good": had["fully_good"] for name, had in named.items()}
-    found |= {f"{name} oracle score": had["oracle_score"] for name, had in named.items()}
-    found |= {f"{name} EOS share": had["eos_share"] for name, had in named.items()}
-    found |= {f"{name} KL, nats": had["kl"] for name, had in (("DPO", dpo), ("PPO", ppo))}
-    found |= {f"{name} learnt reward": had["learnt_reward"] for name, had in named.items()}
+    had = {stage.name: stage.metrics for stage in results.stages}
+    found = {
+        f"{title} {words}": had[name][key]
+        for key, words in SHOWN.items()
+        for name, title in POLICIES.items()
+        if not (key == "kl" and name == "sft")
+    }
     return {
         **found,
-        "reward accuracy": reward["reward_accuracy"],
+        "reward accuracy": had["reward"]["reward_accuracy"],
         "seconds": sum(stage.seconds for stage in results.stages),
     }
 

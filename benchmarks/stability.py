@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from versus.harness import between
+from worlds import fit
 
 from lightning_rlhf import (
     Backbone,
@@ -41,10 +42,11 @@ from lightning_rlhf import (
     Updates,
 )
 from lightning_rlhf.cli import quiet
+from lightning_rlhf.constitution.stages import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
+from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.model import write_base
-from lightning_rlhf.quickstart.run import fit, sample, write_rows
 from lightning_rlhf.quickstart.world import World
 
 ROOT = Path(__file__).parents[1]
@@ -114,27 +116,33 @@ def main(seeds: int = 10, first: int = 0, write: bool = False) -> None:
         readme.write_text(between(readme.read_text(), "stability", text))
 
 
-def seed_of(seed: int) -> dict[str, Any]:
-    """SFT, reward model, then each method, from the same start."""
+def start(seed: int) -> dict[str, float]:
+    """SFT and reward model, where they are not there yet; what the SFT model does."""
     home = HOME / str(seed)
     world, figures = World(seed), home / "start.json"
     if not figures.exists():
         seed_everything(seed, verbose=False)
         write_base(home / "base", world.vocabulary(), seed)
-        said = write_rows(home / "demonstrations.jsonl", world.demonstrations(5000))
-        preferred = write_rows(home / "preferences.jsonl", world.preferences(9000))
+        write_rows(said := home / "demonstrations.jsonl", world.demonstrations(5000))
+        write_rows(preferred := home / "preferences.jsonl", world.preferences(9000))
         base = Backbone(str(home / "base"), lora=None, dtype="float32")
-        data = DemonstrationData(said, batch_size=32)
+        data = DemonstrationData(str(said), batch_size=32)
         fit(SFTModule(base, lr=3e-3), data, home / "sft", epochs=4)
         base.save_role("policy", home / "sft/model")
-        start = sample(base, "policy", world.prompts(held_out=True)).metrics
+        found = sample(base, "policy", world.prompts(held_out=True)).metrics
         backbone = Backbone(str(home / "sft/model"), lora=LoRA(r=16), dtype="float32")
-        fit(RewardModule(backbone, lr=1.5e-3), PreferenceData(preferred, batch_size=24), home)
+        fit(RewardModule(backbone, lr=1.5e-3), PreferenceData(str(preferred), batch_size=24), home)
         backbone.save_role("reward", home / "reward")
-        figures.write_text(json.dumps(start))
-    found: dict[str, Any] = {"seed": seed, "SFT": json.loads(figures.read_text())}
+        figures.write_text(json.dumps(found))
+    told: dict[str, float] = json.loads(figures.read_text())
+    return told
+
+
+def seed_of(seed: int) -> dict[str, Any]:
+    """Each method, from the same start."""
+    found: dict[str, Any] = {"seed": seed, "SFT": start(seed)}
     for name in METHODS:
-        file = home / f"{name}.json"
+        file = HOME / str(seed) / f"{name}.json"
         if not file.exists():
             file.write_text(json.dumps(method_of(name, seed)))
         found[name] = json.loads(file.read_text())

@@ -23,7 +23,7 @@ def says_word(prompts: list[str], completions: list[str], rows: list[dict]) -> l
 
 
 def main(
-    model: str = "runs/quickstart/sft/model",
+    model: str = "runs/quickstart/sft/policy",
     source: str = "runs/quickstart/data/preferences.jsonl",
     word: str = "please",
     rollouts: int = 20,

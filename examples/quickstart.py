@@ -1,4 +1,4 @@
-"""The quickstart as a script: copy src/lightning_rlhf/quickstart/run.py to start your own."""
+"""The quickstart as a script; its recipe is src/lightning_rlhf/quickstart/quickstart.yaml."""
 
 from lightning_rlhf.quickstart.run import quickstart
 

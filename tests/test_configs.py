@@ -101,7 +101,7 @@ def test_dpo_becomes_ppo_by_class_path() -> None:
     assert type(cli.datamodule).__name__ == "PromptData"
     assert cli.model.sampling.max_new_tokens == 24
     assert cli.model.updates_per_rollout == 8
-    assert cli.model.backbone.name_or_path == "runs/quickstart/sft/model"
+    assert cli.model.backbone.name_or_path == "runs/quickstart/sft/policy"
     assert [r.name for r in cli.model.rewards] == ["join"]
 
 

@@ -60,7 +60,7 @@ def test_a_method_in_four_steps(
     file = tmp_path / "unlikelihood.yaml"
     file.write_text(
         config.replace("lightning_rlhf.UnlikelihoodModule", "toy.UnlikelihoodModule")
-        .replace("runs/quickstart/sft/model", tiny_base)
+        .replace("runs/quickstart/sft/policy", tiny_base)
         .replace("runs/quickstart/data/preferences.jsonl", str(rows))
     )
     plain = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
