@@ -66,6 +66,7 @@ class FakeOnline(LightningModule):
         self.updates = updates
         self.rollouts_made = 0
         self.left = 0
+        self.pending = False  # as OnlineModule's
 
     def train_dataloader(self) -> Any:
         return DataLoader(torch.zeros(8, 1))
@@ -75,8 +76,13 @@ class FakeOnline(LightningModule):
             self.rollouts_made += 1
             self.left = self.updates
         self.left -= 1
+        self.pending = True
         self.log_dict(self.figures(self.rollouts_made))
         return self.weight.sum()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.pending = False
 
     def rollout_table(self) -> Table:
         rollout = self.rollouts_made
@@ -89,7 +95,10 @@ class FakeOnline(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fake"] = {"made": self.rollouts_made, "left": self.left}
+        checkpoint["fake"] = {
+            "made": self.rollouts_made,
+            "left": self.left + self.pending,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rollouts_made = checkpoint["fake"]["made"]

@@ -108,7 +108,6 @@ def test_a_resume_elsewhere_takes_the_rows_along(tmp_path: Path) -> None:
     assert rows(tmp_path / "old") == expected(10)
 
 
-@pytest.mark.xfail(reason="a run resumed from a checkpoint of a broken step rolls out once more")
 def test_a_checkpoint_written_as_the_run_dies(tmp_path: Path) -> None:
     """The rollout in hand is in that checkpoint but not yet in the file: it comes after all."""
     save = OnExceptionCheckpoint(tmp_path / "dying")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from lightning_rlhf import (
     Backbone,
@@ -293,3 +294,30 @@ def test_packing_and_ends() -> None:
     assert with_ends(tokens, [False] * 4) is tokens
     rows = as_rows(torch.tensor([1.0, 2.0, 3.0]), [1, 2], 3)
     assert rows.tolist() == [[1, 0, 0], [2, 3, 0]]
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_step_that_broke_off_is_made_again(runs: Runs, at: int) -> None:
+    """At a rollout's first update or within: the checkpoint of an exception goes on exactly."""
+
+    class Break(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == at:
+                raise InterruptedError
+
+    updates = Updates(epochs=2, minibatches=2)
+    whole = ppo(runs, updates=updates)
+    fit(runs, whole, 3)
+    saved = runs.folder / "broken"
+    with pytest.raises(InterruptedError):
+        fit(
+            runs, ppo(runs, updates=updates), 3,
+            callbacks=[Break(), OnExceptionCheckpoint(saved)], enable_checkpointing=True,
+        )  # fmt: skip
+    resumed = ppo(runs, updates=updates)
+    data = PromptData(number_pairs(32), val_fraction=0, batch_size=8)
+    trainer = runs.trainer(max_steps=3 * 4, max_epochs=-1)
+    trainer.fit(resumed, data, ckpt_path=str(next(saved.glob("*.ckpt"))))
+    assert resumed.rollouts_made == 3
+    for name, weight in runs.weights(whole).items():
+        assert torch.equal(weight, runs.weights(resumed)[name]), name

@@ -150,6 +150,7 @@ class OnlineModule(AlignmentModule):
         self._table: Table | None = None
         self._update = 0  # of the rollout in hand
         self._update_began = 0.0
+        self._pending = False  # whether the last update's optimizer step is still to come
         self._stopped = False  # whether its other updates are left out
 
     # ---- to be given by a method ----
@@ -259,6 +260,7 @@ class OnlineModule(AlignmentModule):
         """The loss of the next minibatch; None where the rollout has been left already."""
         assert self._rollout is not None
         update, self._update = self._update, self._update + 1
+        self._pending = True
         if self._stopped:
             return None
         self._update_began = time.perf_counter()
@@ -281,8 +283,13 @@ class OnlineModule(AlignmentModule):
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
         return None if self._stopped else loss.value
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self._pending = False
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Only here are backward and step over too."""
+        self._pending = False
         if not self._stopped:
             self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
 
@@ -502,7 +509,7 @@ class OnlineModule(AlignmentModule):
         in_hand = self._rollout.state() if self._rollout is not None else None
         checkpoint_["online"] = {
             "rollout": self._of_every_process(in_hand),
-            "update": self._update,
+            "update": self._update - self._pending,  # a step that broke off is made again
             "stopped": self._stopped,
             "rollouts_made": self.rollouts_made,
             "table": self._table._asdict() if self._table is not None else None,
