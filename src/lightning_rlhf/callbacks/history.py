@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, variance
+from itertools import pairwise
+from statistics import fmean, median, variance
 from typing import NamedTuple
 
 Row = dict[str, float]  # one rollout's figures, by their names in the log
 History = Sequence[Row]  # oldest first
+NORMAL_MEDIAN = 0.6745  # of |x| where x is normal with deviation 1
 APART = 5.0  # standard errors; many, since a run is looked at after each rollout, in many ways
 
 
@@ -38,6 +40,13 @@ def ends(history: History, name: str, window: int) -> tuple[Stretch, Stretch] | 
 
 def rose(before: Stretch, after: Stretch) -> bool:
     return after.mean - before.mean > APART * math.hypot(before.error, after.error)
+
+
+def noise(values: Sequence[float]) -> float:
+    """Standard deviation of one value by chance, from the median step: a trend, or one fall, does
+    not count."""
+    steps = [abs(b - a) for a, b in pairwise(values)]
+    return median(steps) / (NORMAL_MEDIAN * math.sqrt(2))
 
 
 def mean_of_last(history: History, name: str, count: int) -> float:
