@@ -38,6 +38,7 @@ NEIGHBOURS = {
     ("cli", "planning"),
     ("cli", "chat"),
     ("cli", "judging"),
+    ("quickstart", "recipes"),
     ("judging", "chat"),
     ("cli", "mistakes"),
     ("cli", "inspection"),

@@ -12,7 +12,12 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
-from lightning_rlhf.constitution.principles import Constitution, Principle, constitution_of
+from lightning_rlhf.constitution.principles import (
+    Constitution,
+    Principle,
+    constitution_of,
+    is_there,
+)
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import prompt_of, row_id, seed_of, share_of
 from lightning_rlhf.constitution.transcripts import Comparison, load_comparisons, some
@@ -79,6 +84,8 @@ class AIFeedback:
         self.question = question or Question()
         self.seed = seed
         some(self.transcripts, shots)
+        if is_there(constitution):
+            assert self.constitution  # refused here, before any call
 
     @cached_property
     def constitution(self) -> Constitution:

@@ -108,3 +108,8 @@ def load(path: str | Path | None = None) -> Constitution:
 def constitution_of(given: Constitution | str | Path | None) -> Constitution:
     """A constitution as it is, or read."""
     return given if isinstance(given, Constitution) else load(given)
+
+
+def is_there(given: Constitution | str | None) -> bool:
+    """Whether a constitution can be looked at now; an earlier stage may have to write it first."""
+    return not isinstance(given, str) or Path(given).exists()

@@ -19,7 +19,12 @@ from lightning_rlhf.constitution.chain import (
     revision_prompt,
 )
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
-from lightning_rlhf.constitution.principles import Constitution, Principle, constitution_of
+from lightning_rlhf.constitution.principles import (
+    Constitution,
+    Principle,
+    constitution_of,
+    is_there,
+)
 from lightning_rlhf.constitution.sampled import named
 from lightning_rlhf.constitution.seeds import as_messages, seed_of
 from lightning_rlhf.constitution.transcripts import Transcript, load_transcripts, some
@@ -64,6 +69,8 @@ class SelfCritique:
         self.shots = shots
         self.seed = seed
         some(self.transcripts, shots)
+        if is_there(constitution):
+            assert self.constitution  # refused here, before any call
 
     @cached_property
     def constitution(self) -> Constitution:

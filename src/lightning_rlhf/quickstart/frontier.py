@@ -16,6 +16,8 @@ from lightning_rlhf.modules.reward import REWARD
 from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.world import World
 
+LEAST = 10  # steps between two looks
+
 
 class Frontier(Callback):
     """The oracle's score, the learnt reward and the KL, on held-out prompts of the micro-world.
@@ -43,7 +45,7 @@ class Frontier(Callback):
         steps = trainer.max_steps
         if steps < 0:
             steps = int((trainer.max_epochs or 1) * trainer.num_training_batches)
-        self.every = max(1, steps // self.looks)
+        self.every = max(LEAST, steps // self.looks)
         if trainer.global_step == 0:
             self._look(pl_module)
 

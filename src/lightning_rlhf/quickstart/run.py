@@ -17,6 +17,7 @@ SIZES = {  # what scale multiplies
     "critique.data.init_args.max_rows": 924,  # all there are
     "labels.data.init_args.max_rows": 924,
 }
+JUDGED = ("sft", "dpo", "ppo", "cai", "cai_dpo")
 
 
 def quickstart(
@@ -33,5 +34,7 @@ def quickstart(
         fresh: begin anew whatever is there.
     """
     sizes = [f"stages.{name}={max(1, int(size * scale))}" for name, size in SIZES.items()]
+    every = max(1, round(0.25 / scale))  # of the held-out prompts, where training is that short
+    sizes += [f"stages.{name}_judged.args.every={every}" for name in JUDGED if every > 1]
     recipe = read_recipe(RECIPE, [f"folder={folder}", f"seed={seed}", *sizes])
     return run(recipe, fresh_from=recipe.stages[0].name if fresh else None)
