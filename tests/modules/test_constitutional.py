@@ -188,3 +188,12 @@ def test_rows_and_constitution_become_artifacts(
     logger.experiment.finish()
     assert [Path(file).name for file in told] == ["rows.jsonl", "constitution.yaml"]
     assert read_constitution(Path(told[1])).sha256 == RULES.sha256
+
+
+def test_the_bare_base_is_one_generator_whatever_stands_on_it(runs: Runs) -> None:
+    backbone = runs.backbone().load()
+    backbone.add_role("judge", trainable=False)
+    before = RoleGenerator(backbone, "judge").identity
+    backbone.add_role("policy")
+    assert RoleGenerator(backbone, "judge").identity == before
+    assert RoleGenerator(backbone, "policy").identity["weights"] != before["weights"]

@@ -16,7 +16,8 @@ def fingerprint(backbone: Backbone, role: str) -> str:
     """16 hex digits of the base's and a role's adapter's weights, the same on every device."""
     found = hashlib.sha256()
     model = backbone.model_of(role)
-    tensors = {n: p for n, p in model.named_parameters() if ".lora_" not in n}
+    base = ((n, p) for n, p in model.named_parameters() if ".lora_" not in n)
+    tensors = {n.replace(".base_layer.", "."): p for n, p in base}  # as without adapters
     if backbone.roles[role].adapter:
         tensors |= lora.parameters(model, role)
     for name, tensor in sorted(tensors.items()):
