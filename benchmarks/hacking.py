@@ -93,7 +93,8 @@ def said(folder: Any) -> str:
     """Every finding of a run."""
     file = folder / "doctor.jsonl"
     rows = [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
-    return "; ".join(f"{row['illness']}, {row['rollout']}" for row in rows) or "nothing"
+    found = [row for row in rows if row["event"] == "found"]
+    return "; ".join(f"{row['illness']}, {row['rollout']}" for row in found) or "nothing"
 
 
 if __name__ == "__main__":
