@@ -129,3 +129,15 @@ def test_wandb_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     cli = build(*with_configs(CONFIGS / "dpo.yaml", CONFIGS / "wandb.yaml"))
     assert type(cli.trainer.logger).__name__ == "WandbLogger"
+
+
+def test_the_seed_of_a_recipe_reaches_what_draws_by_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a number: a draw from "7" is another than one from 7."""
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text('{"prompt": "why ?"}\n')
+    stages = prepare(read_recipe(CONFIGS / "smollm2_constitutional.yaml", ["seed=7"]))
+    models = {s.name: s.spec["model"]["init_args"] for s in stages if "model" in s.spec}
+    assert models["critique"]["loop"]["init_args"]["seed"] == 7
+    assert models["labels"]["feedback"]["init_args"]["seed"] == 7

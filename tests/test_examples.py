@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
+from lightning_rlhf.cli import AlignmentCLI, cli_options
 from support import number_pairs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -38,3 +42,34 @@ def test_a_custom_reward_is_learnt(
     assert len(scores) == 20
     assert sum(scores[-4:]) / 4 > sum(scores[:4]) / 4 + 0.3
     assert (tmp_path / "runs/custom_reward/adapter_config.json").is_file()
+
+
+def test_every_command_of_constitutional_sh_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs with a command line that only writes down what it was asked; each is then built."""
+    monkeypatch.chdir(tmp_path)
+    stub = tmp_path / ".venv/bin/lightning-rlhf"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        "print(json.dumps(sys.argv[1:]), file=open('asked', 'a'))\n"
+    )
+    stub.chmod(0o755)
+    (tmp_path / "out/revisions").mkdir(parents=True)
+    (tmp_path / "out/revisions/rows.jsonl").write_text('{"id": "a/r1"}\n')
+    subprocess.run(
+        ["bash", str(EXAMPLES / "constitutional.sh"), "prompts.jsonl"],
+        check=True, env={**os.environ, "OUT": "out"},
+    )  # fmt: skip
+    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    verbs = [verb for verb, *_ in asked]
+    assert verbs == ["predict", "demonstrate", "fit", "predict", "fit", "trace"]
+    assert asked[-1] == ["trace", "a/r1", "out"]
+    names = []
+    for verb, *args in asked:
+        if verb in ("fit", "predict"):
+            options = {**cli_options(), "run": False, "save_config_callback": None}
+            cli = AlignmentCLI(LightningModule, LightningDataModule, **options, args=args)
+            names.append(type(cli.model).__name__)
+    assert names == ["SelfCritiqueModule", "SFTModule", "AIFeedbackModule", "DPOModule"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datasets import IterableDataset
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
@@ -78,6 +79,8 @@ def human_pairs(
         ValueError: no row is one.
     """
     raw = load_rows(source)
+    if isinstance(raw, IterableDataset):
+        raise ValueError(f"{source}: judge-eval reads no streams; leave out stream:")
     found = recognise(list(raw.column_names), PreferenceData.accepts, source, "judge-eval", format)
     rows: list[dict[str, Any]] = []
     dropped = 0

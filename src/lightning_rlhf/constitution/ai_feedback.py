@@ -8,15 +8,13 @@ come near 0 and 1, so they are clamped to 0.4 and 0.6 (section 4.1 of the former
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
 from lightning_rlhf.constitution.principles import (
     Constitution,
+    Governed,
     Principle,
-    constitution_of,
-    is_there,
 )
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import prompt_of, row_id, seed_of, share_of
@@ -35,7 +33,7 @@ class _Asking(NamedTuple):
     seed: int
 
 
-class AIFeedback:
+class AIFeedback(Governed):
     """The labeller.
 
     Args:
@@ -73,7 +71,6 @@ class AIFeedback:
             raise ValueError(f"clamp must be a low and a high bound around 0.5, got {clamp}")
         if len(labels) != 2 or labels[0] == labels[1]:
             raise ValueError(f"labels must be two different texts, got {labels!r}")
-        self._constitution = constitution
         self.chain_of_thought = chain_of_thought
         self.clamp = clamp if chain_of_thought else None
         self.transcripts = load_comparisons() if transcripts is None else tuple(transcripts)
@@ -84,19 +81,7 @@ class AIFeedback:
         self.question = question or Question()
         self.seed = seed
         some(self.transcripts, shots)
-        if is_there(constitution):
-            assert self.constitution  # refused here, before any call
-
-    @cached_property
-    def constitution(self) -> Constitution:
-        """Read when it is first asked for: an earlier stage may write its file.
-
-        Raises:
-            ValueError: it has no comparison to draw.
-        """
-        found = constitution_of(self._constitution)
-        found.draw("comparison", "check")
-        return found
+        super().__init__(constitution, "comparison")
 
     def label(self, judge: Generator, pairs: Sequence[dict[str, Any]]) -> list[Verdict]:
         """A verdict on each pair, in one call for all labels and one before it for all reasons.

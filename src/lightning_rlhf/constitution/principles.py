@@ -105,11 +105,27 @@ def load(path: str | Path | None = None) -> Constitution:
     return read_constitution(Path(path) if path is not None else DEFAULT)
 
 
-def constitution_of(given: Constitution | str | Path | None) -> Constitution:
-    """A constitution as it is, or read."""
-    return given if isinstance(given, Constitution) else load(given)
+class Governed:
+    """Whoever works by a constitution, whose file an earlier stage may have to write first.
 
+    Args:
+        given: a constitution, its file, or None for the built-in one.
+        kind: of the texts that are drawn.
+    """
 
-def is_there(given: Constitution | str | None) -> bool:
-    """Whether a constitution can be looked at now; an earlier stage may have to write it first."""
-    return not isinstance(given, str) or Path(given).exists()
+    def __init__(self, given: Constitution | str | None, kind: Kind):
+        self._given = given
+        self._kind = kind
+        if not isinstance(given, str) or Path(given).exists():
+            assert self.constitution  # refused here, before any call
+
+    @cached_property
+    def constitution(self) -> Constitution:
+        """Read when it is first asked for.
+
+        Raises:
+            ValueError: it has no principle to draw.
+        """
+        found = self._given if isinstance(self._given, Constitution) else load(self._given)
+        found.draw(self._kind, "check")
+        return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.chain import (
@@ -21,9 +20,8 @@ from lightning_rlhf.constitution.chain import (
 from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
 from lightning_rlhf.constitution.principles import (
     Constitution,
+    Governed,
     Principle,
-    constitution_of,
-    is_there,
 )
 from lightning_rlhf.constitution.sampled import named
 from lightning_rlhf.constitution.seeds import as_messages, seed_of
@@ -38,7 +36,7 @@ class _Step(NamedTuple):
     asked: list[Message]
 
 
-class SelfCritique:
+class SelfCritique(Governed):
     """The loop.
 
     Args:
@@ -62,26 +60,13 @@ class SelfCritique:
     ):
         if rounds < 1:
             raise ValueError(f"rounds must be 1 or more, got {rounds}")
-        self._constitution = constitution
         self.rounds = rounds
         self.transcripts = load_transcripts() if transcripts is None else tuple(transcripts)
         self.critique = critique
         self.shots = shots
         self.seed = seed
         some(self.transcripts, shots)
-        if is_there(constitution):
-            assert self.constitution  # refused here, before any call
-
-    @cached_property
-    def constitution(self) -> Constitution:
-        """Read when it is first asked for: an earlier stage may write its file.
-
-        Raises:
-            ValueError: it has no principle to draw.
-        """
-        found = constitution_of(self._constitution)
-        found.draw("critique" if self.critique else "revision", "check")
-        return found
+        super().__init__(constitution, "critique" if critique else "revision")
 
     def run(self, generator: Generator, rows: Sequence[dict[str, Any]]) -> list[Chain]:
         """A chain for each row, in one call for all drafts and two for each round.

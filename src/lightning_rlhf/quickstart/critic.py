@@ -50,6 +50,8 @@ CONSTITUTION = Constitution(
     ),
 )
 NOTHING = "nothing to change ."
+HURTS, WRONG, OTHERWISE = "it hurts", "it is wrong", "it is not as asked"
+INSULTS, RAMBLES = "it is rude", "it rambles"
 
 
 def critique(prompt: str, answer: str) -> str:
@@ -57,11 +59,11 @@ def critique(prompt: str, answer: str) -> str:
     found = judge(prompt, answer, finished=True)
     faults = []
     if not found.correct:
-        faults.append("it hurts" if complies(prompt, answer) else "it is wrong")
+        faults.append(HURTS if complies(prompt, answer) else WRONG)
     if not found.manner:
-        faults.append("it is not as asked")
+        faults.append(OTHERWISE)
     if not found.clean:
-        faults.append("it is rude" if set(answer.split()) & set(RUDE) else "it rambles")
+        faults.append(INSULTS if set(answer.split()) & set(RUDE) else RAMBLES)
     return f"{' and '.join(faults)} ." if faults else NOTHING
 
 
@@ -114,7 +116,8 @@ def vocabulary(world: World) -> list[str]:
         NOTHING,
         REVISE,
         *LABELS,
-        "so : compare : and it hurts wrong rude not as asked rambles .",
+        *(HURTS, WRONG, OTHERWISE, INSULTS, RAMBLES),
+        "so : compare : and",
     ]
     texts += [text for p in CONSTITUTION.principles for text in (p.critique, p.comparison)]
     return sorted({*world.vocabulary(), *" ".join(texts).split()})

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 from lightning_rlhf.evaluation.report import Results
 from lightning_rlhf.recipes.recipe import read_recipe
 from lightning_rlhf.recipes.run import run
 
 RECIPE = Path(__file__).with_name("quickstart.yaml")
-SIZES = {  # what scale multiplies
-    "data.args.demonstrations": 5000,
-    "data.args.preferences": 9000,
-    "data.args.lessons": 2500,
-    "ppo.trainer.max_steps": 480,
-    "critique.data.init_args.max_rows": 924,  # all there are
-    "labels.data.init_args.max_rows": 924,
-}
+SCALED = (  # what scale multiplies
+    "data.args.demonstrations",
+    "data.args.preferences",
+    "data.args.lessons",
+    "ppo.trainer.max_steps",
+    "critique.data.init_args.max_rows",
+    "labels.data.init_args.max_rows",
+)
 JUDGED = ("sft", "dpo", "ppo", "cai", "cai_dpo")
 
 
@@ -33,7 +36,11 @@ def quickstart(
         scale: of every stage's length; below 1 for a quick look, not for the figures.
         fresh: begin anew whatever is there.
     """
-    sizes = [f"stages.{name}={max(1, int(size * scale))}" for name, size in SIZES.items()]
+    specs: dict[str, Any] = {stage.name: stage.spec for stage in read_recipe(RECIPE).stages}
+    sizes = []
+    for name in SCALED:
+        size: Any = reduce(getitem, name.split("."), specs)
+        sizes.append(f"stages.{name}={max(1, int(size * scale))}")
     every = max(1, round(0.25 / scale))  # of the held-out prompts, where training is that short
     sizes += [f"stages.{name}_judged.args.every={every}" for name in JUDGED if every > 1]
     recipe = read_recipe(RECIPE, [f"folder={folder}", f"seed={seed}", *sizes])

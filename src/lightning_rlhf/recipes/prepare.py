@@ -51,7 +51,7 @@ def prepare(recipe: Recipe) -> list[Prepared]:
 def _prepared(recipe: Recipe, stage: Stage, before: list[Prepared], later: list[str]) -> Prepared:
     folder = recipe.folder / stage.name
     outputs = {done.name: done.outputs for done in before}
-    places = {"folder": str(recipe.folder), "here": str(folder)}
+    places = {"folder": str(recipe.folder), "here": str(folder), "seed": str(recipe.seed)}
     spec = resolve(stage.spec, outputs, places, later)
     needs = stage.spec.get("needs", [])
     if alien := [name for name in needs if name not in outputs]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_rlhf.mistakes import close
 
-REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here)|([A-Za-z]\w*)\.(\w+))\}(?!\})")
+REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here|seed)|([A-Za-z]\w*)\.(\w+))\}(?!\})")
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earlier stages
 
 
@@ -33,7 +33,7 @@ def resolve(value: Any, outputs: Outputs, places: Mapping[str, str], later: list
     Args:
         value: of any nesting.
         outputs: of the stages before.
-        places: what ``{folder}`` and ``{here}`` are.
+        places: what ``{folder}``, ``{here}`` and ``{seed}`` are.
         later: this stage and those after it, for messages.
 
     Raises:
@@ -46,6 +46,8 @@ def resolve(value: Any, outputs: Outputs, places: Mapping[str, str], later: list
         return {resolve(k, outputs, places, later): v for k, v in parts}
     if not isinstance(value, str):
         return value
+    if value == "{seed}":
+        return int(places["seed"])  # a number stays one
     return REFERENCE.sub(lambda match: _path(match, outputs, places, later), value)
 
 
