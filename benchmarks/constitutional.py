@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from versus.harness import between
 
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.stages import read_rows
 from lightning_rlhf.quickstart.critic import complies

@@ -15,7 +15,7 @@ from pytorch_lightning import seed_everything
 from worlds import fit
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.world import World

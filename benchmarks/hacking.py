@@ -23,10 +23,10 @@ from versus.harness import between
 
 from lightning_rlhf import Backbone, LoRA, PPOModule, PromptData, Sampling, Shaping, Updates
 from lightning_rlhf.callbacks import Doctor
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.models.backbone import POLICY
-from lightning_rlhf.quickstart.frontier import Frontier
 from lightning_rlhf.quickstart.measure import sample
+from lightning_rlhf.quickstart.track_frontier import Frontier
 from lightning_rlhf.quickstart.world import World
 
 LOOKS = 20  # of a run at the oracle

@@ -22,7 +22,7 @@ from versus.harness import between
 from worlds import fit
 
 from lightning_rlhf import Backbone, KTOModule, LoRA, PreferenceData
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.functional.kto import apo_zero_unpaired_loss, kto_loss
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.quickstart.measure import sample

@@ -25,7 +25,7 @@ from jsonargparse import auto_cli
 from versus.harness import between
 
 from lightning_rlhf import PreferenceData
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.quickstart.model import word_tokenizer
 
 README = Path(__file__).parent / "README.md"

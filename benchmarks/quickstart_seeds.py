@@ -14,8 +14,8 @@ from statistics import mean
 
 from jsonargparse import auto_cli
 
-from lightning_rlhf.cli import quiet
-from lightning_rlhf.quickstart.run import quickstart
+from lightning_rlhf.cli.main import quiet
+from lightning_rlhf.cli.quickstart import quickstart
 
 ROOT = Path(__file__).parents[1]
 POLICIES = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "cai": "CAI", "cai_dpo": "CAI + DPO"}

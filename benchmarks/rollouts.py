@@ -25,7 +25,7 @@ from versus.measure import _measured
 from lightning_rlhf import Backbone, LoRA
 from lightning_rlhf.models import decoding
 from lightning_rlhf.models.loading import DType
-from lightning_rlhf.models.rollout import HFRollout, Sampling
+from lightning_rlhf.models.sampler import HFRollout, Sampling
 
 OURS, UNMERGED, THEIRS = "ours", "ours, not merged", "transformers"
 LONGEST = 64

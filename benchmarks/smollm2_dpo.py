@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData
-from lightning_rlhf.chat import chat
+from lightning_rlhf.cli.chat import chat
 from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.models.loading import DType
 

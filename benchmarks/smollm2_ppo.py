@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 
 from lightning_rlhf import Backbone, LoRA, PreferenceData, PromptData, RewardModule
 from lightning_rlhf.models.loading import DType
-from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.online import Updates
 from lightning_rlhf.modules.ppo import PPOModule
 

@@ -41,7 +41,7 @@ from lightning_rlhf import (
     Shaping,
     Updates,
 )
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.constitution.stages import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule

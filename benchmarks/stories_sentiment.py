@@ -29,14 +29,14 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from versus.harness import between
 
 from lightning_rlhf import Backbone, LoRA, PromptData
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
+from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
-from lightning_rlhf.models.rollout import HFRollout, Sample, Sampling
+from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
 from lightning_rlhf.modules.ppo import PPOModule, Value
 from lightning_rlhf.modules.rloo import RLOOModule
-from lightning_rlhf.modules.rollouts import pack
 
 README = Path(__file__).parent / "README.md"
 Method = Literal["ppo", "rloo"]
@@ -193,7 +193,7 @@ def _figures(backbone: Backbone, role: str, samples: int) -> Figures:
     chat = ChatTemplate(backbone.tokenizer)
     prompts = [chat.encode_prompt(text) for text in openings(held_out=True)]
     said = HFRollout().sample(backbone, role, prompts, Sampling(LENGTH, samples=samples))
-    tokens = pack(prompts, [s.ids for s in said], range(len(prompts)))
+    tokens = completion_batch(prompts, [s.ids for s in said], range(len(prompts)))
     own, reference = backbone.logprobs(tokens, role), backbone.logprobs(tokens, REFERENCE)
     apart = reference - own
     texts = [_text(backbone, s) for s in said]

@@ -82,10 +82,7 @@ def _tokens(length: int, rows: int) -> TokenBatch:
     half = length // 2
     ids = torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
     return token_batch(
-        [
-            TokenRow(row[:half], [row[half:]], [[True] * half], [0], None, None, None, "", "")
-            for row in ids.tolist()
-        ]
+        [TokenRow(row[:half], [row[half:]], [[True] * half], [0]) for row in ids.tolist()]
     )
 
 

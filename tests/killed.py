@@ -32,7 +32,7 @@ from lightning_rlhf import (
     Updates,
     Value,
 )
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.modules.online import OnlineModule
 from support import number_pairs
 

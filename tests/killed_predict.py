@@ -16,10 +16,10 @@ from pytorch_lightning import Trainer
 
 from lightning_rlhf import Backbone, PromptData, Sampling, SelfCritiqueModule
 from lightning_rlhf.callbacks import WriteRows
-from lightning_rlhf.cli import quiet
+from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.self_critique import SelfCritique
-from lightning_rlhf.modules import responder
+from lightning_rlhf.generators import role as responder
 from support import number_pairs
 
 # which call of a process, and whether before or after the model has answered

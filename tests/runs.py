@@ -26,7 +26,7 @@ from lightning_rlhf import (
     SFTModule,
     Updates,
 )
-from lightning_rlhf.data.base import RowsData
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from support import NUMBERS, number_pairs
 

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 import pytest
 
 from lightning_rlhf import Backbone
-from lightning_rlhf.cli import main
+from lightning_rlhf.cli.main import main
 from lightning_rlhf.models.lora import read
 from support import number_pairs
 

@@ -10,10 +10,10 @@ from pytorch_lightning import Trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule
+from lightning_rlhf.batches import to_device
 from lightning_rlhf.data.collate import pad_rows
-from lightning_rlhf.evaluation.roles import to_device
-from lightning_rlhf.models.rollout import HFRollout, Sample, Sampling
-from lightning_rlhf.models.vllm_rollout import VLLMRollout
+from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
+from lightning_rlhf.models.vllm_sampler import VLLMRollout
 from lightning_rlhf.quickstart.model import word_tokenizer
 from support import NUMBERS, number_pairs
 

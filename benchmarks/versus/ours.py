@@ -8,9 +8,9 @@ import measure
 import torch
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
+from lightning_rlhf.batches import to_device
 from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_batch
 from lightning_rlhf.data.tokens import TokenRow
-from lightning_rlhf.evaluation.roles import to_device
 from lightning_rlhf.models import lora
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.meta import storages

@@ -13,7 +13,7 @@ import torch
 
 from lightning_rlhf import Backbone, LoRA
 from lightning_rlhf.batches import PromptBatch
-from lightning_rlhf.models.rollout import HFRollout, Sample, Sampling
+from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
 from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import CRITIC, PPOModule, Value
 

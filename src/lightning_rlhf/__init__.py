@@ -5,15 +5,15 @@ import logging
 # Said at import on every CPU: that an optional kernel of a hub is absent.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.callbacks.memory_guard import MemoryGuard
+from lightning_rlhf.callbacks.token_budget import FindTokenBudget
+from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.models.rewards import ClassifierReward, FunctionReward, RoleReward
-from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.ai_feedback import AIFeedbackModule
 from lightning_rlhf.modules.dpo import DPOModule, Term
 from lightning_rlhf.modules.grpo import GRPOModule
-from lightning_rlhf.modules.judge_reward import JudgeReward
 from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import PPOModule, Value
@@ -21,8 +21,8 @@ from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.rloo import RLOOModule
 from lightning_rlhf.modules.self_critique import SelfCritiqueModule
 from lightning_rlhf.modules.sft import SFTModule
-from lightning_rlhf.planning.guard import MemoryGuard
-from lightning_rlhf.planning.search import FindTokenBudget
+from lightning_rlhf.rewards.base import ClassifierReward, FunctionReward, RoleReward
+from lightning_rlhf.rewards.judge import JudgeReward
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,5 +1,5 @@
 """``python -m lightning_rlhf``, as the command ``lightning-rlhf``."""
 
-from lightning_rlhf.cli import main
+from lightning_rlhf.cli.main import main
 
 main()

@@ -1,41 +1,48 @@
-"""What travels from the data floor to the modules: named tuples of tensors, shapes in comments.
+"""Batches that travel from the data room to the modules: named tuples, shapes in comments.
 
-A *completion* is a run of tokens that counts, seen after its prompt. Rows of tokens may be laid
-out in any way (one padded sequence to a row, or several prompts packed with the completions that
-share them): everything above reads a batch through ``source``, ``target``, ``sequence`` and
-``last``, which name places in the flattened rows, so that no module knows the layout.
+A *completion* is a run of tokens under the loss mask, conditioned on its prompt. Rows of tokens may
+be laid out in any way: one padded sequence per row, or several prompts packed with the completions
+that share them. Everything above reads a batch through its four flat index tensors, so that no
+module knows the layout.
 
-Lightning moves nested named tuples between devices unchanged. B rows, T tokens to a row, N tokens
-that count, C completions, P pairs, G prompts.
+Lightning moves nested named tuples between devices unchanged. B rows, T tokens per row, N tokens
+under the loss mask, C completions, P pairs, G prompts.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 Groups = tuple[tuple[int, ...], ...]  # lengths (prompt, completion, completion, ...) of each group
 
 
 class TokenBatch(NamedTuple):
-    """Rows of tokens, and the tokens among them that count."""
+    """Rows of tokens, and which of them the loss mask keeps."""
 
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) bool, True on real tokens
     position_ids: Tensor  # (B, T) int64, counted from each sequence's own start
-    source: (
-        Tensor  # (N,) flat place of the token that predicts target n: the shift by one, done once
-    )
-    target: Tensor  # (N,) int64, the tokens that count
-    sequence: Tensor  # (N,) int64, the completion each target belongs to, ascending
-    last: Tensor  # (C,) flat place of each completion's last token, where a score is read
-    groups: Groups | None = None  # how one packed row (B = 1) is made up; None: padded rows
+    # (N,) int64, flat position whose hidden state predicts target n: the shift by one, done once
+    predictor_index: Tensor
+    target_ids: Tensor  # (N,) int64, the tokens under the loss mask
+    completion_index: Tensor  # (N,) int64, the completion each target belongs to, ascending
+    last_index: Tensor  # (C,) int64, flat position of each completion's last token: its score
+    groups: Groups | None = None  # composition of one packed row (B = 1); None: padded rows
 
     @property
     def completions(self) -> int:
-        """How many completions the batch holds."""
-        return len(self.last)
+        """Number of completions in the batch."""
+        return len(self.last_index)
+
+
+def to_device(tokens: TokenBatch, device: torch.device) -> TokenBatch:
+    """A batch of tokens on a device."""
+    moved: TokenBatch = move_data_to_device(tokens, device)
+    return moved
 
 
 class PreferenceBatch(NamedTuple):
@@ -49,8 +56,8 @@ class PreferenceBatch(NamedTuple):
     digest: Tensor  # (C, 2) int64, 128 bits naming prompt + completion: the key of cached log-probs
 
 
-class FeedbackBatch(NamedTuple):
-    """Completions judged one by one."""
+class UnpairedBatch(NamedTuple):
+    """Completions labeled one by one."""
 
     tokens: TokenBatch
     label: Tensor  # (C,) probability that the completion is good: 1 a thumb up, 0 a thumb down

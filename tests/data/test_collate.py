@@ -38,10 +38,12 @@ def test_pad_rows_against_a_double_loop(rows: list[tuple[list[int], list[bool]]]
                 source.append(row * length + place - 1)
                 target.append(ids[place])
                 sequence.append(row)
-    assert batch.source.tolist() == source
-    assert batch.target.tolist() == target
-    assert batch.sequence.tolist() == sequence
-    assert batch.last.tolist() == [row * length + len(ids) - 1 for row, (ids, _) in enumerate(rows)]
+    assert batch.predictor_index.tolist() == source
+    assert batch.target_ids.tolist() == target
+    assert batch.completion_index.tolist() == sequence
+    assert batch.last_index.tolist() == [
+        row * length + len(ids) - 1 for row, (ids, _) in enumerate(rows)
+    ]
     assert batch.completions == len(rows)
     for row, (ids, _) in enumerate(rows):
         padding = length - len(ids)
@@ -71,13 +73,13 @@ def test_the_end_token_is_a_target_even_where_it_pads(
         for completion in (" two", " three four five", " six seven")
     ]
     batch = collate.token_batch(rows)
-    ends = batch.target == tokenizer.eos_token_id
-    assert batch.sequence[ends].tolist() == [0, 1, 2]
+    ends = batch.target_ids == tokenizer.eos_token_id
+    assert batch.completion_index[ends].tolist() == [0, 1, 2]
     # the score of a row is read at its end token, not at the padding that looks like it
     flat = batch.input_ids.flatten()
-    assert (flat[batch.last] == tokenizer.eos_token_id).all()
-    assert batch.attention_mask.flatten()[batch.last].all()
-    assert (batch.source[ends] + 1).tolist() == batch.last.tolist()
+    assert (flat[batch.last_index] == tokenizer.eos_token_id).all()
+    assert batch.attention_mask.flatten()[batch.last_index].all()
+    assert (batch.predictor_index[ends] + 1).tolist() == batch.last_index.tolist()
 
 
 def pair(
@@ -88,11 +90,13 @@ def pair(
     margin: float | None = None,
 ) -> TokenRow:
     counts = [[True] * len(chosen), [True] * len(rejected)]
-    return TokenRow(prompt, [chosen, rejected], counts, [0, 1], None, label, margin, "", "")
+    return TokenRow(prompt, [chosen, rejected], counts, [0, 1], None, label, margin)
 
 
 def targets(batch: TokenBatch) -> list[list[int]]:
-    return [batch.target[batch.sequence == c].tolist() for c in range(batch.completions)]
+    return [
+        batch.target_ids[batch.completion_index == c].tolist() for c in range(batch.completions)
+    ]
 
 
 def test_a_preference_batch_by_hand() -> None:
@@ -100,8 +104,17 @@ def test_a_preference_batch_by_hand() -> None:
     batch = collate.preference_batch(rows)
     assert batch.tokens.input_ids.tolist() == [[1, 2, 3, 9, 4, 5, 9, 6, 7, 8, 9]]
     assert batch.tokens.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1, 1, 2]]
-    assert batch.tokens.source.tolist() == [1, 2, 1, 4, 5, 7, 7, 9]  # the prompt's end serves both
-    assert batch.tokens.last.tolist() == [3, 6, 8, 10]
+    assert batch.tokens.predictor_index.tolist() == [
+        1,
+        2,
+        1,
+        4,
+        5,
+        7,
+        7,
+        9,
+    ]  # the prompt's end serves both
+    assert batch.tokens.last_index.tolist() == [3, 6, 8, 10]
     assert batch.tokens.groups == ((2, 2, 3), (1, 1, 2))
     assert targets(batch.tokens) == [[3, 9], [4, 5, 9], [7], [8, 9]]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 2], [1, 3])
@@ -155,7 +168,7 @@ def test_a_digest_does_not_depend_on_its_company() -> None:
 def ranking(k: int, ratings: list[float] | None = None) -> TokenRow:
     completions = [[10 + i, 9] for i in range(k)]
     counts = [[True, True]] * k
-    return TokenRow([1], completions, counts, list(range(k)), ratings, None, None, "", "")
+    return TokenRow([1], completions, counts, list(range(k)), ratings)
 
 
 def test_rankings_of_any_size() -> None:
@@ -171,6 +184,6 @@ def test_rankings_of_any_size() -> None:
 
 def test_prompts_stay_ragged() -> None:
     lengths = [3, 1, 2]
-    rows = [TokenRow(list(range(n)), [], [], [], None, None, None, "", "") for n in lengths]
+    rows = [TokenRow(list(range(n)), [], [], []) for n in lengths]
     batch = collate.prompt_batch(rows)
     assert [ids.tolist() for ids in batch.prompt_ids] == [list(range(n)) for n in lengths]

@@ -12,10 +12,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.data import reading
-from lightning_rlhf.data.base import RowsData
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData, PromptData
-from lightning_rlhf.data.recognise import FORMATS, NAMES, OURS
+from lightning_rlhf.data import reader as reading
+from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.data.layouts import FORMATS, NAMES, OURS
+from lightning_rlhf.data.rows_data import RowsData
 
 ASKED = "\n\nHuman: Name a river.\n\nAssistant:"
 BRIEF = "\n\nSystem: Be brief." + ASKED

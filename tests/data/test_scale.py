@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_rlhf.data import rows as token_table
-from lightning_rlhf.data.modules import PreferenceData
-from lightning_rlhf.data.rows import column, kind_of, processes
+from lightning_rlhf.data import token_table
+from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.sampler import ResumableSampler
+from lightning_rlhf.data.token_table import column, kind_of, processes
 from lightning_rlhf.data.tokens import TokenRow
 
 ROWS = [
@@ -82,8 +82,8 @@ def test_as_many_processes_as_pay(monkeypatch: pytest.MonkeyPatch) -> None:
 SECOND = """
 import sys
 from transformers import AutoTokenizer
-from lightning_rlhf.data import rows
-from lightning_rlhf.data.modules import PreferenceData
+from lightning_rlhf.data import token_table as rows
+from lightning_rlhf.data.datamodules import PreferenceData
 
 def never(*_, **__):
     raise AssertionError("tokenised again")
@@ -134,7 +134,7 @@ def test_one_process_of_a_machine_makes_the_table(
         made.append(len(rows))
         return table(rows, maker)
 
-    monkeypatch.setattr("lightning_rlhf.data.reading.token_rows", counting)
+    monkeypatch.setattr("lightning_rlhf.data.reader.token_rows", counting)
     data = PreferenceData(ROWS, tokenizer=words)
     data.prepare_data()
     data.setup("fit")
@@ -153,7 +153,7 @@ def test_one_process_of_a_machine_makes_the_table(
     ],
 )
 def test_kinds(ranks: list[int], ratings: list[float] | None, kind: str) -> None:
-    assert kind_of(TokenRow([1], [], [], ranks, ratings, None, None, "", "")) == kind
+    assert kind_of(TokenRow([1], [], [], ranks, ratings)) == kind
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

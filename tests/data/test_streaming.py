@@ -14,8 +14,9 @@ import torch
 from datasets import Dataset, interleave_datasets
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.data import reading, streaming
-from lightning_rlhf.data.modules import DemonstrationData, PreferenceData
+from lightning_rlhf.data import reader as reading
+from lightning_rlhf.data import streaming
+from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData
 
 WORDS = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "a", "b", "c",
@@ -341,4 +342,4 @@ def test_what_cannot_be_streamed(tmp_path: Path, file: str, words: PreTrainedTok
 def test_demonstrations_stream_as_well(file: str, words: PreTrainedTokenizerBase) -> None:
     data = DemonstrationData(f"stream:{file}", val_fraction=0, tokenizer=words, batch_size=5)
     data.setup()
-    assert sum(len(batch.last) for batch in data.train_dataloader()) == len(ROWS)
+    assert sum(len(batch.last_index) for batch in data.train_dataloader()) == len(ROWS)

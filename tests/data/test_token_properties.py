@@ -53,8 +53,8 @@ def same(kind: str, found: str, wanted: str) -> bool:
 
 def targets(batch: TokenBatch, number: int) -> tuple[list[int], list[int]]:
     """The tokens of one completion that count, and the places that predict them."""
-    of_it = batch.sequence == number
-    return batch.target[of_it].tolist(), batch.source[of_it].tolist()
+    of_it = batch.completion_index == number
+    return batch.target_ids[of_it].tolist(), batch.predictor_index[of_it].tolist()
 
 
 def check_answer(
@@ -64,7 +64,7 @@ def check_answer(
     tokenizer = chat.tokenizer
     ids = row.prompt_ids + row.completion_ids[k]
     assert same(kind, text_of(tokenizer, ids), chat.render(prompt, answer) + "</s>")
-    assert row.counts[k] == [True] * len(row.completion_ids[k])
+    assert row.loss_mask[k] == [True] * len(row.completion_ids[k])
     begins = int(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
     assert ids.count(tokenizer.bos_token_id) == begins
     assert ids[:begins] == [tokenizer.bos_token_id] * begins
@@ -101,8 +101,8 @@ def test_a_loss_sees_the_answers_and_their_ends_and_nothing_else(
         # what predicts the first of them is the prompt's last token, then each the next
         assert flat[places[0]] == row.prompt_ids[-1]
         assert [flat[place] for place in places[1:]] == found[:-1]
-        assert flat[int(batch.last[number])] == chat.tokenizer.eos_token_id
-    assert counted == len(batch.target), "no token counts beside the answers'"
+        assert flat[int(batch.last_index[number])] == chat.tokenizer.eos_token_id
+    assert counted == len(batch.target_ids), "no token counts beside the answers'"
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import tokens
 from lightning_rlhf.data.formats import BadRow
-from lightning_rlhf.data.rows import Report
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.data.token_table import Report
 from lightning_rlhf.data.tokens import TokenRow, fit_length
 
 
@@ -96,7 +96,7 @@ def test_a_pair_as_token_row(chat: ChatTemplate) -> None:
     assert tokens.encode_preference(row, chat, 16) == TokenRow(
         prompt_ids=ids(chat, "one two"),
         completion_ids=[ids(chat, "three </s>"), ids(chat, "four five </s>")],
-        counts=[[True] * 2, [True] * 3],
+        loss_mask=[[True] * 2, [True] * 3],
         ranks=[0, 1],
         ratings=None,
         label=0.7,
@@ -110,7 +110,7 @@ def test_a_ranking_as_token_row(chat: ChatTemplate) -> None:
     row = {"prompt": "one", "completions": ["two", "three", "four"], "ratings": [1, 3, 1]}
     found = tokens.encode_preference(row, chat, 16)
     assert found.completion_ids == [ids(chat, f"{w} </s>") for w in ("two", "three", "four")]
-    assert found.counts == [[True, True]] * 3
+    assert found.loss_mask == [[True, True]] * 3
     assert (found.ranks, found.ratings) == ([1, 0, 1], [1.0, 3.0, 1.0])
 
 
@@ -119,7 +119,7 @@ def test_a_cut_completion_loses_its_end(chat: ChatTemplate) -> None:
     found = tokens.encode_preference(row, chat, 4)
     assert found.prompt_ids == ids(chat, "a d")
     assert found.completion_ids == [ids(chat, "one two"), ids(chat, "four </s>")]
-    assert found.counts == [[True, True]] * 2
+    assert found.loss_mask == [[True, True]] * 2
     assert found.cut == "both"
 
 
@@ -152,7 +152,7 @@ def test_demonstrations_as_token_rows(chat: ChatTemplate) -> None:
     found = tokens.encode_demonstration({"prompt": "one", "completion": "two"}, chat, 9)
     assert found.prompt_ids == ids(chat, "one")
     assert found.completion_ids == [ids(chat, "two </s>")]
-    assert (found.counts, found.opening) == ([[True, True]], "one")
+    assert (found.loss_mask, found.opening) == ([[True, True]], "one")
 
     text = tokens.encode_demonstration({"text": "one two"}, chat, 9)
     assert (text.prompt_ids, text.completion_ids) == ([], [ids(chat, "one two </s>")])
@@ -170,12 +170,12 @@ def test_a_conversation_starts_counting_after_its_first_prompt(chat: ChatTemplat
     assert found.completion_ids == [
         [*ids(chat, "two </s>"), human, *ids(chat, "three"), speak, *ids(chat, "four five </s>")]
     ]
-    assert found.counts == [[True] * 2 + [False] * 3 + [True] * 3]
+    assert found.loss_mask == [[True] * 2 + [False] * 3 + [True] * 3]
     assert found.opening == "one"
 
     short = tokens.encode_demonstration(row, chat, 8)  # 3 of prompt leave room for 5
     assert short.completion_ids == [found.completion_ids[0][:5]]
-    assert short.counts == [found.counts[0][:5]]
+    assert short.loss_mask == [found.loss_mask[0][:5]]
     assert short.cut == "completion"
 
 

@@ -151,8 +151,8 @@ def padded() -> Pad:
             input_ids=ids,
             attention_mask=mask,
             position_ids=(torch.arange(width) - start[:, None]).clamp(min=0),
-            source=moved(plain.source),
-            last=moved(plain.last),
+            predictor_index=moved(plain.predictor_index),
+            last_index=moved(plain.last_index),
         )
 
     return pad

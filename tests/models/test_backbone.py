@@ -196,7 +196,7 @@ def two_roles(request, build, base, gpt2):
 @pytest.mark.parametrize(("left", "right"), [(0, 5), (1, 0), (7, 0), (4, 6)])
 def test_results_do_not_depend_on_padding(two_roles, sequences, padded, left, right):
     plain, other = padded(sequences), padded(sequences, left, right)
-    assert torch.equal(plain.target, other.input_ids.flatten()[other.source + 1])
+    assert torch.equal(plain.target_ids, other.input_ids.flatten()[other.predictor_index + 1])
     with torch.no_grad():
         logits, scores = two_roles.logits(plain, "policy"), two_roles.scores(plain, "reward")
         assert (two_roles.logits(other, "policy") - logits).abs().max() < 1e-5

@@ -47,7 +47,7 @@ def plain_logits(model, tokens):
         position_ids=tokens.position_ids,
         use_cache=False,
     )
-    return out.logits.flatten(0, 1)[tokens.source]
+    return out.logits.flatten(0, 1)[tokens.predictor_index]
 
 
 @torch.no_grad()

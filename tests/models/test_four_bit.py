@@ -66,7 +66,7 @@ def test_four_bit_computes_what_its_dequantised_weights_compute(build, base, tok
     with torch.no_grad():
         expected = plain(
             tokens.input_ids, attention_mask=tokens.attention_mask.long(), use_cache=False
-        ).logits.flatten(0, 1)[tokens.source]
+        ).logits.flatten(0, 1)[tokens.predictor_index]
         assert (backbone.logits(tokens, "reference") - expected).abs().max() < 1e-4
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT
 from lightning_rlhf.models.decoding import left_pad
 from lightning_rlhf.models.generation import answer, generate
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.models.rollout import Sample, stop_ids
+from lightning_rlhf.models.sampler import Sample, stop_ids
 
 PROMPTS = [[5, 9, 40, 41, 17, 3], [8], [90, 12, 33], [60, 61, 62, 63, 64, 65, 66, 67, 4], [7, 7]]
 

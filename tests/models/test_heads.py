@@ -108,11 +108,11 @@ def test_head_of_its_own_kind_falls_back_to_the_models_logits(odd, build, tokens
     with torch.no_grad():
         mask = tokens.attention_mask.long()
         whole = model(tokens.input_ids, attention_mask=mask, use_cache=False).logits
-        expected = whole.flatten(0, 1)[tokens.source]
+        expected = whole.flatten(0, 1)[tokens.predictor_index]
         assert (backbone.logits(tokens, "reference") - expected).abs().max() < 1e-5
         assert (backbone.logits(tokens, "policy") - expected).abs().max() > 0.1
         found = backbone.statistics(tokens, "reference")
-        assert torch.equal(found.logprob, token_statistics(expected, tokens.target).logprob)
+        assert torch.equal(found.logprob, token_statistics(expected, tokens.target_ids).logprob)
         backbone._runner = backbone._runner._replace(plain_head=True)
         assert (backbone.logits(tokens, "reference") - expected).abs().max() > 1
     backbone._runner = backbone._runner._replace(plain_head=False)

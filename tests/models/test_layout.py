@@ -26,7 +26,7 @@ def rows_of(lengths: list[tuple[int, list[int]]]) -> list[TokenRow]:
         ids = [next(number) for _ in range(prompt)]
         answers = [[next(number) for _ in range(n)] for n in completions]
         counts = [[True] * n for n in completions]
-        rows.append(TokenRow(ids, answers, counts, [], None, None, None, "", ""))
+        rows.append(TokenRow(ids, answers, counts, []))
     return rows
 
 
@@ -50,8 +50,11 @@ def test_behind_no_prompt_a_first_token_cannot_count() -> None:
     found = mismatched(token_batch(rows))
     # the first row's completion goes behind row 1's prompt, row 1's behind nothing
     assert found.groups == ((1, 3), (0, 2))
-    assert found.target.tolist() == [*rows[0].completion_ids[0][1:], rows[1].completion_ids[0][1]]
-    assert found.source.tolist() == [1, 2, 4]
+    assert found.target_ids.tolist() == [
+        *rows[0].completion_ids[0][1:],
+        rows[1].completion_ids[0][1],
+    ]
+    assert found.predictor_index.tolist() == [1, 2, 4]
 
 
 @pytest.mark.parametrize("lengths", [[(3, [2, 1])], [(3, [2]), (1, [4, 4])]])

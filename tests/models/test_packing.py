@@ -110,7 +110,7 @@ def rows_of(lengths: list[tuple[int, list[int]]], seed: int = 0) -> list[TokenRo
 
     return [
         TokenRow(words(p), [words(n) for n in cs], [[True] * n for n in cs],
-                 list(range(len(cs))), None, None, None, "", "")
+                 list(range(len(cs))))
         for p, cs in lengths
     ]  # fmt: skip
 
@@ -171,8 +171,8 @@ def test_unpacked_is_every_completion_after_its_prompt() -> None:
     for ids, mask, wanted in zip(apart.input_ids, apart.attention_mask, expected, strict=True):
         assert ids[mask].tolist() == wanted
     flat = apart.input_ids.flatten()
-    assert flat[apart.last].tolist() == [ids[-1] for ids in expected]
-    assert flat[apart.source + 1].tolist() == apart.target.tolist()
+    assert flat[apart.last_index].tolist() == [ids[-1] for ids in expected]
+    assert flat[apart.predictor_index + 1].tolist() == apart.target_ids.tolist()
     assert unpacked(apart) is apart
 
 

@@ -86,7 +86,7 @@ def test_reference_without_an_adapter_is_the_bare_base(backbone, base, tokens):
             position_ids=tokens.position_ids,
             use_cache=False,
         ).last_hidden_state
-        expected = plain.lm_head(hidden.flatten(0, 1)[tokens.source])
+        expected = plain.lm_head(hidden.flatten(0, 1)[tokens.predictor_index])
         backbone.logits(tokens, "policy")
         assert torch.equal(backbone.logits(tokens, "reference"), expected)
 

@@ -31,7 +31,7 @@ from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.readers import read_constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
-from lightning_rlhf.modules.responder import RoleGenerator
+from lightning_rlhf.generators.role import RoleGenerator
 from runs import Runs
 from support import number_pairs
 

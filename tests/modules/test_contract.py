@@ -31,7 +31,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
-from lightning_rlhf.cli import AlignmentCLI, cli_options
+from lightning_rlhf.cli.main import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
 from runs import EVERY, Runs
 from support import number_pairs

@@ -76,7 +76,13 @@ def left_padded(batch: PreferenceBatch, extra: int, pad: int) -> PreferenceBatch
         return row * new_length + place + shift[row]
 
     tokens = TokenBatch(
-        ids, mask, positions, moved(old.source), old.target, old.sequence, moved(old.last)
+        ids,
+        mask,
+        positions,
+        moved(old.predictor_index),
+        old.target_ids,
+        old.completion_index,
+        moved(old.last_index),
     )
     return batch._replace(tokens=tokens)
 

@@ -24,8 +24,9 @@ from lightning_rlhf import (
     Updates,
     Value,
 )
+from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.modules.online import OnlineModule
-from lightning_rlhf.modules.rollouts import Rollout, as_rows, pack, with_ends
+from lightning_rlhf.modules.rollout import Rollout, as_rows
 from runs import ONLINE, Runs, low_numbers
 from support import number_pairs
 
@@ -171,7 +172,7 @@ def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
         reference = backbone.logprobs(batch.tokens, "reference")
     torch.testing.assert_close(batch.reference, reference, atol=1e-5, rtol=0)
     assert batch.critic is not None and batch.values is not None
-    assert len(batch.critic.source) == len(batch.values)
+    assert len(batch.critic.predictor_index) == len(batch.values)
 
 
 def test_the_reference_never_moves_and_kl_is_measured_against_it(runs: Runs) -> None:
@@ -285,13 +286,16 @@ def test_the_table_of_a_rollout(runs: Runs) -> None:
 
 
 def test_packing_and_ends() -> None:
-    tokens = pack([[5, 6], [7]], [[1, 2], [3], [4, 5, 6], [8]], [1, 0])
+    tokens = completion_batch([[5, 6], [7]], [[1, 2], [3], [4, 5, 6], [8]], [1, 0])
     assert tokens.input_ids.tolist() == [[7, 4, 5, 6, 8, 5, 6, 1, 2, 3]]
-    assert tokens.target.tolist() == [4, 5, 6, 8, 1, 2, 3]
-    read = with_ends(tokens, [True, False, False, True])
-    assert read.sequence.tolist() == [0, 0, 0, 0, 1, 2, 2, 3, 3]
-    assert read.source[3] == tokens.last[0] and read.source[-1] == tokens.last[3]
-    assert with_ends(tokens, [False] * 4) is tokens
+    assert tokens.target_ids.tolist() == [4, 5, 6, 8, 1, 2, 3]
+    read = with_end_positions(tokens, [True, False, False, True])
+    assert read.completion_index.tolist() == [0, 0, 0, 0, 1, 2, 2, 3, 3]
+    assert (
+        read.predictor_index[3] == tokens.last_index[0]
+        and read.predictor_index[-1] == tokens.last_index[3]
+    )
+    assert with_end_positions(tokens, [False] * 4) is tokens
     rows = as_rows(torch.tensor([1.0, 2.0, 3.0]), [1, 2], 3)
     assert rows.tolist() == [[1, 0, 0], [2, 3, 0]]
 

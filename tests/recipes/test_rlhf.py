@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_rlhf.cli import main
+from lightning_rlhf.cli.main import main
 
 CONFIG = Path(__file__).parents[2] / "configs" / "rlhf.yaml"
 SMALL = """

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from killed import forked
-from lightning_rlhf.cli import main
-from lightning_rlhf.evaluation.report import _LIGHT, Results, _png
+from lightning_rlhf.cli.main import main
+from lightning_rlhf.reporting.page import _LIGHT, Results, _png
 
 RECIPE = """
 folder: {folder}
@@ -84,7 +84,7 @@ class Written:
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report's five pictures take longer than all the stages of these recipes."""
     picture = _png(Results("", "", [], [], [], {}), _LIGHT, narrow=True)
-    monkeypatch.setattr("lightning_rlhf.evaluation.report._png", lambda *_, **__: picture)
+    monkeypatch.setattr("lightning_rlhf.reporting.page._png", lambda *_, **__: picture)
 
 
 @pytest.fixture

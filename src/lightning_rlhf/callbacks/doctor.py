@@ -13,10 +13,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.callbacks.diagnoses import DIAGNOSES, KL, NAMES, RATIO, Limits
-from lightning_rlhf.callbacks.folder import checkpoint_folder, run_folder
+from lightning_rlhf.callbacks.growing_table import GrowingTable
 from lightning_rlhf.callbacks.history import Row
-from lightning_rlhf.callbacks.journal import reopen
-from lightning_rlhf.callbacks.tables import GrowingTable
+from lightning_rlhf.callbacks.rollout_file import reopen
+from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
 from lightning_rlhf.modules.base import Table
 
 ACTIONS = ("warn", "checkpoint", "stop")

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lightning_rlhf.constitution.files import known, read_file, text_of
 from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.text.documents import known, read_file, text_of
 
 SHAPES = (
     "ours {name, version, principles: [...]}",

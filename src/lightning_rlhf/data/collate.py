@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import (
-    FeedbackBatch,
     PreferenceBatch,
     PromptBatch,
     RankingBatch,
     TokenBatch,
+    UnpairedBatch,
 )
 from lightning_rlhf.data.tokens import TokenRow
 
@@ -43,10 +43,10 @@ def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> 
         input_ids=input_ids,
         attention_mask=attention,
         position_ids=torch.arange(length).repeat(len(sequences), 1),
-        source=sequence * length + place - 1,
-        target=input_ids[sequence, place],
-        sequence=sequence,
-        last=torch.arange(len(sequences)) * length + lengths - 1,
+        predictor_index=sequence * length + place - 1,
+        target_ids=input_ids[sequence, place],
+        completion_index=sequence,
+        last_index=torch.arange(len(sequences)) * length + lengths - 1,
     )
 
 
@@ -67,7 +67,7 @@ def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
         ids += row.prompt_ids
         counts += [False] * prompt
         end = len(ids) - 1  # the prompt's last place
-        for completion, counting in zip(row.completion_ids, row.counts, strict=True):
+        for completion, counting in zip(row.completion_ids, row.loss_mask, strict=True):
             segments.append((len(completion), prompt, end, len(last)))
             ids += completion
             counts += counting
@@ -83,11 +83,51 @@ def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
         input_ids=input_ids[None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.bool),
         position_ids=positions[None],
-        source=predictor[counted],
-        target=input_ids[counted],
-        sequence=number[counted],
-        last=torch.tensor(last),
+        predictor_index=predictor[counted],
+        target_ids=input_ids[counted],
+        completion_index=number[counted],
+        last_index=torch.tensor(last),
         groups=tuple((len(r.prompt_ids), *map(len, r.completion_ids)) for r in rows),
+    )
+
+
+def completion_batch(
+    prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]], prompts: Sequence[int]
+) -> TokenBatch:
+    """Some prompts with their sampled completions, every completion token under the loss mask.
+
+    Args:
+        prompt_ids: G prompts.
+        completion_ids: C completions, those of one prompt together, equally many to each.
+        prompts: which prompts, by index.
+    """
+    samples = len(completion_ids) // len(prompt_ids)
+    rows = []
+    for p in prompts:
+        completions = list(completion_ids[p * samples : (p + 1) * samples])
+        loss_mask = [[True] * len(ids) for ids in completions]
+        rows.append(TokenRow(prompt_ids[p], completions, loss_mask, ranks=[0]))
+    return token_batch(rows)
+
+
+def with_end_positions(tokens: TokenBatch, after: Sequence[bool]) -> TokenBatch:
+    """A batch whose critic is also read one position after the last token of some completions.
+
+    Args:
+        tokens: a batch whose every completion token is under the loss mask.
+        after: (C,) whether to read the critic after that completion.
+    """
+    ends = torch.tensor(
+        [c for c, also in enumerate(after) if also], device=tokens.last_index.device
+    )
+    if len(ends) == 0:
+        return tokens
+    sequence = torch.cat([tokens.completion_index, ends])
+    order = sequence.argsort(stable=True)
+    return tokens._replace(
+        predictor_index=torch.cat([tokens.predictor_index, tokens.last_index[ends]])[order],
+        target_ids=torch.cat([tokens.target_ids, tokens.target_ids.new_zeros(len(ends))])[order],
+        completion_index=sequence[order],
     )
 
 
@@ -111,9 +151,9 @@ def preference_batch(rows: Sequence[TokenRow]) -> PreferenceBatch:
     )
 
 
-def feedback_batch(rows: Sequence[TokenRow]) -> FeedbackBatch:
+def unpaired_batch(rows: Sequence[TokenRow]) -> UnpairedBatch:
     """Completions with a label each."""
-    return FeedbackBatch(token_batch(rows), torch.tensor([row.label for row in rows]))
+    return UnpairedBatch(token_batch(rows), torch.tensor([row.label for row in rows]))
 
 
 def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from lightning_rlhf.data.values import (
+from lightning_rlhf.data.fields import (
     BadRow,
     places,
     read_number,

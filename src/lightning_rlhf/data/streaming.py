@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.batching import Batches, fill
-from lightning_rlhf.data.rows import Maker, Report, column, held_out, sifted
+from lightning_rlhf.data.token_table import Maker, Report, column, held_out, sifted
 
 BLOCK = 8192  # rows that are shuffled together, and in memory at once
 CHUNK = 1024  # of them are Python objects at once

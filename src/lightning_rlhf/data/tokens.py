@@ -21,17 +21,17 @@ from lightning_rlhf.data.templates import ChatTemplate
 
 
 class TokenRow(NamedTuple):
-    """A prompt and the completions that follow it; ``counts`` marks their tokens that count."""
+    """A prompt and the completions that follow it, each with its loss mask."""
 
     prompt_ids: list[int]
     completion_ids: list[list[int]]
-    counts: list[list[bool]]
+    loss_mask: list[list[bool]]  # True where a completion's token is trained on
     ranks: list[int]  # lower is better; a pair is 0, 1
-    ratings: list[float] | None
-    label: float | None
-    margin: float | None
-    opening: str  # what a split goes by
-    cut: str  # "", "prompt", "completion" or "both"
+    ratings: list[float] | None = None
+    label: float | None = None
+    margin: float | None = None
+    opening: str = ""  # first user turn: rows that share it stay on one side of a split
+    cut: str = ""  # "", "prompt", "completion" or "both"
     row: str = ""  # of a prompt: the row it came from as JSON, for rewards that want to know more
 
 
@@ -55,21 +55,21 @@ def fit_length(
 
 
 def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
-    """A demonstration: what comes before its first counting token is the prompt."""
+    """A demonstration: what comes before the first token under the loss mask is the prompt."""
     found, tools = read_demonstration(row), read_tools(row.get("tools"))
     if isinstance(found, Conversation):
-        ids, counts = chat.encode_conversation(found.messages, tools)
-        start = counts.index(True)
-        prompt, completion, counts = ids[:start], ids[start:], counts[start:]
+        ids, loss_mask = chat.encode_conversation(found.messages, tools)
+        start = loss_mask.index(True)
+        prompt, completion, loss_mask = ids[:start], ids[start:], loss_mask[start:]
         opening = first_user_turn(found.messages)
     else:
         prompt = chat.encode_prompt(found.prompt, tools)
         completion = chat.encode_answer(found.prompt, found.reply, tools)
-        counts = [True] * len(completion)
+        loss_mask = [True] * len(completion)
         opening = first_user_turn(found.prompt) or found.reply
     prompt, (completion,), cut = fit_length(prompt, [completion], max_length)
-    counts = counts[: len(completion)]
-    return TokenRow(prompt, [completion], [counts], [0], None, None, None, opening, cut)
+    loss_mask = loss_mask[: len(completion)]
+    return TokenRow(prompt, [completion], [loss_mask], [0], opening=opening, cut=cut)
 
 
 def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
@@ -96,9 +96,9 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     prompt, completions, cut = fit_length(prompt, completions, max_length)
     if len(answers) > 1 and len({tuple(c) for c in completions}) < 2:
         raise BadRow("identical once cut to max_length" if cut else "identical once tokenised")
-    counts = [[True] * len(c) for c in completions]
+    loss_mask = [[True] * len(c) for c in completions]
     opening = first_user_turn(said)
-    return TokenRow(prompt, completions, counts, ranks, ratings, label, margin, opening, cut)
+    return TokenRow(prompt, completions, loss_mask, ranks, ratings, label, margin, opening, cut)
 
 
 def prompt_of(row: dict[str, Any]) -> Prompt:
@@ -116,4 +116,4 @@ def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> T
     kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
     cut = "prompt" if len(kept) < len(ids) else ""
     whole = json.dumps(row, ensure_ascii=False, default=str)
-    return TokenRow(kept, [], [], [], None, None, None, first_user_turn(said), cut, whole)
+    return TokenRow(kept, [], [], [], opening=first_user_turn(said), cut=cut, row=whole)

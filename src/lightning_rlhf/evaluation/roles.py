@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from lightning_rlhf.batches import PreferenceBatch, TokenBatch
+from lightning_rlhf.batches import PreferenceBatch, to_device
 from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.rollout import Sample
+from lightning_rlhf.models.sampler import Sample
 
 
 @torch.no_grad()
@@ -42,7 +41,7 @@ def sampled_kl(
         ]
         tokens = to_device(pad_rows(rows, backbone.tokenizer.pad_token_id), backbone.base.device)
         log_ratio = backbone.logprobs(tokens, role) - backbone.logprobs(tokens, reference)
-        total += float(segment_sum(log_ratio, tokens.sequence, tokens.completions).sum())
+        total += float(segment_sum(log_ratio, tokens.completion_index, tokens.completions).sum())
     return total / len(prompts)
 
 
@@ -61,9 +60,3 @@ def reward_accuracy(backbone: Backbone, role: str, batches: Any) -> float:
         scores = backbone.scores(to_device(batch.tokens, backbone.base.device), role).cpu()
         right.append(scores[batch.chosen] > scores[batch.rejected])
     return float(torch.cat(right).float().mean())
-
-
-def to_device(tokens: TokenBatch, device: torch.device) -> TokenBatch:
-    """A batch of tokens on a device."""
-    moved: TokenBatch = move_data_to_device(tokens, device)
-    return moved

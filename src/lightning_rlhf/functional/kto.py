@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_rlhf.functional.loss import Loss
 
 
-class Thumbs(NamedTuple):
+class UnpairedLogprobs(NamedTuple):
     """What a loss may look at: C completions, each judged alone."""
 
     ratio: Tensor  # (C,) D
@@ -23,7 +23,9 @@ class Thumbs(NamedTuple):
     baseline: Tensor  # () z0: an estimate of KL(policy || reference) in nats, without gradient
 
 
-ThumbLoss = Callable[[Thumbs, float], tuple[Tensor, Tensor]]  # -> (C,) if up, (C,) if down
+ThumbLoss = Callable[
+    [UnpairedLogprobs, float], tuple[Tensor, Tensor]
+]  # -> (C,) if up, (C,) if down
 L = TypeVar("L", bound=ThumbLoss)
 
 
@@ -33,7 +35,7 @@ def without_baseline(loss: L) -> L:
     return loss
 
 
-def kto_loss(thumbs: Thumbs, beta: float) -> tuple[Tensor, Tensor]:
+def kto_loss(thumbs: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
     """KTO (arXiv 2402.01306, Eq. 8): ``1 - s(b(D - z0))`` if up, ``1 - s(b(z0 - D))`` if down.
 
     A completion is gained or lost against ``z0``, what the policy has drifted already.
@@ -43,7 +45,7 @@ def kto_loss(thumbs: Thumbs, beta: float) -> tuple[Tensor, Tensor]:
 
 
 @without_baseline
-def apo_zero_unpaired_loss(thumbs: Thumbs, beta: float) -> tuple[Tensor, Tensor]:
+def apo_zero_unpaired_loss(thumbs: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
     """APO-zero (arXiv 2408.06266) side by side: ``1 - s(bD)`` if up, ``s(bD)`` if down."""
     gain = beta * thumbs.ratio
     return (-gain).sigmoid(), gain.sigmoid()
@@ -60,8 +62,12 @@ def baseline(mismatched_ratio: Tensor) -> Tensor:
     return mismatched_ratio.mean().clamp(min=0).detach()
 
 
-def thumbs_loss(
-    thumbs: Thumbs, beta: float, loss: ThumbLoss, up_weight: float = 1.0, down_weight: float = 1.0
+def unpaired_loss(
+    thumbs: UnpairedLogprobs,
+    beta: float,
+    loss: ThumbLoss,
+    up_weight: float = 1.0,
+    down_weight: float = 1.0,
 ) -> Loss:
     """Mean over completions, ``w_up p l_up + w_down (1 - p) l_down``, and its metrics.
 
@@ -79,7 +85,7 @@ def thumbs_loss(
 
 
 @torch.no_grad()
-def thumb_metrics(thumbs: Thumbs, beta: float) -> dict[str, Tensor]:
+def thumb_metrics(thumbs: UnpairedLogprobs, beta: float) -> dict[str, Tensor]:
     """Implicit rewards ``b D`` of good and bad completions; a side without rows is left out."""
     if thumbs.ratio.is_meta:
         return {}  # a plan of memory: there is no value to look at

@@ -18,8 +18,8 @@ class TokenStatistics(NamedTuple):
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """``log p(target)`` under each row of logits.
 
-    The caller pairs each target with the logits that predict it (``TokenBatch.source``); there is
-    no shift here.
+    The caller pairs each target with the logits that predict it (``TokenBatch.predictor_index``);
+    there is no shift here.
 
     Args:
         logits: (N, V) any float dtype; the reduction runs in fp32, since bf16 log-probs of a long

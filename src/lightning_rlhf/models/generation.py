@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.rollout import HFRollout, Sample, Sampling, stop_ids
+from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling, stop_ids
 
 
 def generate(

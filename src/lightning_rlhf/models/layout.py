@@ -47,8 +47,8 @@ def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
         input_ids=ids,
         attention_mask=real,
         position_ids=column.expand_as(ids),
-        source=moved(tokens.source, tokens.sequence),
-        last=moved(tokens.last, torch.arange(len(n), device=device)),
+        predictor_index=moved(tokens.predictor_index, tokens.completion_index),
+        last_index=moved(tokens.last_index, torch.arange(len(n), device=device)),
         groups=None,
     )
 
@@ -74,17 +74,17 @@ def mismatched(tokens: TokenBatch) -> TokenBatch:
 
     _, _, old_at, n = _spans(tokens.groups, device)
     prompt_at, prompt, new_at, _ = _spans(groups, device)
-    of = tokens.sequence
-    offset = (tokens.source + 1 - old_at[of]).clamp(min=0)  # within its completion
+    of = tokens.completion_index
+    offset = (tokens.predictor_index + 1 - old_at[of]).clamp(min=0)  # within its completion
     source = torch.where(offset > 0, new_at[of] + offset, (prompt_at + prompt)[of]) - 1
     kept = slice(None) if all(g[0] for g in groups) else (offset > 0) | (prompt > 0)[of]
     return tokens._replace(
         input_ids=tokens.input_ids[:, torch.tensor(order, device=device)],
         position_ids=positions(groups).to(device),
-        source=source[kept],
-        target=tokens.target[kept],
-        sequence=of[kept],
-        last=new_at + n - 1,
+        predictor_index=source[kept],
+        target_ids=tokens.target_ids[kept],
+        completion_index=of[kept],
+        last_index=new_at + n - 1,
         groups=groups,
     )
 

@@ -93,7 +93,7 @@ def _probe(model: PreTrainedModel) -> str | None:
     ids = torch.tensor([[(3 * t + 1) % vocabulary for t in range(18)]], device=device)
     batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), positions(groups).to(device),
                        *(torch.empty(0, dtype=torch.long, device=device),) * 3,
-                       last=torch.tensor([6, 8, 13, 17], device=device), groups=groups)  # fmt: skip
+                       torch.tensor([6, 8, 13, 17], device=device), groups)  # fmt: skip
 
     def hidden(tokens: Tensor) -> Tensor:
         inputs = {"input_ids": tokens, "position_ids": batch.position_ids}
@@ -102,7 +102,7 @@ def _probe(model: PreTrainedModel) -> str | None:
     ours = hidden(ids)
     apart = unpacked(batch)
     for row, (mask, place) in enumerate(
-        zip(apart.attention_mask, batch.last.tolist(), strict=True)
+        zip(apart.attention_mask, batch.last_index.tolist(), strict=True)
     ):
         alone = decoder(input_ids=apart.input_ids[row : row + 1, mask], use_cache=False)
         stock = alone.last_hidden_state[0, -1].float()

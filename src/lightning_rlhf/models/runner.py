@@ -72,29 +72,33 @@ class Runner(NamedTuple):
         head = self._head()
         if head is None:
             logits: Tensor = self.run(tokens, whole=True).logits
-            return logits.flatten(0, 1)[tokens.source]
-        return head.logits(self.hidden(tokens)[tokens.source])
+            return logits.flatten(0, 1)[tokens.predictor_index]
+        return head.logits(self.hidden(tokens)[tokens.predictor_index])
 
     def logprobs(self, tokens: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Log-probs of the counting tokens: (N,) fp32."""
         head = self._head(temperature)
         if head is None:
-            return token_logprobs(self.logits(tokens) / temperature, tokens.target)
+            return token_logprobs(self.logits(tokens) / temperature, tokens.target_ids)
         tokens = self.laid_out(tokens)
-        return head_logprobs(self.hidden(tokens)[tokens.source], head, tokens.target, self.tile)
+        return head_logprobs(
+            self.hidden(tokens)[tokens.predictor_index], head, tokens.target_ids, self.tile
+        )
 
     def statistics(self, tokens: TokenBatch, temperature: float = 1.0) -> TokenStatistics:
         """Log-probs of the counting tokens, entropy and expected probability there: (N,) each."""
         head = self._head(temperature)
         if head is None:
-            return token_statistics(self.logits(tokens) / temperature, tokens.target)
+            return token_statistics(self.logits(tokens) / temperature, tokens.target_ids)
         tokens = self.laid_out(tokens)
-        return head_statistics(self.hidden(tokens)[tokens.source], head, tokens.target, self.tile)
+        return head_statistics(
+            self.hidden(tokens)[tokens.predictor_index], head, tokens.target_ids, self.tile
+        )
 
     def at_sources(self, tokens: TokenBatch) -> Tensor:
         """Hidden states at the places that predict the counting tokens: (N, H)."""
         tokens = self.laid_out(tokens)
-        return self.hidden(tokens)[tokens.source]
+        return self.hidden(tokens)[tokens.predictor_index]
 
     def logprobs_and_states(
         self, tokens: TokenBatch, read: TokenBatch, temperature: float = 1.0
@@ -112,8 +116,8 @@ class Runner(NamedTuple):
             )
         tokens, read = self.laid_out(tokens), self.laid_out(read)
         hidden = self.hidden(tokens)
-        logprobs = head_logprobs(hidden[tokens.source], head, tokens.target, self.tile)
-        return logprobs, hidden[read.source]
+        logprobs = head_logprobs(hidden[tokens.predictor_index], head, tokens.target_ids, self.tile)
+        return logprobs, hidden[read.predictor_index]
 
     def _head(self, temperature: float = 1.0) -> Head | None:
         return head_of(self.model, temperature) if self.plain_head else None
@@ -121,4 +125,4 @@ class Runner(NamedTuple):
     def ends(self, tokens: TokenBatch) -> Tensor:
         """Hidden states at each completion's last token: (C, H)."""
         tokens = self.laid_out(tokens)
-        return self.hidden(tokens)[tokens.last]
+        return self.hidden(tokens)[tokens.last_index]

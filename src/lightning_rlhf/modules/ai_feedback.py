@@ -14,7 +14,7 @@ from lightning_rlhf.constitution.sampled import sampled_pairs
 from lightning_rlhf.constitution.self_critique import pairs as pairs_of
 from lightning_rlhf.constitution.verdicts import Verdict
 from lightning_rlhf.models.backbone import POLICY, Backbone
-from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.writing import WritingModule
 
 SAMPLED = "sampled"

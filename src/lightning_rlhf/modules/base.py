@@ -15,11 +15,11 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
-from lightning_rlhf.data.base import RowsData
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import generate
-from lightning_rlhf.modules import checkpoint, guards, hparams
+from lightning_rlhf.training import checkpoint, guards, hparams
 
 
 class Table(NamedTuple):

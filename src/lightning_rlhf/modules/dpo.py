@@ -128,11 +128,13 @@ class DPOModule(AlignmentModule):
         reference = (
             self.reference_logprobs(batch)
             if self.needs_reference
-            else torch.zeros(tokens.target.shape, device=tokens.target.device)
+            else torch.zeros(tokens.target_ids.shape, device=tokens.target_ids.device)
         )
         if self.wpo:
             policy, _, expected = self.backbone.statistics(tokens, POLICY)
-            weight = wpo_weight(policy, expected, tokens.sequence, batch.chosen, batch.rejected)
+            weight = wpo_weight(
+                policy, expected, tokens.completion_index, batch.chosen, batch.rejected
+            )
         else:
             policy, weight = self.backbone.logprobs(tokens, POLICY), None
         pairs = self.pairs(policy, reference, batch)
@@ -141,14 +143,14 @@ class DPOModule(AlignmentModule):
     def pairs(self, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> PairLogprobs:
         """Sum (N,) token log-probs of policy and reference to P pairs."""
         tokens, chosen, rejected = batch.tokens, batch.chosen, batch.rejected
-        length = segment_lengths(tokens.sequence, tokens.completions)
+        length = segment_lengths(tokens.completion_index, tokens.completions)
         shared = None
         if self.ld_alpha is not None:
             shared = torch.empty_like(length)
             shared[chosen] = shared[rejected] = torch.minimum(length[chosen], length[rejected])
         alpha = 1.0 if self.ld_alpha is None else self.ld_alpha
         s, s_ref = (
-            completion_sums(lp, tokens.sequence, tokens.completions, shared, alpha)
+            completion_sums(lp, tokens.completion_index, tokens.completions, shared, alpha)
             for lp in (policy, reference)
         )
         return PairLogprobs(
@@ -166,7 +168,7 @@ class DPOModule(AlignmentModule):
         tokens = batch.tokens
         logprobs = self.backbone.logprobs(tokens, REFERENCE)
         if self.reference_cache is not None:
-            lengths = segment_lengths(tokens.sequence, tokens.completions)
+            lengths = segment_lengths(tokens.completion_index, tokens.completions)
             self._open_cache().put(batch.digest, logprobs, lengths)
         return logprobs
 

@@ -12,10 +12,10 @@ from lightning_rlhf.functional.advantages import Estimator, grpo_advantages
 from lightning_rlhf.functional.grpo import Mean, grpo_loss, token_weights
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.rewards import Reward, Score
-from lightning_rlhf.models.rollout import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import RolloutEngine, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
-from lightning_rlhf.modules.rollouts import Rollout
+from lightning_rlhf.modules.rollout import Rollout
+from lightning_rlhf.rewards.base import Reward, Score
 
 
 class GRPOModule(OnlineModule):
@@ -72,10 +72,10 @@ class GRPOModule(OnlineModule):
         how, tokens = self.updates, batch.tokens
         new, bonus = self.policy_logprobs(tokens)
         weight = token_weights(
-            tokens.sequence, tokens.completions, self.mean, self.sampling.max_new_tokens
+            tokens.completion_index, tokens.completions, self.mean, self.sampling.max_new_tokens
         )
         loss = grpo_loss(
-            new, batch.logprobs, batch.reference, batch.advantages[tokens.sequence], weight,
+            new, batch.logprobs, batch.reference, batch.advantages[tokens.completion_index], weight,
             how.clip, self.kl_coef if self.kl == "loss" else 0.0, how.dual_clip,
         )  # fmt: skip
         return Loss(loss.value - how.entropy * bonus, loss.metrics)

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_rlhf.batches import FeedbackBatch, PreferenceBatch, TokenBatch
-from lightning_rlhf.functional.kto import Thumbs, baseline, kto_loss, thumbs_loss
+from lightning_rlhf.batches import PreferenceBatch, TokenBatch, UnpairedBatch
+from lightning_rlhf.functional.kto import UnpairedLogprobs, baseline, kto_loss, unpaired_loss
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
@@ -39,7 +39,7 @@ class KTOModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        loss: Callable[[Thumbs, float], Any] = kto_loss,
+        loss: Callable[[UnpairedLogprobs, float], Any] = kto_loss,
         beta: float = 0.1,
         up_weight: float = 1.0,
         down_weight: float = 1.0,
@@ -60,15 +60,19 @@ class KTOModule(AlignmentModule):
     def add_roles(self) -> None:
         self.add_policy_and_reference()
 
-    def objective(self, batch: FeedbackBatch | PreferenceBatch) -> Loss:
+    def objective(self, batch: UnpairedBatch | PreferenceBatch) -> Loss:
         tokens = batch.tokens
         label = _labels(batch).to(tokens.input_ids.device)
         z0 = self._baseline(tokens) if self.needs_baseline else label.new_zeros(())
         with torch.no_grad():
             reference = self._sums(tokens, REFERENCE)
         ratio = self._sums(tokens, POLICY) - reference
-        return thumbs_loss(
-            Thumbs(ratio, label, z0), self.beta, self.loss, self.up_weight, self.down_weight
+        return unpaired_loss(
+            UnpairedLogprobs(ratio, label, z0),
+            self.beta,
+            self.loss,
+            self.up_weight,
+            self.down_weight,
         )
 
     @torch.no_grad()
@@ -82,7 +86,7 @@ class KTOModule(AlignmentModule):
     def _sums(self, tokens: TokenBatch, role: str) -> Tensor:
         """(C,) log-probs of whole completions."""
         logprobs = self.backbone.logprobs(tokens, role)
-        return segment_sum(logprobs, tokens.sequence, tokens.completions)
+        return segment_sum(logprobs, tokens.completion_index, tokens.completions)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         groups = batch.tokens.groups
@@ -93,15 +97,15 @@ class KTOModule(AlignmentModule):
             )
         return super().training_step(batch, batch_idx)
 
-    def weight_of(self, batch: FeedbackBatch | PreferenceBatch) -> int:
-        if not isinstance(batch, FeedbackBatch | PreferenceBatch):
+    def weight_of(self, batch: UnpairedBatch | PreferenceBatch) -> int:
+        if not isinstance(batch, UnpairedBatch | PreferenceBatch):
             raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
         return batch.tokens.completions
 
     @torch.no_grad()
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
         """Implicit rewards ``beta * D`` of completions, or completions of prompts."""
-        if not isinstance(batch, FeedbackBatch | PreferenceBatch):
+        if not isinstance(batch, UnpairedBatch | PreferenceBatch):
             return super().predict_step(batch, batch_idx)
         ratio = self._sums(batch.tokens, POLICY) - self._sums(batch.tokens, REFERENCE)
         labels = _labels(batch).tolist()
@@ -111,9 +115,9 @@ class KTOModule(AlignmentModule):
         ]
 
 
-def _labels(batch: FeedbackBatch | PreferenceBatch) -> Tensor:
+def _labels(batch: UnpairedBatch | PreferenceBatch) -> Tensor:
     """(C,) how good each completion is said to be; of a pair, one side what the other is not."""
-    if isinstance(batch, FeedbackBatch):
+    if isinstance(batch, UnpairedBatch):
         return batch.label
     certain = torch.ones(len(batch.chosen), device=batch.chosen.device)
     better = certain if batch.label is None else batch.label

@@ -15,14 +15,15 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch
+from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
+from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.functional.ppo import KLEstimator
 from lightning_rlhf.functional.running import AdaptiveKL, RunningMoments, distinct_n
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.rewards import Answers, Reward, Score, as_rewards
-from lightning_rlhf.models.rollout import HFRollout, RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule, Table
-from lightning_rlhf.modules.rollouts import Rollout, as_rows, move, pack, row_mask
+from lightning_rlhf.modules.rollout import Rollout, as_rows, row_mask
+from lightning_rlhf.rewards.base import Answers, Reward, Score, as_rewards
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ class OnlineModule(AlignmentModule):
 
     def update_like(self, tokens: TokenBatch) -> UpdateBatch:
         """An update's batch of given tokens, nothing known of them yet."""
-        blank = torch.zeros(tokens.target.shape, device=tokens.target.device)
-        per_answer = torch.zeros(tokens.last.shape, device=tokens.last.device)
+        blank = torch.zeros(tokens.target_ids.shape, device=tokens.target_ids.device)
+        per_answer = torch.zeros(tokens.last_index.shape, device=tokens.last_index.device)
         return UpdateBatch(tokens, blank, blank, per_answer)
 
     @property
@@ -234,7 +235,9 @@ class OnlineModule(AlignmentModule):
         completions = [s.ids for s in samples]
         # the cuts of the first pass: its ratio is then 1 to the bit
         firsts = order[: self.updates.minibatches]
-        cuts = [move(pack(prompts, completions, part), self.device) for part in firsts]
+        cuts = [
+            to_device(completion_batch(prompts, completions, part), self.device) for part in firsts
+        ]
         after = self.slot_after(samples)
         k = self.sampling.samples
         seen = [
@@ -278,7 +281,7 @@ class OnlineModule(AlignmentModule):
         if target is not None and float(moved) > 1.5 * target:
             self._stopped = True
         metrics["policy/stopped"] = torch.tensor(float(self._stopped))
-        size = len(batch.tokens.last)
+        size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
         return None if self._stopped else loss.value
@@ -478,7 +481,9 @@ class OnlineModule(AlignmentModule):
         with self._seeded(-1 - batch_idx):  # the same luck in every validation
             alone = replace(self.sampling, samples=1)
             samples = self._sample(prompts, alone)
-        tokens = move(pack(prompts, [s.ids for s in samples], range(len(prompts))), self.device)
+        tokens = to_device(
+            completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device
+        )
         seen = self.look(tokens, [False] * len(samples))
         kl = (seen.logprobs - seen.reference).sum() / len(samples)
         rows = [json.loads(row) for row in batch.rows]
@@ -500,7 +505,7 @@ class OnlineModule(AlignmentModule):
         return loss
 
     def weight_of(self, batch: PromptBatch | UpdateBatch) -> int:
-        return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last)
+        return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last_index)
 
     # ---- checkpoints: the rollout in hand, and what runs along ----
 

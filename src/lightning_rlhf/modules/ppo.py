@@ -10,16 +10,17 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
+from lightning_rlhf.data.collate import with_end_positions
 from lightning_rlhf.functional.advantages import gae, masked_normalize, masked_rescale
 from lightning_rlhf.functional.early import backward_early
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, value_loss
 from lightning_rlhf.functional.running import explained_variance
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.rewards import Reward, RoleReward, Score
-from lightning_rlhf.models.rollout import RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import RolloutEngine, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Seen, Shaping, Updates
-from lightning_rlhf.modules.rollouts import Rollout, row_mask, with_ends
+from lightning_rlhf.modules.rollout import Rollout, row_mask
+from lightning_rlhf.rewards.base import Reward, RoleReward, Score
 
 CRITIC = "critic"
 
@@ -124,7 +125,7 @@ class PPOModule(OnlineModule):
         return [after and s.finished and len(s.ids) < self.sampling.max_new_tokens for s in samples]
 
     def look(self, tokens: TokenBatch, after: list[bool]) -> Seen:
-        logprobs, values = self._policy_and_critic(tokens, with_ends(tokens, after))
+        logprobs, values = self._policy_and_critic(tokens, with_end_positions(tokens, after))
         reference = self.backbone.logprobs(tokens, REFERENCE, self.sampling.temperature)
         return Seen(logprobs, reference, values)
 

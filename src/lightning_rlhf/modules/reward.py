@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 
 from lightning_rlhf.batches import PreferenceBatch, RankingBatch
-from lightning_rlhf.data.base import RowsData
 from lightning_rlhf.data.collate import token_batch
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.reward import (
     ordered_pairs,

@@ -10,10 +10,10 @@ from lightning_rlhf.functional.advantages import rloo_advantages
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.rloo import rloo_loss
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.rewards import Reward, Score
-from lightning_rlhf.models.rollout import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import RolloutEngine, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
-from lightning_rlhf.modules.rollouts import Rollout
+from lightning_rlhf.modules.rollout import Rollout
+from lightning_rlhf.rewards.base import Reward, Score
 
 
 class RLOOModule(OnlineModule):
@@ -60,6 +60,11 @@ class RLOOModule(OnlineModule):
         how = self.updates
         new, bonus = self.policy_logprobs(batch.tokens)
         loss = rloo_loss(
-            new, batch.logprobs, batch.advantages, batch.tokens.sequence, how.clip, how.dual_clip
+            new,
+            batch.logprobs,
+            batch.advantages,
+            batch.tokens.completion_index,
+            how.clip,
+            how.dual_clip,
         )
         return Loss(loss.value - how.entropy * bonus, loss.metrics)

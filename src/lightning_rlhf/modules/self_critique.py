@@ -8,7 +8,7 @@ from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.models.backbone import POLICY, Backbone
-from lightning_rlhf.models.rollout import Sampling
+from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.writing import WritingModule
 
 

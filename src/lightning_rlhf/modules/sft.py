@@ -36,4 +36,4 @@ class SFTModule(AlignmentModule):
         return sft_loss(self.backbone.logprobs(batch, POLICY))
 
     def weight_of(self, batch: TokenBatch) -> int:
-        return len(batch.target)  # the loss is a mean over tokens
+        return len(batch.target_ids)  # the loss is a mean over tokens

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from lightning_rlhf.data.base import RowsData
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.online import OnlineModule

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from lightning_rlhf.batches import PreferenceBatch, RankingBatch
+from lightning_rlhf.batches import PreferenceBatch, RankingBatch, to_device
 from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_batch
 from lightning_rlhf.data.tokens import TokenRow
-from lightning_rlhf.evaluation.roles import to_device
 from lightning_rlhf.functional.head import tile_rows
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
@@ -201,7 +200,7 @@ def largest_batch(module: AlignmentModule, groups: Groups) -> Any:
     """A batch of given lengths on meta, of the kind the module eats; small index tensors stay."""
     rows = [
         TokenRow([0] * p, [[i] * n for i, n in enumerate(cs)], [[True] * n for n in cs],
-                 list(range(len(cs))), None, None, None, "", "")
+                 list(range(len(cs))))
         for p, *cs in groups
     ]  # fmt: skip
     if isinstance(module, SFTModule):

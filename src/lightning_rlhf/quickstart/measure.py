@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_rlhf.batches import to_device
+from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.evaluation.roles import sampled_kl, to_device
+from lightning_rlhf.evaluation.roles import sampled_kl
 from lightning_rlhf.models.backbone import REFERENCE, Backbone
 from lightning_rlhf.models.generation import answer, generate
-from lightning_rlhf.models.rollout import Sample
+from lightning_rlhf.models.sampler import Sample
 from lightning_rlhf.modules.reward import REWARD
-from lightning_rlhf.modules.rollouts import pack
 from lightning_rlhf.quickstart.world import judge
 
 MAX_ANSWER = 24  # tokens; no good answer of the world is longer than half of it
@@ -54,7 +55,7 @@ def sample(backbone: Backbone, role: str, prompts: list[str], times: int = SAMPL
 @torch.no_grad()
 def learnt_reward(backbone: Backbone, prompts: list[list[int]], completions: list[Sample]) -> float:
     """The mean score that the reward role gives."""
-    tokens = pack(prompts, [c.ids for c in completions], range(len(prompts)))
+    tokens = completion_batch(prompts, [c.ids for c in completions], range(len(prompts)))
     return float(backbone.scores(to_device(tokens, backbone.base.device), REWARD).mean())
 
 

@@ -13,10 +13,10 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 
 from lightning_rlhf.callbacks import SaveRoles, WriteRows
+from lightning_rlhf.callbacks.memory_guard import MemoryGuard
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.parsing import AlignmentCLI, cli_options
-from lightning_rlhf.planning.guard import MemoryGuard
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
 EVERY = 50  # steps between two checkpoints, where a stage says nothing: what a kill costs

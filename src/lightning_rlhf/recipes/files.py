@@ -9,8 +9,8 @@ from typing import Any
 from lightning_rlhf.data.sources import READERS, STREAM
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.modules.checkpoint import check_file
-from lightning_rlhf.parsing import AlignmentCLI
+from lightning_rlhf.parsing.parser import AlignmentCLI
+from lightning_rlhf.training.checkpoint import check_file
 
 
 def check_files(cli: AlignmentCLI, checkpoint: str | None, coming: list[str]) -> None:

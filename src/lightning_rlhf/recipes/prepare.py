@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_rlhf.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.parsing.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.recipes.build import build, function_of, leaves, named_function
 from lightning_rlhf.recipes.files import check_backbone, check_files
 from lightning_rlhf.recipes.recipe import Recipe, Stage

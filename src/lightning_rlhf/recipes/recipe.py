@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import get_loader
 
-from lightning_rlhf.mistakes import close
+from lightning_rlhf.parsing.mistakes import close
 
 LOAD = get_loader("yaml")  # the parser's: 1e-3 is a number
 TRAINED = ("fit", "validate", "test", "predict")  # verbs of a Trainer

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_rlhf.mistakes import close
+from lightning_rlhf.parsing.mistakes import close
 
 REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here|seed)|([A-Za-z]\w*)\.(\w+))\}(?!\})")
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earlier stages

@@ -9,7 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_rlhf.evaluation.report import (
+from lightning_rlhf.recipes.prepare import Prepared
+from lightning_rlhf.recipes.recipe import Recipe
+from lightning_rlhf.recipes.state import DONE, read, write
+from lightning_rlhf.reporting.page import (
     Answers,
     Curve,
     Results,
@@ -17,9 +20,6 @@ from lightning_rlhf.evaluation.report import (
     print_results,
     write_report,
 )
-from lightning_rlhf.recipes.prepare import Prepared
-from lightning_rlhf.recipes.recipe import Recipe
-from lightning_rlhf.recipes.state import DONE, read, write
 
 
 def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:

@@ -12,15 +12,15 @@ import torch
 from pytorch_lightning import seed_everything
 from rich.console import Console
 
-from lightning_rlhf.evaluation.report import Results
-from lightning_rlhf.modules.checkpoint import check_file
-from lightning_rlhf.parsing import AlignmentCLI
+from lightning_rlhf.parsing.parser import AlignmentCLI
 from lightning_rlhf.recipes.build import build, function_of
 from lightning_rlhf.recipes.prepare import Prepared, named, prepare
 from lightning_rlhf.recipes.recipe import Recipe
 from lightning_rlhf.recipes.references import taken
 from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
+from lightning_rlhf.reporting.page import Results
+from lightning_rlhf.training.checkpoint import check_file
 
 Metrics = dict[str, Any]
 

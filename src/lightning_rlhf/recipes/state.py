@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_rlhf.mistakes import close
+from lightning_rlhf.parsing.mistakes import close
 from lightning_rlhf.recipes.prepare import Prepared
 from lightning_rlhf.recipes.references import strings
 

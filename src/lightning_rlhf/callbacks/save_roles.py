@@ -1,0 +1,35 @@
+"""Trained roles as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_rlhf.callbacks.run_folder import run_folder
+from lightning_rlhf.modules.base import AlignmentModule
+
+
+class SaveRoles(Callback):
+    """At the end of fit, write each trained role for peft, transformers and vLLM.
+
+    Args:
+        folder: where to, a subfolder for each role; None for the run's own folder.
+    """
+
+    def __init__(self, folder: str | None = None):
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, AlignmentModule) or not trainer.is_global_zero:
+            return
+        parent = Path(self.folder) if self.folder else run_folder(trainer)
+        backbone = pl_module.backbone
+        for role in pl_module.trained:
+            own = backbone.lora is not None and backbone.roles[role].trunk is None
+            if role in backbone.heads and not own:
+                continue  # a head without an adapter lives in the checkpoint
+            folder = backbone.save_role(role, parent / role)
+            talk = "" if role in backbone.heads else f"; talk to it: lightning-rlhf chat {folder}"
+            rank_zero_info(f"{role} saved to {folder}{talk}")

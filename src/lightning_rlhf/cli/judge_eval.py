@@ -1,0 +1,126 @@
+"""Floor 4. ``judge-eval`` and ``trace``: is a judge any good; where is a row from?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import IterableDataset
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.text import Text
+
+from lightning_rlhf.cli.chat import load_role
+from lightning_rlhf.constitution.ai_feedback import AIFeedback
+from lightning_rlhf.constitution.stages import write_rows
+from lightning_rlhf.constitution.trace import find, story
+from lightning_rlhf.data.datamodules import PreferenceData
+from lightning_rlhf.data.formats import BadRow, read_pair
+from lightning_rlhf.data.layouts import recognise
+from lightning_rlhf.data.sources import load_rows
+from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
+from lightning_rlhf.generators.journal import Journaled
+from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.models.backbone import POLICY
+from lightning_rlhf.models.loading import DType, Quantization
+from lightning_rlhf.models.sampler import Sampling
+
+
+def evaluate_judge(
+    source: str,
+    judge: str,
+    feedback: AIFeedback | None = None,
+    folder: str = "runs/judge",
+    format: str = "auto",
+    max_rows: int | None = None,
+    quantization: Quantization | None = None,
+    dtype: DType = "auto",
+    max_new_tokens: int = 256,
+    template: str = "auto",
+) -> JudgeReport:
+    """Measure a judge on pairs that people have labelled, before it labels anything.
+
+    Args:
+        source: preference rows of any known layout.
+        judge: a folder that ``fit`` wrote, or any model.
+        feedback: how it is asked; as it will be when it labels.
+        folder: where the verdicts, ``report.json`` and ``calibration.png`` go. What was asked is
+            kept there: a killed evaluation goes on where it stopped.
+        format: of the rows, a name of ``data.recognise``.
+        max_rows: read only so many.
+        quantization: hold the judge in 4 bits.
+        dtype: of the judge.
+        max_new_tokens: of its reasoning, where it is to reason.
+        template: how messages become text, as in the data modules.
+    """
+    console, home = Console(), Path(folder)
+    rows, dropped = human_pairs(source, format, max_rows)
+    console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
+    backbone = load_role(judge, None, quantization, dtype)
+    asked = RoleGenerator(backbone, POLICY, Sampling(max_new_tokens=max_new_tokens), template)
+    report = judge_eval(Journaled(asked, home / "journal.jsonl"), feedback or AIFeedback(), rows)
+    write_rows(home / "verdicts.jsonl", [v.to_row() for v in report.verdicts])
+    told = {k: v for k, v in report._asdict().items() if k != "verdicts"}
+    told |= {"bins": [b._asdict() for b in report.bins], "feedback": report.feedback._asdict()}
+    (home / "report.json").write_text(json.dumps(told, indent=1))
+    draw_calibration(report, home / "calibration.png")
+    console.print(Text(f"{report}\n{report.feedback}"))
+    console.print(f"verdicts and the calibration plot: {home}")
+    return report
+
+
+def human_pairs(
+    source: str, format: str = "auto", max_rows: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Rows of ``prompt``, ``chosen``, ``rejected`` and a soft ``label``; and how many are none.
+
+    Raises:
+        ValueError: no row is one.
+    """
+    raw = load_rows(source)
+    if isinstance(raw, IterableDataset):
+        raise ValueError(f"{source}: judge-eval reads no streams; leave out stream:")
+    found = recognise(list(raw.column_names), PreferenceData.accepts, source, "judge-eval", format)
+    rows: list[dict[str, Any]] = []
+    dropped = 0
+    for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):
+        try:
+            pair = read_pair(found.read(row))._asdict()
+        except BadRow:
+            dropped += 1
+            continue
+        rows.append({k: pair[k] for k in ("prompt", "chosen", "rejected", "label")})
+    if not rows:
+        raise ValueError(f"{source}: no row is a pair that people decided; inspect says why")
+    return rows, dropped
+
+
+def draw_calibration(report: JudgeReport, path: Path) -> None:
+    """How often the judge is right, by how sure it is; a circle's area is its share of verdicts."""
+    figure = Figure((5.2, 4.4), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0.5, 1], [0.5, 1], color="#7a8699", linewidth=1, label="calibrated")
+    rows = sum(b.rows for b in report.bins)
+    for b in report.bins:
+        axes.scatter(b.confidence, b.accuracy, s=900 * b.rows / rows, color="#3b82f6", alpha=0.7)
+        axes.annotate(str(b.rows), (b.confidence, b.accuracy), size=8, ha="center", va="center")
+    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02), xlabel="the judge's probability for its choice")
+    axes.set_ylabel("share that sided with people")
+    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def trace(row: str, folder: str) -> None:
+    """The story of one training row: who said what, by which principle, as which seed.
+
+    Args:
+        row: its id.
+        folder: a file of rows, or a folder in whose files it is looked for.
+    """
+    console = Console()
+    for found in find([folder], row):
+        console.rule(str(found["file"]))
+        console.print(Text(story(found)))

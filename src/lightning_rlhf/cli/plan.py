@@ -1,0 +1,107 @@
+"""``lightning-rlhf plan``: will it fit? A table before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_rlhf.data.rows_data import RowsData
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest, run_of
+from lightning_rlhf.planning.plan import GIB, Plan, base_dtype
+
+
+class Asked(NamedTuple):
+    """What ``plan`` takes beside the arguments of ``fit``."""
+
+    gpu: float | None  # GiB of the card; None takes the one that is there
+    completions: int  # to a prompt
+
+
+def split_arguments(args: list[str]) -> tuple[Asked, list[str]]:
+    """What is asked of the plan, and the arguments of ``fit``."""
+    parser = argparse.ArgumentParser("lightning-rlhf plan", add_help=False)
+    parser.add_argument("--gpu", type=float)
+    parser.add_argument("--completions", type=int, default=2)
+    mine, rest = parser.parse_known_args(args)
+    return Asked(**vars(mine)), rest
+
+
+def report(
+    module: Any, data: Any, precision: str, accumulates: bool, asked: Asked, console: Console
+) -> bool:
+    """Print the plan of a run's largest step; whether it fits.
+
+    Args:
+        module: unloaded.
+        data: not set up.
+        precision: the Trainer's.
+        accumulates: whether the Trainer makes a step of several batches.
+        asked: the card, and the completions of a row.
+        console: where to.
+
+    Raises:
+        ValueError: a module or data that is not ours, so that nobody knows its largest step.
+    """
+    if not isinstance(module, AlignmentModule) or not isinstance(data, RowsData):
+        raise ValueError(
+            f"plan knows our own modules and data, not {type(module).__name__} on "
+            f"{type(data).__name__}"
+        )
+    gpu = asked.gpu
+    if gpu is None and torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0).total_memory / GIB
+    run = run_of(module, data, precision, "cuda", accumulates, asked.completions)
+    planned = run.plan()
+    console.print(_table(run, planned))
+    if gpu is None:
+        console.print("Give --gpu 12 for a verdict on a card of 12 GiB.")
+        return True
+    return _verdict(run, planned, gpu, console)
+
+
+def _table(run: Run, planned: Plan) -> Table:
+    """Kinds down, phases across, GiB."""
+    backbone = run.module.backbone
+    base = backbone.quantization or str(base_dtype(backbone, run.target)).removeprefix("torch.")
+    prompt, *completions = run.groups[0]
+    row = f"{prompt} + {len(completions)} × {completions[0]}"
+    title = f"{type(run.module).__name__}, {backbone.name_or_path} ({base})\n"
+    table = Table(title=title + f"{run.rows} × ({row}) tokens: GiB at each phase's peak")
+    table.add_column("planned, not measured")
+    for phase in planned.phases:
+        table.add_column(phase.name, justify="right")
+    for kind in dict.fromkeys(kind for phase in planned.phases for kind in phase.kinds):
+        table.add_row(kind, *(in_gib(phase.kinds.get(kind, 0)) for phase in planned.phases))
+    table.add_section()
+    table.add_row("in all", *(in_gib(phase.total) for phase in planned.phases), style="bold")
+    return table
+
+
+def _verdict(run: Run, planned: Plan, gpu: float, console: Console) -> bool:
+    memory, peak = gpu * GIB, planned.peak.total
+    fits = peak <= memory
+    word = "fits" if peak <= TIGHT * memory else "is tight on" if fits else "does not fit"
+    console.print(f"It [bold]{word}[/bold] {gpu:g} GiB: {in_gib(peak)} GiB at its peak.")
+    rows, length = largest(run, memory, "rows"), largest(run, memory, "length")
+    console.print(
+        f"The most that fits: {rows} rows of {run.length} tokens, or {run.rows} of {length}."
+    )
+    if peak > TIGHT * memory:
+        console.print(advice(run, memory))
+    return fits
+
+
+def advice(run: Run, memory: float) -> Table:
+    """What would make room, each change alone."""
+    table = Table(title="What would make room, each alone")
+    for name in ("change", "its cost", "saves GiB", "then fits"):
+        table.add_column(name)
+    for change in changes(run, memory):
+        yes = "yes" if change.fits else "no"
+        table.add_row(change.name, change.cost, in_gib(change.saves), yes)
+    return table

@@ -1,0 +1,47 @@
+"""The quickstart: a recipe on the micro-world, from nothing to a report."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from lightning_rlhf.recipes.recipe import read_recipe
+from lightning_rlhf.recipes.run import run
+from lightning_rlhf.reporting.page import Results
+
+RECIPE = Path(__file__).parents[1] / "quickstart" / "quickstart.yaml"
+SCALED = (  # what scale multiplies
+    "data.args.demonstrations",
+    "data.args.preferences",
+    "data.args.lessons",
+    "ppo.trainer.max_steps",
+    "critique.data.init_args.max_rows",
+    "labels.data.init_args.max_rows",
+)
+JUDGED = ("sft", "dpo", "ppo", "cai", "cai_dpo")
+
+
+def quickstart(
+    seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.0, fresh: bool = False
+) -> Results:
+    """Train a small model from scratch to follow preferences and principles; show what changed.
+
+    Killed and begun again it goes on where it stopped; done, it shows its report again.
+
+    Args:
+        seed: of the world, the model and the training.
+        folder: where models, logs and the report go.
+        scale: of every stage's length; below 1 for a quick look, not for the figures.
+        fresh: begin anew whatever is there.
+    """
+    specs: dict[str, Any] = {stage.name: stage.spec for stage in read_recipe(RECIPE).stages}
+    sizes = []
+    for name in SCALED:
+        size: Any = reduce(getitem, name.split("."), specs)
+        sizes.append(f"stages.{name}={max(1, int(size * scale))}")
+    every = max(1, round(0.25 / scale))  # of the held-out prompts, where training is that short
+    sizes += [f"stages.{name}_judged.args.every={every}" for name in JUDGED if every > 1]
+    recipe = read_recipe(RECIPE, [f"folder={folder}", f"seed={seed}", *sizes])
+    return run(recipe, fresh_from=recipe.stages[0].name if fresh else None)

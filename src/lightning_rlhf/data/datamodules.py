@@ -1,0 +1,97 @@
+"""LightningDataModules: demonstrations, preferences, prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from lightning_rlhf.batches import PromptBatch, TokenBatch
+from lightning_rlhf.data import collate, tokens
+from lightning_rlhf.data.batching import Batches, fill, fill_by_number
+from lightning_rlhf.data.rows_data import RowsData
+from lightning_rlhf.data.sources import is_stream, name_of
+from lightning_rlhf.data.token_table import column
+from lightning_rlhf.data.tokens import TokenRow
+
+
+class DemonstrationData(RowsData):
+    """Conversations or prompt and completion, to imitate: ``TokenBatch``.
+
+    A preference file will do: its chosen side is imitated.
+    """
+
+    encode = staticmethod(tokens.encode_demonstration)
+    accepts = ({"messages"}, {"prompt", "completion"}, {"text"}, {"chosen", "rejected"})
+    collate: Callable[..., TokenBatch] = staticmethod(collate.token_batch)
+
+
+class PreferenceData(RowsData):
+    """Preferences, in whichever form the rows are.
+
+    Pairs (``PreferenceBatch``), rankings of K (``RankingBatch``), or single completions with a
+    label (``UnpairedBatch``).
+    """
+
+    encode = staticmethod(tokens.encode_preference)
+    accepts = (
+        {"prompt", "chosen", "rejected"},
+        {"chosen", "rejected"},
+        {"prompt", "completions", "ranks"},
+        {"prompt", "completions", "ratings"},
+        {"prompt", "completions", "order"},
+        {"prompt", "completions"},
+        {"prompt", "completion", "label"},
+        {"messages", "label"},
+    )
+
+    def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
+        kinds = set(column(rows, "kind").unique().to_pylist())
+        if "single" in kinds and len(kinds) > 1:
+            raise ValueError(
+                f"{name_of(self.source)} mixes single completions with pairs: make two files of it"
+            )
+        if "single" in kinds:
+            return collate.unpaired_batch
+        return collate.preference_batch if kinds == {"pair"} else collate.ranking_batch
+
+
+class PromptData(RowsData):
+    """Prompts alone, to be completed: ``PromptBatch``.
+
+    A module that learns from its own completions sees each batch once per update of its rollout.
+    """
+
+    encode = staticmethod(tokens.encode_prompt)
+    accepts = ({"prompt"}, {"messages"}, {"text"}, {"chosen"})
+    collate: Callable[..., PromptBatch] = staticmethod(collate.prompt_batch)
+
+    def train_dataloader(self) -> Any:
+        module = getattr(self.trainer, "lightning_module", None)
+        parts = module.modules() if module is not None else []
+        updates = next((n for m in parts if (n := getattr(m, "updates_per_rollout", 0))), 0)
+        if not updates:
+            return super().train_dataloader()
+        refuse_a_stream(self.source)
+        rows = self.train_rows
+        assert rows is not None, "setup has not run"
+        if self.max_tokens is None:
+            partition = fill_by_number(len(rows), self.batch_size, self.seed)
+        else:
+            partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
+        drawn = Batches(rows, [batch for batch in partition for _ in range(updates)])
+        return self._drawing(drawn, rows, sampler=self._sampler(drawn, True, updates))
+
+
+def refuse_a_stream(source: Any) -> None:
+    """Where each batch is wanted once per update of its rollout.
+
+    Raises:
+        ValueError: a source that is a stream.
+    """
+    if is_stream(source):
+        raise ValueError(
+            f"{name_of(source)}: a stream cannot yield its prompts again for each update "
+            "of a rollout; give a file, a folder or a hub id without stream:"
+        )

@@ -1,0 +1,233 @@
+"""The front door: the layouts of columns people store, each turned into one of ours.
+
+A format is told by its columns alone, before any row is read, so that it can be said aloud and be
+forced. What a row then holds is read by ``formats``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from lightning_rlhf.data.fields import BadRow, read_number, read_text
+from lightning_rlhf.data.formats import Message, read_messages
+
+Row = dict[str, Any]
+OURS = "ours"
+SIDES = ("chosen", "rejected")
+
+
+class Format(NamedTuple):
+    """A layout of columns."""
+
+    name: str
+    columns: frozenset[str]  # what tells it
+    gives: frozenset[str]  # our columns
+    read: Callable[[Row], Row]
+    asked: bool = False  # only where it is asked for by name
+
+
+def _ours(*columns: str) -> Format:
+    return Format(OURS, frozenset(columns), frozenset(columns), dict)
+
+
+# ---- rows ----
+
+
+def _judgement(row: Row) -> Row:
+    """What a pair says of itself: a soft label, a margin."""
+    return {name: row[name] for name in ("label", "margin") if row.get(name) is not None}
+
+
+def _turns(value: Any, system: Any = None) -> list[Message]:
+    """Turns of a conversation as messages; a system column before them."""
+    if not isinstance(value, list) or not value:
+        raise BadRow("conversations is no list of turns")
+    before = [{"role": "system", "content": read_text(system, "system")}] if system else []
+    return [*before, *read_messages(value)]
+
+
+def _sharegpt(row: Row) -> Row:
+    return {"messages": _turns(row["conversations"], row.get("system"))}
+
+
+def _sharegpt_feedback(row: Row) -> Row:
+    return {**_sharegpt(row), "label": row["label"]}
+
+
+def _sharegpt_pair(row: Row) -> Row:
+    sides = {}
+    for side in SIDES:
+        value = row[side] if isinstance(row[side], list) else [row[side]]
+        sides[side] = value[0] if isinstance(value[0], str) else _turns(value)[-1]["content"]
+    prompt = _turns(row["conversations"], row.get("system"))
+    return {"prompt": prompt, **sides, **_judgement(row)}
+
+
+def _asked(row: Row) -> str | list[Message]:
+    """Alpaca's instruction, its input below; the turns and the system text before, if any."""
+    said = read_text(row["instruction"], "instruction")
+    if row.get("input"):
+        said += "\n\n" + read_text(row["input"], "input")
+    before: list[Message] = []
+    if row.get("system"):
+        before.append({"role": "system", "content": read_text(row["system"], "system")})
+    for turn in row.get("history") or []:
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise BadRow("history is no list of (question, answer)")
+        before.append({"role": "user", "content": read_text(turn[0], "history")})
+        before.append({"role": "assistant", "content": read_text(turn[1], "history")})
+    return [*before, {"role": "user", "content": said}] if before else said
+
+
+def _alpaca(row: Row) -> Row:
+    return {"prompt": _asked(row), "completion": row["output"]}
+
+
+def _alpaca_pair(row: Row) -> Row:
+    sides = {"chosen": row["chosen"], "rejected": row["rejected"]}
+    return {"prompt": _asked(row), **sides, **_judgement(row)}
+
+
+def _alpaca_feedback(row: Row) -> Row:
+    said = row["response"] if row.get("response") is not None else row["output"]
+    return {"prompt": _asked(row), "completion": said, "label": row["label"]}
+
+
+def _alpaca_response(row: Row) -> Row:
+    return {"prompt": _asked(row), "completion": row["response"]}
+
+
+def _response_j_k(row: Row) -> Row:
+    sides = {"chosen": row["response_j"], "rejected": row["response_k"]}
+    return {"prompt": row["question"], **sides, **_judgement(row)}
+
+
+def _scored_pair(row: Row) -> Row:
+    """The margin is how much better the chosen side was scored."""
+    chosen, rejected = (read_number(row[f"score_{s}"], f"score_{s}") for s in SIDES)
+    return {**row, "margin": chosen - rejected}
+
+
+VERDICT = {1: 1.0, 2: 0.0, 0: 0.5}  # which output is better; 0 is a tie
+
+
+def _judged(prompt: Any, first: Any, second: Any, verdicts: Sequence[Any]) -> Row:
+    """Two outputs and what each judge said: the better one first, with the share that says so."""
+    for verdict in verdicts:
+        if verdict not in VERDICT:
+            raise BadRow(f"verdict {verdict!r} is none of 1, 2 and 0 for a tie")
+    share = mean(VERDICT[verdict] for verdict in verdicts)
+    if share == 0.5:
+        raise BadRow("judged a tie")
+    if share < 0.5:
+        first, second, share = second, first, 1 - share
+    row = {"prompt": prompt, "chosen": first, "rejected": second}
+    return row if share == 1 else {**row, "label": share}
+
+
+def _two_outputs(row: Row) -> Row:
+    prompt = _asked(row) if row.get("instruction") else row["input"]
+    return _judged(prompt, row["output_1"], row["output_2"], [row["label"]])
+
+
+def _annotated(row: Row) -> Row:
+    said = [row[f"annotator{i}"] for i in (1, 2, 3)]
+    return _judged(_asked(row), row["response1"], row["response2"], said)
+
+
+def _rated(row: Row) -> Row:
+    """A list of ``{"response", "overall_score"}``, as UltraFeedback has it."""
+    return {"prompt": _asked(row), "completions": row["completions"]}
+
+
+def _answered(row: Row) -> Row:
+    return {"prompt": row["prompt"], "completions": row["answers"]}
+
+
+def _question(row: Row) -> Row:
+    """A question with its worked answer; what stands behind "####" can be checked."""
+    solution = read_text(row["answer"], "answer")
+    final = solution.rsplit("####", 1)[-1].strip()
+    return {"prompt": row["question"], "completion": solution, "answer": final}
+
+
+def _format(
+    name: str, columns: str, gives: str, read: Callable[[Row], Row], asked: bool = False
+) -> Format:
+    return Format(name, frozenset(columns.split()), frozenset(gives.split()), read, asked)
+
+
+# Of those whose columns are all there the one with the most is taken, and of equals the first.
+FORMATS = (
+    _format("sharegpt-pairs", "conversations chosen rejected", "prompt chosen rejected",
+            _sharegpt_pair),
+    _format("sharegpt-feedback", "conversations label", "messages label", _sharegpt_feedback),
+    _format("sharegpt", "conversations", "messages", _sharegpt),
+    _format("annotated", "instruction response1 response2 annotator1 annotator2 annotator3",
+            "prompt chosen rejected", _annotated),
+    _format("two-outputs", "input output_1 output_2 label", "prompt chosen rejected", _two_outputs),
+    _format("ultrafeedback", "instruction completions", "prompt completions", _rated),
+    _format("ranked-answers", "prompt answers", "prompt completions", _answered),
+    _format("alpaca-pairs", "instruction chosen rejected", "prompt chosen rejected", _alpaca_pair),
+    _format("alpaca-feedback", "instruction response label", "prompt completion label",
+            _alpaca_feedback),
+    _format("alpaca-feedback", "instruction output label", "prompt completion label",
+            _alpaca_feedback),
+    _format("alpaca", "instruction output", "prompt completion", _alpaca),
+    _format("instructions", "instruction response", "prompt completion", _alpaca_response),
+    _format("response-j-k", "question response_j response_k", "prompt chosen rejected",
+            _response_j_k),
+    _format("scored-pairs", "prompt chosen rejected score_chosen score_rejected",
+            "prompt chosen rejected", _scored_pair, asked=True),  # it changes a reward model's loss
+    _format("questions", "question answer", "prompt completion answer", _question),
+)  # fmt: skip
+NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
+
+
+def recognise(
+    columns: Sequence[str], accepts: Sequence[set[str]], source: str, reader: str, forced: str
+) -> Format:
+    """The format of a source by its columns: the one that accounts for most of them, ours first.
+
+    Args:
+        columns: of the source, renamed.
+        accepts: the sets of our columns that will do.
+        source: its name, for messages.
+        reader: who wants to read it, for messages.
+        forced: "auto", "ours" or a format's name.
+
+    Raises:
+        ValueError: none fits, or the forced one does not.
+    """
+    there = set(columns)
+    if forced not in ("auto", *NAMES):
+        raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
+    ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
+    named = [f for f in FORMATS if forced == f.name or (forced == "auto" and not f.asked)]
+    fitting = [f for f in named if f.columns <= there]
+    usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
+    if ours or usable:
+        return max([*ours, *usable], key=lambda f: len(f.columns))  # the first of the fullest
+    raise ValueError(_mismatch(columns, accepts, source, reader, forced, fitting))
+
+
+def _mismatch(
+    columns: Sequence[str],
+    accepts: Sequence[set[str]],
+    source: str,
+    reader: str,
+    forced: str,
+    fitting: list[Format],
+) -> str:
+    there = f"{source} has the columns {{{', '.join(columns)}}}"
+    ours = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepts)
+    if fitting:
+        gives = ", ".join(sorted(fitting[0].gives))
+        return f"{there}: {fitting[0].name}, which gives {{{gives}}}, but {reader} needs {ours}"
+    named = next((f for f in FORMATS if f.name == forced), None)
+    if named is not None:
+        lacking = ", ".join(sorted(named.columns - set(columns)))
+        return f"{there}, so it is not {forced}: {{{lacking}}} is missing"
+    return f"{there} but {reader} needs {ours}; columns={{'yours': 'ours'}} renames them"

@@ -1,0 +1,1 @@
+"""Reward sources: a role, a function, a classifier, a judge."""

@@ -1,0 +1,63 @@
+"""A judge's rating as a reward: no reward model is trained (d-RLAIF, arXiv 2309.00267)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.constitution.generator import Generator
+from lightning_rlhf.constitution.rating import RATE, rate
+from lightning_rlhf.data.tokens import prompt_of
+from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.sampler import Sampling
+from lightning_rlhf.rewards.base import Answers, Reward
+
+
+class JudgeReward(Reward):
+    """The expected rating from 1 to 10 by the judge's own probabilities, rescaled to [-1, 1].
+
+    Args:
+        judge: a role of the backbone, whose weights come from ``Backbone(adapters={...})``, else
+            the bare base; or a model elsewhere.
+        question: the request, with {conversation} and {answer}.
+        end: what the judge ends a number with, see ``constitution.rating.rate``.
+        template: how messages become text, as in the data modules.
+        weight: in a sum of several.
+    """
+
+    def __init__(
+        self,
+        judge: str | Generator = "judge",
+        question: str = RATE,
+        end: str = ".",
+        template: str = "auto",
+        weight: float = 1.0,
+    ):
+        super().__init__(judge if isinstance(judge, str) else "judge", weight)
+        self.judge = judge
+        self.question = question
+        self.end = end
+        self.template = template
+        self._asked: Generator | None = None
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Freeze the role."""
+        if isinstance(self.judge, str):
+            backbone.add_role(self.judge, trainable=False)
+
+    @torch.no_grad()
+    def score(self, backbone: Backbone, answers: Answers) -> Tensor:
+        if self._asked is None:
+            judge = self.judge
+            self._asked = (
+                RoleGenerator(backbone, judge, Sampling(), self.template)
+                if isinstance(judge, str)
+                else judge
+            )
+        prompts = [
+            prompt_of(row) if row else p
+            for p, row in zip(answers.prompts, answers.rows, strict=True)
+        ]
+        rated = rate(self._asked, prompts, answers.completions, self.question, self.end)
+        return torch.tensor(rated, device=backbone.base.device)

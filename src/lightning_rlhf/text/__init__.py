@@ -1,0 +1,1 @@
+"""Files, rows and words as text: no tensors, no models."""

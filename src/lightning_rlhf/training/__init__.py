@@ -1,0 +1,1 @@
+"""What every module needs of a Trainer: checkpoints, guards, hyperparameters, the optimizer."""

@@ -1,0 +1,132 @@
+"""Trainers that would train wrongly and say nothing: refused by name, with the mend."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from datasets import Dataset
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder
+from pytorch_lightning.plugins.precision import BitsandbytesPrecision
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+from lightning_rlhf.data.rows_data import RowsData
+from lightning_rlhf.data.token_table import column
+
+OTHER = "lightning.pytorch"  # the same code under another name, whose classes are not ours
+HALF = {
+    "16-true": "fp16 weights give NaN losses",
+    "bf16-true": "it casts adapters and heads to bf16, where small updates vanish",
+}
+
+
+def check_trainer(trainer: Trainer, quantization: str | None) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        ValueError: names the flag and the mend.
+    """
+    _check_imports(trainer)
+    _check_finder(trainer)
+    if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
+        raise ValueError(
+            "BitsandbytesPrecision would quantise the LoRA matrices too and train nothing: "
+            'drop the plugin and give Backbone(quantization="nf4")'
+        )
+    if trainer.precision in HALF:
+        raise ValueError(
+            f'precision="{trainer.precision}": {HALF[trainer.precision]}; '
+            'use precision="bf16-mixed" or "32-true" and give the frozen base its own dtype: '
+            'Backbone(dtype="bfloat16")'
+        )
+    if isinstance(trainer.strategy, FSDPStrategy):
+        raise ValueError(
+            "FSDPStrategy does not fit several forwards of one base in a step: use strategy='ddp'"
+        )
+    if quantization is not None and isinstance(
+        trainer.strategy, DeepSpeedStrategy | ModelParallelStrategy
+    ):
+        raise ValueError(
+            f"{type(trainer.strategy).__name__} loses the state of 4-bit weights: "
+            "use strategy='ddp' (every process holds the 4-bit base), or quantization=None"
+        )
+
+
+def warn_of_other_lightning() -> None:
+    """Say that a Trainer of the other package would not take our modules.
+
+    It would say so itself, of a type that is no ``LightningModule``, and not say why.
+    """
+    if OTHER in sys.modules:
+        warnings.warn(
+            f"{OTHER} is imported as well: its Trainer does not take modules of "
+            "pytorch_lightning, which ours are; write `from pytorch_lightning import Trainer`",
+            stacklevel=4,
+        )
+
+
+def _check_imports(trainer: Trainer) -> None:
+    """Callbacks and loggers of the other package are called, and found by nobody."""
+    for thing in [*trainer.callbacks, *trainer.loggers]:  # type: ignore[attr-defined]
+        kind = next((k for k in type(thing).__mro__ if k.__module__.startswith(OTHER)), None)
+        if kind is not None:
+            raise ValueError(
+                f"{type(thing).__name__} is of {OTHER}, whose classes a Trainer of "
+                f"pytorch_lightning does not know: import {kind.__name__} from "
+                f"{_ours(kind.__module__)}"
+            )
+
+
+def _ours(module: str) -> str:
+    """The public module of pytorch_lightning for one of the other package."""
+    return ".".join(module.replace(OTHER, "pytorch_lightning").split(".")[:2])
+
+
+def _check_finder(trainer: Trainer) -> None:
+    found = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder)]  # type: ignore[attr-defined]
+    if not found:
+        return
+    if found[0]._batch_arg_name == "max_tokens":
+        raise ValueError(
+            "scale_batch_size takes max_tokens for a number of rows, and tries any rows: "
+            "give the Trainer lightning_rlhf.FindTokenBudget(), which tries the longest"
+        )
+    if not found[0]._early_exit:  # as Tuner has it, whose fit ends with the search
+        raise ValueError(
+            "BatchSizeFinder within a fit leaves the learning rate the schedule of the size it "
+            "began with: call Tuner(trainer).scale_batch_size(...) before the fit"
+        )
+
+
+def check_window(data: RowsData, window: int | None) -> None:
+    """Refuse rows longer than the model has positions.
+
+    Args:
+        data: set up.
+        window: positions of the model; None where it has no end.
+
+    Raises:
+        ValueError: names the source, the length and the mend.
+    """
+    if window is None or data.max_length <= window:
+        return
+    for rows, source in (
+        (data.train_rows, data.source),
+        (data.val_rows, data.val_source or data.source),
+    ):
+        longest = _longest(rows, window) if isinstance(rows, Dataset) else 0
+        if longest > window:
+            name = source if isinstance(source, str) else "the source"
+            raise ValueError(
+                f"{name}: a row takes {longest} tokens, and the model has {window} positions "
+                f"(max_position_embeddings): give max_length={window}, which cuts longer rows"
+            )
+
+
+def _longest(rows: Dataset, window: int) -> int:
+    """Tokens of the longest prompt with one of its completions, if any is beyond the window."""
+    tokens = column(rows, "tokens").to_numpy()  # of all completions: never fewer
+    suspects = rows.select((tokens > window).nonzero()[0])
+    pairs = zip(suspects["prompt_ids"], suspects["completion_ids"], strict=True)
+    return max((len(p) + max(map(len, cs), default=0) for p, cs in pairs), default=0)
