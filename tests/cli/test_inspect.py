@@ -15,7 +15,7 @@ from lightning_rlhf.cli.inspect import COUNTS, clean, inspect, shown
 from lightning_rlhf.cli.main import main
 from lightning_rlhf.data import collate
 from lightning_rlhf.data.sources import load_rows
-from lightning_rlhf.data.statistics import batch_plan, loss_masks, figures, runs
+from lightning_rlhf.data.statistics import batch_plan, figures, loss_masks, runs
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import token_row
 from support import number_pairs
