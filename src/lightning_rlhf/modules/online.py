@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
@@ -24,6 +23,7 @@ from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Samp
 from lightning_rlhf.modules.base import AlignmentModule, Table
 from lightning_rlhf.modules.rollout import Rollout, as_rows, row_mask
 from lightning_rlhf.rewards.base import Answers, Reward, Score, as_rewards
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ class OnlineModule(AlignmentModule):
         updates: steps to a rollout, and how far they go.
         engine: what samples; None for the backbone itself.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     adam_eps = 1e-5
@@ -125,11 +123,9 @@ class OnlineModule(AlignmentModule):
         updates: Updates,
         engine: RolloutEngine | None,
         lr: float,
-        warmup: float,
-        optimizer: OptimizerCallable | None,
-        lr_scheduler: LRSchedulerCallable | None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
         name = type(self).__name__
         if sampling.temperature == 0:
             raise ValueError(f"{name} learns from what it tries: give a temperature above 0")
