@@ -9,9 +9,9 @@ from typing import Any
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.generator import Generator
-from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.pairs import PairKind, sampled_pairs
 from lightning_rlhf.constitution.pairs import pairs as pairs_of
+from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.verdicts import Verdict
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.sampler import Sampling
