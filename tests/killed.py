@@ -29,7 +29,7 @@ from lightning_rlhf import (
     RLOOModule,
     Sampling,
     Shaping,
-    Updates,
+    UpdateSchedule,
     Value,
 )
 from lightning_rlhf.cli.main import quiet
@@ -68,14 +68,14 @@ def low_numbers(prompts: list[str], completions: list[str], rows: list[dict]) ->
 def make(job: Job) -> OnlineModule:
     """A module with everything in it that a checkpoint must carry."""
     sampling = Sampling(max_new_tokens=6, samples=2)
-    shaping = Shaping(kl_target=0.5, kl_horizon=50, centre=True, normalize=True, clip=3.0)
+    shaping = Shaping(kl_target=0.5, kl_horizon=50, center=True, normalize=True, clip=3.0)
     backbone = Backbone(job.base, lora=LoRA(r=4), dtype="float32", adapters={"reward": job.reward})
     if job.method == "rloo":
         backbone.adapters.clear()
-        updates = Updates(epochs=2, minibatches=2, target_kl=0.1)
+        updates = UpdateSchedule(epochs=2, minibatches=2, target_kl=0.1)
         return RLOOModule(backbone, low_numbers, sampling, shaping, updates, lr=1e-2)
     return PPOModule(
-        backbone, sampling=sampling, shaping=shaping, updates=Updates(epochs=2, minibatches=2),
+        backbone, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2),
         value=Value(warmup_updates=3, lr=5e-3), lr=1e-2,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def leg(job: Job, name: str, kill: Kill | None) -> None:
         for role in module.trained
         for i, p in enumerate(module.backbone.role_parameters(role))
     }
-    state = {"kl": module._kl.coef, "moments": module._moments.state_dict()}
+    state = module._shaper.state_dict()
     torch.save({"weights": weights, **state}, home / "end.pt")
 
 
