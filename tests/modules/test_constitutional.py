@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pytorch_lightning.loggers import WandbLogger
 
-from killed_predict import KILLS, RULES
 from lightning_rlhf import (
     AIFeedbackModule,
     DPOModule,
@@ -33,9 +28,8 @@ from lightning_rlhf.constitution.readers import read_constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.generators.role import RoleGenerator
 from runs import Runs
-from support import number_pairs
+from support import RULES, number_pairs
 
-TESTS = Path(__file__).parents[1]
 SHORT = Sampling(max_new_tokens=6)
 ASKED = Question(direct="w1 {first} w2 {second}", reasoned="w1 {first} w2 {second}", conclude="w3")
 
@@ -90,25 +84,6 @@ def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
     after = RoleGenerator(backbone, "policy").identity
     assert before["weights"] != after["weights"]
     assert {**before, "weights": ""} == {**after, "weights": ""}
-
-
-@pytest.mark.slow
-def test_five_kills_lose_nothing(runs: Runs, tiny_base: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "killed_predict.py"), tiny_base, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ends = json.loads((tmp_path / "ends.json").read_text())
-    assert ends == {"whole": [0], "killed": [*[-signal.SIGKILL] * len(KILLS), 0]}, done.stderr
-    whole, killed = (tmp_path / name for name in ("whole", "killed"))
-    assert (whole / "rows.jsonl").read_text() == (killed / "rows.jsonl").read_text()
-    answers = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
-    assert len({answer["key"] for answer in answers}) == len(answers) == 8 * 5
-    asked = (killed / "asked").read_text().splitlines()  # of calls that came back
-    assert sorted(asked) == sorted((whole / "asked").read_text().splitlines())
-    assert len(set(asked)) == len(asked)
 
 
 def test_labels_are_soft_and_train(runs: Runs, tmp_path: Path) -> None:

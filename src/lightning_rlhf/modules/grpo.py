@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import UpdateBatch
@@ -18,6 +17,7 @@ from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class GRPOModule(OnlineModule):
@@ -37,8 +37,7 @@ class GRPOModule(OnlineModule):
         updates: steps to a rollout, and how far they go.
         engine: what samples; None for the backbone itself.
         lr: peak learning rate.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     def __init__(
@@ -53,12 +52,9 @@ class GRPOModule(OnlineModule):
         updates: UpdateSchedule = UpdateSchedule(epochs=1),
         engine: RolloutEngine | None = None,
         lr: float = 1e-5,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, 0.1, optimizer, lr_scheduler
-        )
+        super().__init__(backbone, reward, sampling, shaping, updates, engine, lr, **optim)
         if sampling.samples < 2:
             raise ValueError("GRPOModule compares siblings: give Sampling(samples=2) or more")
         self.advantage = advantage

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
@@ -23,6 +22,7 @@ from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_tabl
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score, as_rewards
 from lightning_rlhf.training.checkpoint import gather_states
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
 
@@ -44,9 +44,7 @@ class OnlineModule(AlignmentModule):
         updates: number of updates per rollout, and how far they may go.
         engine: the sampler; None for the backbone itself.
         lr: peak learning rate.
-        warmup: fraction of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     adam_eps = 1e-5
@@ -60,11 +58,9 @@ class OnlineModule(AlignmentModule):
         updates: UpdateSchedule,
         engine: RolloutEngine | None,
         lr: float,
-        warmup: float,
-        optimizer: OptimizerCallable | None,
-        lr_scheduler: LRSchedulerCallable | None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
         name = type(self).__name__
         if sampling.temperature == 0:
             raise ValueError(f"{name} learns from what it tries: give a temperature above 0")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
@@ -23,6 +22,7 @@ from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, RoleReward, Score
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 CRITIC = "critic"
 
@@ -75,9 +75,7 @@ class PPOModule(OnlineModule):
         updates: steps to a rollout, and how far they go.
         engine: what samples; None for the backbone itself.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     trained = (POLICY, CRITIC)
@@ -93,14 +91,9 @@ class PPOModule(OnlineModule):
         updates: UpdateSchedule = UpdateSchedule(),
         engine: RolloutEngine | None = None,
         lr: float = 1e-5,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
-            lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, reward, sampling, shaping, updates, engine, lr, **optim)
         self.critic = critic
         self.value = value
 
