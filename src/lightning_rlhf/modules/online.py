@@ -327,7 +327,7 @@ class OnlineModule(AlignmentModule):
         )
         return loss
 
-    def weight_of(self, batch: PromptBatch | UpdateBatch) -> int:
+    def batch_weight(self, batch: PromptBatch | UpdateBatch) -> int:
         return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last_index)
 
     # ---- checkpoints: the rollout in hand, and the running state ----
