@@ -94,7 +94,7 @@ class AlignmentModule(LightningModule):
         """The peak learning rate of a trained role."""
         return self.lr
 
-    def weight_of(self, batch: Any) -> int:
+    def batch_weight(self, batch: Any) -> int:
         """What a batch weighs in an epoch's mean."""
         raise NotImplementedError
 
@@ -169,14 +169,14 @@ class AlignmentModule(LightningModule):
         training = stage == "train"
         self.log_dict(
             {f"{stage}/{name}": value for name, value in loss.metrics.items()},
-            batch_size=self.weight_of(batch),
+            batch_size=self.batch_weight(batch),
             sync_dist=not training,
         )
         self.log(
             f"{stage}/loss",
             loss.value.detach(),
             prog_bar=True,
-            batch_size=self.weight_of(batch),
+            batch_size=self.batch_weight(batch),
             sync_dist=not training,
         )
         return loss.value

@@ -176,7 +176,7 @@ class DPOModule(AlignmentModule):
             self._cache = LogprobCache(self.reference_cache, weights + precision.encode())
         return self._cache
 
-    def weight_of(self, batch: PreferenceBatch) -> int:
+    def batch_weight(self, batch: PreferenceBatch) -> int:
         if not isinstance(batch, PreferenceBatch):
             raise ValueError("DPOModule trains on pairs: rankings train RewardModule")
         return len(batch.chosen)

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from lightning_rlhf.batches import UpdateBatch
 from lightning_rlhf.functional.advantages import Estimator, grpo_advantages
-from lightning_rlhf.functional.grpo import Mean, grpo_loss, token_weights
+from lightning_rlhf.functional.grpo import LossAggregation, grpo_loss, token_weights
 from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import RolloutEngine, Sampling
-from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
+from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
@@ -27,8 +29,8 @@ class GRPOModule(OnlineModule):
         advantage: ``(scores (C,), group (C,)) -> (C,)``: ``grpo_advantages``,
             ``dr_grpo_advantages`` or ``reinforce_pp_advantages`` of ``functional.advantages``, or
             your own.
-        mean: over what the loss is a mean, see ``functional.grpo.token_weights``; Dr. GRPO has
-            "length", DAPO "token".
+        loss_aggregation: how token losses are averaged, see ``functional.grpo.token_weights``;
+            Dr. GRPO uses "length", DAPO "token".
         kl: "loss" adds k3 to the loss, "reward" takes the KL off the score (REINFORCE++).
         sampling: how completions are drawn, two or more to a prompt.
         shaping: from scores to rewards.
@@ -43,11 +45,11 @@ class GRPOModule(OnlineModule):
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str = "reward",
         advantage: Estimator = grpo_advantages,
-        mean: Mean = "completion",
+        loss_aggregation: LossAggregation = "completion",
         kl: Literal["loss", "reward"] = "loss",
         sampling: Sampling = Sampling(samples=4),
         shaping: Shaping = Shaping(),
-        updates: Updates = Updates(epochs=1),
+        updates: UpdateSchedule = UpdateSchedule(epochs=1),
         engine: RolloutEngine | None = None,
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
@@ -56,19 +58,22 @@ class GRPOModule(OnlineModule):
         if sampling.samples < 2:
             raise ValueError("GRPOModule compares siblings: give Sampling(samples=2) or more")
         self.advantage = advantage
-        self.mean = mean
+        self.loss_aggregation = loss_aggregation
         self.kl = kl
 
-    def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
+    def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:
         if self.kl == "reward":
             rewards = rewards - self.kl_coef * kl.sum(1)
-        return rollout._replace(advantages=self.advantage(rewards, group))
+        return rollout._replace(advantages=self.advantage(rewards, rollout.group))
 
     def objective(self, batch: UpdateBatch) -> Loss:
         how, tokens = self.updates, batch.tokens
         new, bonus = self.policy_logprobs(tokens)
         weight = token_weights(
-            tokens.completion_index, tokens.completions, self.mean, self.sampling.max_new_tokens
+            tokens.completion_index,
+            tokens.completions,
+            self.loss_aggregation,
+            self.sampling.max_new_tokens,
         )
         loss = grpo_loss(
             new, batch.logprobs, batch.reference, batch.advantages[tokens.completion_index], weight,

@@ -93,7 +93,7 @@ class KTOModule(AlignmentModule):
             )
         return super().training_step(batch, batch_idx)
 
-    def weight_of(self, batch: UnpairedBatch | PreferenceBatch) -> int:
+    def batch_weight(self, batch: UnpairedBatch | PreferenceBatch) -> int:
         if not isinstance(batch, UnpairedBatch | PreferenceBatch):
             raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
         return batch.tokens.completions

@@ -93,7 +93,7 @@ class RewardModule(AlignmentModule):
         """
         self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
 
-    def weight_of(self, batch: PreferenceBatch | RankingBatch) -> int:
+    def batch_weight(self, batch: PreferenceBatch | RankingBatch) -> int:
         if isinstance(batch, RankingBatch):
             return int(batch.group[-1]) + 1
         return len(batch.chosen)

@@ -30,5 +30,5 @@ class SFTModule(AlignmentModule):
     def objective(self, batch: TokenBatch) -> Loss:
         return sft_loss(self.backbone.logprobs(batch, POLICY))
 
-    def weight_of(self, batch: TokenBatch) -> int:
+    def batch_weight(self, batch: TokenBatch) -> int:
         return len(batch.target_ids)  # the loss is a mean over tokens
