@@ -22,6 +22,7 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[str | None] = []
         self.failures: list[int] = []  # codes to answer with first
+        self.redirect = ""  # where a 3xx points
         self.top = [("A", math.log(0.5)), (" A", math.log(0.1)), ("B", math.log(0.3))]
         outer = self
 
@@ -33,8 +34,14 @@ class Server:
                 code = outer.failures.pop(0) if outer.failures else 200
                 data = json.dumps(outer.answer(body) if code == 200 else {"error": "no"}).encode()
                 self.send_response(code)
+                if code // 100 == 3:
+                    self.send_header("Location", outer.redirect)
                 self.end_headers()
                 self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                outer.headers.append(self.headers["Authorization"])
+                self.send_error(405)
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -113,6 +120,20 @@ def test_busy_servers_are_tried_again_and_refusals_are_told(server: Server) -> N
     server.failures = [404]
     with pytest.raises(ValueError, match="refused with 404: .* check model and base_url"):
         generator.generate([Request(user("q"), 1)])
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_the_key_stays(
+    server: Server, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    other = Server()
+    server.failures, server.redirect = [code], f"{other.url}/chat/completions"
+    with pytest.raises(ValueError, match=rf"refused with {code}: .* check model and base_url"):
+        OpenAICompatible(server.url, "m", "SOME_KEY").generate([Request(user("q"), 1)])
+    assert server.headers == ["Bearer secret"] and other.headers == []
+    other.server.shutdown()
+    other.server.server_close()
 
 
 def test_what_is_said_without_a_key_or_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
