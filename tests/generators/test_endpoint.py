@@ -1,4 +1,4 @@
-"""A real server on this machine: what is sent, what is made of answers, refusals and waits."""
+"""A local HTTP server: requests, answers, log-probs, refusals and retries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_rlhf.generators.endpoint import OpenAICompatible
 
 
 class Server:
-    """Answers by the last message's words; remembers what came."""
+    """Echo the last message; record the requests."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -51,10 +51,10 @@ class Server:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        said = body["messages"][-1]["content"]
+        text = body["messages"][-1]["content"]
         choice: dict[str, Any] = {
-            "message": {"content": f"echo {said} {body.get('seed')}"},
-            "finish_reason": "length" if said == "long" else "stop",
+            "message": {"content": f"echo {text} {body.get('seed')}"},
+            "finish_reason": "length" if text == "long" else "stop",
         }
         if body.get("logprobs"):
             top = [{"token": t, "logprob": x} for t, x in self.top]
@@ -109,7 +109,7 @@ def test_a_trailing_assistant_turn_is_continued(server: Server) -> None:
     assert server.bodies[0]["continue_final_message"] is True
 
 
-def test_busy_servers_are_tried_again_and_refusals_are_told(server: Server) -> None:
+def test_retries_of_a_busy_server_and_refusals(server: Server) -> None:
     generator = OpenAICompatible(server.url, "m", None, retries=2, backoff=0.01)
     server.failures = [429, 503]
     assert generator.generate([Request(user("q"), 1)])[0].text == "echo q 1"
@@ -136,7 +136,7 @@ def test_a_redirect_is_refused_and_the_key_stays(
     other.server.server_close()
 
 
-def test_what_is_said_without_a_key_or_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_without_a_key_or_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(ValueError, match="the environment variable NO_KEY holds no API key"):
         OpenAICompatible("http://x/v1", "m", "NO_KEY")
