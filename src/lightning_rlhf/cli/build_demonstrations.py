@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_rlhf.cli.arguments import call_with
-from lightning_rlhf.constitution.stages import write_demonstrations
+from lightning_rlhf.constitution.demonstrations import write_demonstrations
 
 
 def main(args: list[str]) -> None:
