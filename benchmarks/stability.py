@@ -42,7 +42,7 @@ from lightning_rlhf import (
     UpdateSchedule,
 )
 from lightning_rlhf.cli.main import quiet
-from lightning_rlhf.constitution.stages import write_rows
+from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.quickstart.measure import sample

@@ -1,14 +1,16 @@
-"""Rows made to fail one gate each, and limits that stop the next stage."""
+"""Rows that fail one gate each, and limits that stop the next stage."""
 
 from __future__ import annotations
 
 import pytest
 
+from lightning_rlhf.constitution.demonstrations import demonstrations
+from lightning_rlhf.constitution.detectors import risen
 from lightning_rlhf.constitution.gates import Gates, GateTripped, check
-from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
-from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations
-from lightning_rlhf.constitution.signs import confuses_roles, is_refusal, loops, risen
+from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 
 DRAFT = "Put the lid on , wait ten minutes , and pour the tea into a warm cup or a glass ."
 LONG = " ".join(f"w{i}" for i in range(80))
@@ -39,7 +41,7 @@ def test_each_bad_row_fails_its_gate_and_no_other() -> None:
     assert "loops" not in report.passed["loops"] and len(report.passed["loops"]) == 7
 
 
-def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
+def test_boilerplate_is_the_phrase_that_rose_most() -> None:
     answers = [f"you are valid and loved , number {'x' * i}" for i in range(6)] + ["no", "well"]
     drafts = ["the lid goes on it"] * 8
     named = [(str(i), answer) for i, answer in enumerate(answers)]
@@ -59,11 +61,11 @@ def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
     )
     assert report.passed["6"] and "boilerplate" in report.passed["6"]
     assert risen([(str(i), d) for i, d in enumerate(drafts)], drafts, 4) == []  # nothing rose
-    assert risen([("a", answers[0])] * 8, drafts, 4) == []  # rounds of one chain are no phrase
+    assert risen([("a", answers[0])] * 8, drafts, 4) == []  # rounds of one chain do not count
     assert check(rows, Gates(boilerplate=0.8, length=None)).clean("0")
 
 
-def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
+def test_limits_and_none_which_switches_a_gate_off() -> None:
     rows = [row(str(i), DRAFT) for i in range(4)]
     with pytest.raises(GateTripped, match="gate unchanged: 100% of rows, but at most 50%"):
         check(rows).stop()
@@ -74,11 +76,11 @@ def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
     check([]).stop()
     with pytest.raises(ValueError, match=r"Gates.loops must be a share from 0 to 1, got 2"):
         Gates(loops=2)
-    with pytest.raises(ValueError, match="a row before the gates lacks 'draft'"):
+    with pytest.raises(ValueError, match="a row to check lacks 'draft'"):
         check([{"id": "x"}])
 
 
-def test_chains_are_checked_round_by_round_as_they_are_trained_on() -> None:
+def test_chains_are_checked_round_by_round() -> None:
     def answer(messages: list[Message], seed: int) -> Completion:
         return Completion("the same words as ever", len(messages) < 4)
 
@@ -91,28 +93,3 @@ def test_chains_are_checked_round_by_round_as_they_are_trained_on() -> None:
     assert report.to_row()["results"][0]["tripped"]
     (first, _) = report.stamped(demonstrations(chains))
     assert "loops" in first["gates"] and "unchanged" not in first["gates"]
-
-
-@pytest.mark.parametrize(
-    ("text", "confused"),
-    [
-        ("Critique: it is rude.", True),
-        ("**Revision:** Be kind.", True),
-        ("Here's my rewritten version of it", True),
-        ("In my previous answer I was rude.", True),
-        ("Sure.\nHuman: and now?", True),
-        ("Here is a list of three teas.", False),
-        ("The revision of the law came in 1990.", False),
-        ("An honest critique of the play is in the paper.", False),
-    ],
-)
-def test_role_confusion(text: str, confused: bool) -> None:
-    assert confuses_roles(text) is confused
-
-
-def test_refusals_and_loops_are_told_by_their_form() -> None:
-    assert is_refusal("I\u2019m unable to do that.") and is_refusal("As an AI, I have no body.")
-    assert not is_refusal("As an airline pilot I fly.")
-    assert not is_refusal("Pour it. " * 40 + "I cannot help beyond that.")  # a part, at the end
-    assert loops("no no no no no no no no no no no")
-    assert not loops("no no no") and not loops(LONG)

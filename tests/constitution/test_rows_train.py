@@ -1,4 +1,4 @@
-"""What the stages write is what the data modules read: soft pairs and demonstrations."""
+"""The data modules read the rows of both stages: soft pairs and demonstrations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 from lightning_rlhf import DemonstrationData, PreferenceData
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
-from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations, pairs
+from lightning_rlhf.constitution.demonstrations import demonstrations
+from lightning_rlhf.constitution.generator import Message
+from lightning_rlhf.constitution.pairs import pairs
+from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.quickstart.model import word_tokenizer
 from support import NUMBERS
 
@@ -28,7 +31,7 @@ def model() -> ScriptedGenerator:
     def score(messages: list[Message], option: str) -> float:
         text = messages[-1]["content"]
         if "w3\n" in text.split("(A)")[0]:
-            return -math.inf  # this judge cannot read it
+            return -math.inf  # unparseable
         first, second = (text.index(f"({label}) w") for label in "AB")
         better = text[first + 4 : second] > text[second + 4 :]
         return math.log(0.8 if better == (option == "A") else 0.2)
