@@ -67,7 +67,7 @@ def low_numbers(prompts: list[str], completions: list[str], rows: list[dict]) ->
 
 def make(job: Job) -> OnlineModule:
     """A module with everything in it that a checkpoint must carry."""
-    sampling = Sampling(max_new_tokens=6, samples=2)
+    sampling = Sampling(max_new_tokens=6, num_samples=2)
     shaping = Shaping(kl_target=0.5, kl_horizon=50, centre=True, normalize=True, clip=3.0)
     backbone = Backbone(job.base, lora=LoRA(r=4), dtype="float32", adapters={"reward": job.reward})
     if job.method == "rloo":

@@ -48,7 +48,7 @@ def predict(base: str, folder: Path) -> None:
 
 def dying(folder: Path, at: int, when: str) -> None:
     """Every answer made is counted; the process dies around one call."""
-    plain, calls = responder.HFRollout.sample, [0]
+    plain, calls = responder.HFSampler.sample, [0]
 
     def sample(self: Any, *args: Any) -> Any:
         calls[0] += 1
@@ -62,7 +62,7 @@ def dying(folder: Path, at: int, when: str) -> None:
             file.writelines(json.dumps([*prompt, seed]) + "\n" for prompt, seed in each)
         return said
 
-    responder.HFRollout.sample = sample  # type: ignore[method-assign]
+    responder.HFSampler.sample = sample  # type: ignore[method-assign]
 
 
 def leg(base: str, folder: Path, at: int, when: str) -> int:

@@ -53,7 +53,7 @@ METHODS = {
     "dpo": Method(DPOModule, PreferenceData),
     "kto": Method(KTOModule, PreferenceData),
 }
-SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, samples=2)
+SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, num_samples=2)
 ONLINE = {
     "ppo": Method(
         partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=Updates(epochs=3)),

@@ -13,7 +13,7 @@ import torch
 
 from lightning_rlhf import Backbone, LoRA
 from lightning_rlhf.batches import PromptBatch
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
 from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import CRITIC, PPOModule, Value
 
@@ -23,13 +23,13 @@ class Recorded:
 
     def __init__(self, said: list[dict[str, Any]]):
         self.said = {tuple(row["prompt"]): row for row in said}
-        self.engine = HFRollout()
+        self.sampler = HFSampler()
 
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
         if not self.said:
-            return self.engine.sample(backbone, role, prompts, sampling)
+            return self.sampler.sample(backbone, role, prompts, sampling)
         rows = [self.said[tuple(prompt)] for prompt in prompts]
         self.said = {}
         return [
@@ -55,7 +55,7 @@ def build(work: dict[str, Any]) -> PPOModule:
         shaping=Shaping(kl_coef=0.05, missing_eos_penalty=1.0),
         value=Value(score_at="after"),  # as the peer has it
         updates=Updates(epochs=work["epochs"], minibatches=1),
-        engine=Recorded(record),
+        sampler=Recorded(record),
     )
     module.configure_model()
     for role in ("reward", CRITIC):

@@ -34,7 +34,7 @@ from lightning_rlhf.models import decoding
 from lightning_rlhf.models import sampler as rollout
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling, default_kv_tokens, stop_ids
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, default_kv_tokens, stop_ids
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.training.hparams import describe
 
@@ -83,9 +83,9 @@ def family(write_model, model_ids) -> Callable[..., Backbone]:
     return family
 
 
-def run(backbone, prompts=PROMPTS, engine=None, **sampling: Any) -> list[Sample]:
+def run(backbone, prompts=PROMPTS, sampler=None, **sampling: Any) -> list[Sample]:
     sampling = {"max_new_tokens": 8, **sampling}
-    return (engine or HFRollout()).sample(backbone, "policy", prompts, Sampling(**sampling))
+    return (sampler or HFSampler()).sample(backbone, "policy", prompts, Sampling(**sampling))
 
 
 def ids(samples: list[Sample]) -> list[list[int]]:
@@ -264,7 +264,7 @@ def gap(backbone, samples, prompts, temperature) -> torch.Tensor:
 def test_log_probs_are_those_of_a_teacher_forced_forward(build, merge):
     backbone = build("policy")
     backbone.base.generation_config.eos_token_id = list(range(40, 60))
-    samples = run(backbone, samples=3, temperature=0.7, engine=HFRollout(merge))
+    samples = run(backbone, samples=3, temperature=0.7, sampler=HFSampler(merge))
     assert {s.finished for s in samples} == {True, False}
     prompts = [p for p in PROMPTS for _ in range(3)]
     assert gap(backbone, samples, prompts, 0.7).max() < 1e-4
@@ -283,7 +283,7 @@ def test_the_gap_of_a_bf16_base_is_its_rounding_merged_or_not(build):
     means = {}
     for merge in (False, True):
         torch.manual_seed(0)
-        samples = run(backbone, samples=16, engine=HFRollout(merge))
+        samples = run(backbone, samples=16, sampler=HFSampler(merge))
         means[merge] = float(gap(backbone, samples, prompts, 1.0).mean())
     assert 1e-4 < means[False] < 0.05, "bf16 is not exact, and not wrong"
     assert means[True] < 3 * means[False]
@@ -416,7 +416,7 @@ def test_sampling_within_autocast_leaves_the_gradient(build, tokens, gradients, 
         backbone = build("policy")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             if rolled:
-                samples = run(backbone, samples=16, engine=HFRollout(merge))
+                samples = run(backbone, samples=16, sampler=HFSampler(merge))
                 prompts = [p for p in PROMPTS for _ in range(16)]
                 assert gap(backbone, samples, prompts, 1.0).mean() < 0.05
             backbone.logprobs(tokens, "policy").sum().backward()
@@ -493,7 +493,7 @@ def test_four_bits_are_never_merged_into(build):
     assert not rollout.merging_pays(backbone, "policy", 10_000)
     run(backbone, max_new_tokens=1, samples=512)
     with pytest.raises(ValueError, match="quantised weights would round the adapter away"):
-        run(backbone, engine=HFRollout(merge=True))
+        run(backbone, sampler=HFSampler(merge=True))
     plain = build("policy")
     assert rollout.merging_pays(plain, "policy", 512)
     assert not rollout.merging_pays(plain, "policy", 511)
@@ -506,7 +506,7 @@ def test_a_bare_base_and_a_whole_model_have_nothing_to_merge(build):
         with backbone.merged("reference"):
             assert backbone._active == "reference"
             assert all(before[n] is p for n, p in backbone.base.named_parameters())
-        said = HFRollout(merge=True).sample(backbone, "reference", PROMPTS, Sampling(2))
+        said = HFSampler(merge=True).sample(backbone, "reference", PROMPTS, Sampling(2))
         assert len(said) == len(PROMPTS)
 
 
@@ -536,10 +536,10 @@ def test_an_empty_prompt_is_refused_and_no_prompts_are_fine(build):
 
 
 class _Module(torch.nn.Module):
-    def __init__(self, sampling: Sampling, engine: HFRollout):
+    def __init__(self, sampling: Sampling, sampler: HFSampler):
         super().__init__()
         self.sampling = sampling
-        self.engine = engine
+        self.sampler = sampler
 
 
 def test_sampling_comes_from_yaml_and_is_described():
@@ -550,11 +550,11 @@ def test_sampling_comes_from_yaml_and_is_described():
     parsed = parser.parse_object({"sampling": {"stop_strings": ["\n"], "temperature": 0.5}})
     sampling = parser.instantiate(parsed).sampling
     assert sampling == Sampling(stop_strings=("\n",), temperature=0.5)
-    said = describe(_Module(sampling, HFRollout(merge=False)))
+    said = describe(_Module(sampling, HFSampler(merge=False)))
     assert (
         parser.instantiate(parser.parse_object({"sampling": said["sampling"]})).sampling == sampling
     )
-    assert said["engine"]["init_args"] == {"merge": False}
+    assert said["sampler"]["init_args"] == {"merge": False}
 
 
 def test_the_kv_budget_is_in_tokens_of_this_model(build):

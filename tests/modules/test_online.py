@@ -136,7 +136,7 @@ def rollout_of(module: OnlineModule) -> Rollout:
 @pytest.mark.parametrize("samples", [1, 3])
 def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
     module = ppo(
-        runs, sampling=Sampling(6, samples=samples), updates=Updates(epochs=3, minibatches=3)
+        runs, sampling=Sampling(6, num_samples=samples), updates=Updates(epochs=3, minibatches=3)
     )
     fit(runs, module, 1)
     rollout = rollout_of(module)
@@ -157,7 +157,7 @@ def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
         runs, value=Value(score_at=score_at, whiten=False), updates=Updates(minibatches=2),
-        sampling=Sampling(6, samples=8),
+        sampling=Sampling(6, num_samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
     rollout, backbone = rollout_of(module), module.backbone
@@ -272,7 +272,7 @@ def test_wrong_batches_and_settings_are_one_sentence(runs: Runs) -> None:
     with pytest.raises(ValueError, match="give a temperature above 0"):
         ppo(runs, sampling=Sampling(temperature=0.0))
     for kind in (GRPOModule, RLOOModule):
-        with pytest.raises(ValueError, match=r"give Sampling\(samples=2\)"):
+        with pytest.raises(ValueError, match=r"give Sampling\(num_samples=2\)"):
             kind(Backbone("x"), low_numbers, sampling=SHORT)
 
 

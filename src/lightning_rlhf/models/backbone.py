@@ -149,16 +149,16 @@ class Backbone(nn.Module):
         if self.model is None:
             named = self.lora is not None and self.lora.target_modules != "all-linear"
             if self.lora is not None and (self.adapters or named):
-                lora.rehearse(loading.skeleton(self.path), self.lora, self.adapters)
+                lora.validate_adapters(loading.skeleton(self.path), self.lora, self.adapters)
             dtype = loading.torch_dtype(self.dtype)
-            self.adopt(
+            self.attach(
                 loading.load_causal_lm(
                     self.path, self.quantization, dtype, torch.device(device), self.attention
                 )
             )
         return self
 
-    def adopt(self, model: PreTrainedModel) -> None:
+    def attach(self, model: PreTrainedModel) -> None:
         """Take a built model as the base, as ``load`` does; a memory plan's holds no data."""
         self.model = model.requires_grad_(False)
         if "embedding" in self.offload:
@@ -226,7 +226,7 @@ class Backbone(nn.Module):
             self.roles[name] = Role(trainable, adapter=False)
             return
         if folder is not None:
-            lora.put(self.base, name, *lora.read(Path(folder)), Path(folder))
+            lora.load_adapter(self.base, name, *lora.read(Path(folder)), Path(folder))
         elif copied:
             assert like is not None
             lora.inject(self.base, name, copy.deepcopy(self.base.peft_config[like]))
@@ -270,7 +270,7 @@ class Backbone(nn.Module):
             return
         if not self.roles[target].adapter:
             self.roles.pop(target)
-            self.add_role(target, trainable=False, like=source)
+            self.add_role(target, trainable=False, init_from=source)
         lora.copy(self.base, source, target)
 
     # ---- roles ----
@@ -373,7 +373,7 @@ class Backbone(nn.Module):
             base["embedding"] = self.base.get_input_embeddings().weight
         return base | lora.parameters(self.base, REFERENCE)
 
-    def keeps(self, key: str) -> bool:
+    def is_saved(self, key: str) -> bool:
         """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.
 
         By name and not by ``requires_grad``, which PEFT flips as it switches adapters.

@@ -19,7 +19,7 @@ from lightning_rlhf.models.decoding import (
     Prompts,
     RecomputedRows,
     Rows,
-    Rules,
+    StopRules,
     StopStrings,
     decode,
     why_uncached,
@@ -80,7 +80,7 @@ class Sample(NamedTuple):
     logprobs: list[float]  # the sampler's own, at its temperature; greedy: at temperature 1
 
 
-class RolloutEngine(Protocol):
+class CompletionSampler(Protocol):
     """Whatever completes prompts as a role."""
 
     def sample(
@@ -89,7 +89,7 @@ class RolloutEngine(Protocol):
         """``len(prompts) * samples`` completions, those of one prompt together, in order."""
 
 
-class HFRollout:
+class HFSampler:
     """Samples with the backbone itself, over transformers' cache.
 
     Every row's random numbers are drawn from the device's global generator at once, before the
@@ -114,7 +114,7 @@ class HFRollout:
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """See ``RolloutEngine``.
+        """See ``CompletionSampler``.
 
         Args:
             backbone: loaded.
@@ -129,7 +129,7 @@ class HFRollout:
         """
         if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
             raise ValueError(f"prompt {empty[0]} has no token to go on from: give it a BOS token")
-        rows = [i for i in range(len(prompts)) for _ in range(sampling.samples)]
+        rows = [i for i in range(len(prompts)) for _ in range(sampling.num_samples)]
         model = backbone.model_of(role)
         uniform = None
         if sampling.temperature > 0 and rows:
@@ -219,7 +219,7 @@ def _chunks(
         yield chunk
 
 
-def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: Rules) -> Rows:
+def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: StopRules) -> Rows:
     """Rows that have read their prompts, equal ones once."""
     runner, pad_id = backbone.runner_of(role), backbone.tokenizer.pad_token_id
     place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
@@ -231,11 +231,11 @@ def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: Rules) 
     return RecomputedRows(runner, prompts, pad_id)
 
 
-def _rules(backbone: Backbone, sampling: Sampling) -> Rules:
+def _rules(backbone: Backbone, sampling: Sampling) -> StopRules:
     said = None
     if sampling.stop_strings:
         said = StopStrings(backbone.tokenizer, sampling.stop_strings, sampling.min_new_tokens).said
-    return Rules(
+    return StopRules(
         sampling.max_new_tokens,
         sampling.min_new_tokens,
         sampling.temperature,

@@ -120,7 +120,7 @@ class AlignmentModule(LightningModule):
         """The policy, and its reference: the policy as it was found, or the bare base."""
         found = POLICY in self.backbone.roles  # trained before, or read from a folder
         self.backbone.add_role(POLICY)
-        self.backbone.add_role(REFERENCE, trainable=False, like=POLICY if found else None)
+        self.backbone.add_role(REFERENCE, trainable=False, init_from=POLICY if found else None)
 
     def objective(self, batch: Any) -> Loss:
         """A batch's loss and metrics."""

@@ -12,7 +12,7 @@ from lightning_rlhf.functional.advantages import Estimator, grpo_advantages
 from lightning_rlhf.functional.grpo import Mean, grpo_loss, token_weights
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.rewards.base import Reward, Score
@@ -33,7 +33,7 @@ class GRPOModule(OnlineModule):
         sampling: how completions are drawn, two or more to a prompt.
         shaping: from scores to rewards.
         updates: steps to a rollout, and how far they go.
-        engine: what samples; None for the backbone itself.
+        sampler: what samples; None for the backbone itself.
         lr: peak learning rate.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
         lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
@@ -46,19 +46,19 @@ class GRPOModule(OnlineModule):
         advantage: Estimator = grpo_advantages,
         mean: Mean = "completion",
         kl: Literal["loss", "reward"] = "loss",
-        sampling: Sampling = Sampling(samples=4),
+        sampling: Sampling = Sampling(num_samples=4),
         shaping: Shaping = Shaping(),
         updates: Updates = Updates(epochs=1),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
         super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, 0.1, optimizer, lr_scheduler
+            backbone, reward, sampling, shaping, updates, sampler, lr, 0.1, optimizer, lr_scheduler
         )
-        if sampling.samples < 2:
-            raise ValueError("GRPOModule compares siblings: give Sampling(samples=2) or more")
+        if sampling.num_samples < 2:
+            raise ValueError("GRPOModule compares siblings: give Sampling(num_samples=2) or more")
         self.advantage = advantage
         self.mean = mean
         self.kl = kl

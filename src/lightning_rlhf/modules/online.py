@@ -20,7 +20,7 @@ from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.functional.ppo import KLEstimator
 from lightning_rlhf.functional.running import AdaptiveKL, RunningMoments, distinct_n
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import HFSampler, CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule, Table
 from lightning_rlhf.modules.rollout import Rollout, as_rows, row_mask
 from lightning_rlhf.rewards.base import Answers, Reward, Score, as_rewards
@@ -107,7 +107,7 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: from scores to rewards.
         updates: steps to a rollout, and how far they go.
-        engine: what samples; None for the backbone itself.
+        sampler: what samples; None for the backbone itself.
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
@@ -123,7 +123,7 @@ class OnlineModule(AlignmentModule):
         sampling: Sampling,
         shaping: Shaping,
         updates: Updates,
-        engine: RolloutEngine | None,
+        sampler: CompletionSampler | None,
         lr: float,
         warmup: float,
         optimizer: OptimizerCallable | None,
@@ -139,10 +139,10 @@ class OnlineModule(AlignmentModule):
         self.sampling = sampling
         self.shaping = shaping
         self.updates = updates
-        self.engine = engine
+        self.sampler = sampler
         self.rewards = as_rewards(reward)
         self.rollouts_made = 0
-        self._sampler = engine or HFRollout()
+        self._sampler = sampler or HFSampler()
         self._kl = AdaptiveKL(shaping.kl_target or 1.0, shaping.kl_horizon, shaping.kl_coef or 1e-9)
         self._moments = RunningMoments()
         self._seed: int | None = None  # of the run; a checkpoint's, once resumed
@@ -197,7 +197,7 @@ class OnlineModule(AlignmentModule):
 
     def longest_row(self, prompt: int) -> tuple[int, ...]:
         """Lengths of a prompt and its completions at most."""
-        return (prompt, *[self.sampling.max_new_tokens] * self.sampling.samples)
+        return (prompt, *[self.sampling.max_new_tokens] * self.sampling.num_samples)
 
     def update_like(self, tokens: TokenBatch) -> UpdateBatch:
         """An update's batch of given tokens, nothing known of them yet."""
@@ -239,7 +239,7 @@ class OnlineModule(AlignmentModule):
             to_device(completion_batch(prompts, completions, part), self.device) for part in firsts
         ]
         after = self.slot_after(samples)
-        k = self.sampling.samples
+        k = self.sampling.num_samples
         seen = [
             self.look(cut, [after[p * k + i] for p in part for i in range(k)])
             for cut, part in zip(cuts, firsts, strict=True)
@@ -479,7 +479,7 @@ class OnlineModule(AlignmentModule):
         """One completion of each held-out prompt: score, KL, length. The training draws nothing."""
         prompts = [ids.tolist() for ids in batch.prompt_ids]
         with self._seeded(-1 - batch_idx):  # the same luck in every validation
-            alone = replace(self.sampling, samples=1)
+            alone = replace(self.sampling, num_samples=1)
             samples = self._sample(prompts, alone)
         tokens = to_device(
             completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device

@@ -17,7 +17,7 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, value_loss
 from lightning_rlhf.functional.running import explained_variance
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Seen, Shaping, Updates
 from lightning_rlhf.modules.rollout import Rollout, row_mask
 from lightning_rlhf.rewards.base import Reward, RoleReward, Score
@@ -71,7 +71,7 @@ class PPOModule(OnlineModule):
         shaping: from scores to rewards: KL, penalty, scale.
         value: the critic and the advantages.
         updates: steps to a rollout, and how far they go.
-        engine: what samples; None for the backbone itself.
+        sampler: what samples; None for the backbone itself.
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
@@ -89,14 +89,14 @@ class PPOModule(OnlineModule):
         shaping: Shaping = Shaping(),
         value: Value = Value(),
         updates: Updates = Updates(),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         warmup: float = 0.1,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
         super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
+            backbone, reward, sampling, shaping, updates, sampler, lr, warmup, optimizer,
             lr_scheduler,
         )  # fmt: skip
         self.critic = critic
@@ -108,7 +108,7 @@ class PPOModule(OnlineModule):
         fresh = CRITIC not in self.backbone.heads
         trunk = POLICY if self.critic == "head" else None
         like = judge if trunk is None else None
-        self.backbone.add_role(CRITIC, head=True, like=like, trunk=trunk)
+        self.backbone.add_role(CRITIC, head=True, init_from=like, trunk=trunk)
         if fresh and like is None and CRITIC not in self.backbone.adapters:
             torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
 

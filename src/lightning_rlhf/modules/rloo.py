@@ -10,7 +10,7 @@ from lightning_rlhf.functional.advantages import rloo_advantages
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.rloo import rloo_loss
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.rewards.base import Reward, Score
@@ -25,7 +25,7 @@ class RLOOModule(OnlineModule):
         sampling: how completions are drawn, two or more to a prompt.
         shaping: from scores to rewards; the KL is part of the reward.
         updates: steps to a rollout, and how far they go.
-        engine: what samples; None for the backbone itself.
+        sampler: what samples; None for the backbone itself.
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
         optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
@@ -36,21 +36,21 @@ class RLOOModule(OnlineModule):
         self,
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str = "reward",
-        sampling: Sampling = Sampling(samples=4),
+        sampling: Sampling = Sampling(num_samples=4),
         shaping: Shaping = Shaping(),
         updates: Updates = Updates(epochs=1),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         warmup: float = 0.1,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
         super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
+            backbone, reward, sampling, shaping, updates, sampler, lr, warmup, optimizer,
             lr_scheduler,
         )  # fmt: skip
-        if sampling.samples < 2:
-            raise ValueError("RLOOModule compares siblings: give Sampling(samples=2) or more")
+        if sampling.num_samples < 2:
+            raise ValueError("RLOOModule compares siblings: give Sampling(num_samples=2) or more")
 
     def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
         rewards = rewards - self.kl_coef * kl.sum(1)
