@@ -110,7 +110,7 @@ def test_figures_by_hand(tiny_base: str) -> None:
     assert found.completion.tolist() == [2, 3, 2, 3, 3, 2, 4, 3]  # an end token each
     assert found.row.tolist() == [5, 5, 5, 5]
     assert found.tokens.tolist() == [7, 7, 7, 8]
-    assert (found.counted, found.same_rows, found.same_prompts) == (22, 1, 2)
+    assert (found.loss_tokens, found.same_rows, found.same_prompts) == (22, 1, 2)
     plan = batch_plan(found, [[0, 1, 2], [3]])
     assert [x.tolist() for x in plan] == [[3, 1], [21, 8], [30, 10]]
     assert figures(data.train_rows.select(np.array([3, 0]))).tokens.tolist() == [8, 7]

@@ -58,7 +58,13 @@ def test_pad_rows_against_a_double_loop(rows: list[tuple[list[int], list[bool]]]
 @given(marked_rows())
 def test_the_pad_id_is_never_looked_at(rows: list[tuple[list[int], list[bool]]]) -> None:
     some, other = collate.pad_rows(rows, 0), collate.pad_rows(rows, 3)
-    for name in ("attention_mask", "source", "target", "sequence", "last"):
+    for name in (
+        "attention_mask",
+        "predictor_index",
+        "target_ids",
+        "completion_index",
+        "last_index",
+    ):
         assert torch.equal(getattr(some, name), getattr(other, name))
 
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from lightning_rlhf.constitution.generator import Completion, Request, ScriptedGenerator
+from kill_harness import Kill, Killer, run_killed
+from lightning_rlhf.constitution.ai_feedback import AIFeedback
+from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.pairs import pairs
+from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.seeds import seed_of
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.journal import Journaled
 
-HERE = Path(__file__).parent
+ROWS = [{"id": str(i), "prompt": f"question {i}"} for i in range(5)]
+# the moments around what is asked of the model and what is written into the journal
+KILLS = [
+    Kill("ask", 1, "before"),
+    Kill("write", 1, "after"),
+    Kill("write", 3, "torn"),
+    Kill("ask", 2, "after"),
+    Kill("write", 4, "after"),
+    Kill("write", 1, "torn"),
+    Kill("ask", 5, "before"),
+]
 
 
 def request(text: str, seed: int = 0) -> Request:
@@ -74,22 +88,59 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_before_it_told(tmp_path: P
     journal.generate([request("a"), request("b")])
     assert (journal.asked, journal.found) == (1, 1) and path.read_bytes() == whole
     path.write_bytes(b"broken\n" + whole)
-    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is no answer of a journal"):
+    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is not an answer of a journal"):
         Journaled(scripted(), path)
     with pytest.raises(ValueError, match="batch must be 1 or more"):
         Journaled(scripted(), path, batch=0)
 
 
-def test_seven_kills_lose_only_what_was_in_hand(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "killed.py"), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ends = json.loads((tmp_path / "ends.json").read_text())
-    assert ends == [0, *[-signal.SIGKILL] * 7, 0], done.stderr
+class Logged:
+    """A model whose answers follow from what it is asked; it logs each request first."""
 
+    identity = {"model": "logged"}  # noqa: RUF012
+
+    def __init__(self, log: Path):
+        self.log = log
+
+    def _asked(self, *what: object) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{seed_of(*what)}\n")
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        for request in requests:
+            self._asked(request.messages, request.seed)
+        return [Completion(f"é {seed_of(r.messages, r.seed)}", r.seed % 2 == 0) for r in requests]
+
+    def option_logprobs(
+        self, prompts: Sequence[list[Message]], options: Sequence[str]
+    ) -> list[list[float]]:
+        for prompt in prompts:
+            self._asked(prompt, "options")
+        return [[-(seed_of(p, o) % 7) / 2 for o in options] for p in prompts]
+
+
+def judge(folder: Path, killer: Killer) -> None:
+    """Write chains and judge their pairs, through a journal."""
+    model = Logged(folder / "asked.log")
+    journal = Journaled(model, folder / "journal.jsonl", batch=2)
+
+    def tear() -> None:
+        with journal.path.open("r+b") as file:
+            file.truncate(journal.path.stat().st_size - 10)
+
+    model.generate = killer.wrap("ask", model.generate)  # type: ignore[method-assign]
+    model.option_logprobs = killer.wrap("ask", model.option_logprobs)  # type: ignore[method-assign]
+    journal._write = killer.wrap("write", journal._write, tear)  # type: ignore[method-assign]
+    chains = SelfCritique(load(), rounds=2, shots=1).run(journal, ROWS)
+    verdicts = AIFeedback(load(), shots=1, chain_of_thought=True).label(
+        journal, pairs(chains, "revision_vs_draft")
+    )
+    rows = [r.to_row() for r in [*chains, *verdicts]]
+    (folder / "rows.json").write_text(json.dumps(rows))
+
+
+def test_seven_kills_lose_only_what_was_in_hand(tmp_path: Path) -> None:
+    run_killed(judge, tmp_path, KILLS)
     rows, asked, lines = {}, {}, {}
     for name in ("whole", "killed"):
         folder = tmp_path / name

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pytorch_lightning.loggers import WandbLogger
 
-from killed_predict import KILLS, RULES
 from lightning_rlhf import (
     AIFeedbackModule,
     DPOModule,
@@ -27,15 +22,15 @@ from lightning_rlhf import (
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
+from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.question import Question
-from lightning_rlhf.constitution.readers import read_constitution
+from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.role import RoleGenerator
 from runs import Runs
-from support import number_pairs
+from support import RULES, number_pairs
 
-TESTS = Path(__file__).parents[1]
 SHORT = Sampling(max_new_tokens=6)
 ASKED = Question(direct="w1 {first} w2 {second}", reasoned="w1 {first} w2 {second}", conclude="w3")
 
@@ -90,25 +85,6 @@ def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
     after = RoleGenerator(backbone, "policy").identity
     assert before["weights"] != after["weights"]
     assert {**before, "weights": ""} == {**after, "weights": ""}
-
-
-@pytest.mark.slow
-def test_five_kills_lose_nothing(runs: Runs, tiny_base: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "killed_predict.py"), tiny_base, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ends = json.loads((tmp_path / "ends.json").read_text())
-    assert ends == {"whole": [0], "killed": [*[-signal.SIGKILL] * len(KILLS), 0]}, done.stderr
-    whole, killed = (tmp_path / name for name in ("whole", "killed"))
-    assert (whole / "rows.jsonl").read_text() == (killed / "rows.jsonl").read_text()
-    answers = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
-    assert len({answer["key"] for answer in answers}) == len(answers) == 8 * 5
-    asked = (killed / "asked").read_text().splitlines()  # of calls that came back
-    assert sorted(asked) == sorted((whole / "asked").read_text().splitlines())
-    assert len(set(asked)) == len(asked)
 
 
 def test_labels_are_soft_and_train(runs: Runs, tmp_path: Path) -> None:
@@ -187,7 +163,7 @@ def test_rows_and_constitution_become_artifacts(
     trainer.predict(module, PromptData(prompts(2), val_fraction=0, batch_size=2))
     logger.experiment.finish()
     assert [Path(file).name for file in told] == ["rows.jsonl", "constitution.yaml"]
-    assert read_constitution(Path(told[1])).sha256 == RULES.sha256
+    assert load(Path(told[1])).sha256 == RULES.sha256
 
 
 def test_the_bare_base_is_one_generator_whatever_stands_on_it(runs: Runs) -> None:

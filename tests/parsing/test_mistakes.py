@@ -276,7 +276,7 @@ DATA = [
         "(chosen is int, not text, first in row 3)",
     ),
     Mistake(
-        "a row longer than the model's window",
+        "a row longer than the model's context length",
         typed(rows=[*GOOD, LONG]),
         "rows.jsonl: a row takes 81 tokens, and the model has 64 positions "
         "(max_position_embeddings): give max_length=64, which cuts longer rows",
@@ -426,6 +426,11 @@ TYPED = [
         "a misspelt option",
         typed("--model.betta=0.2"),
         "DPOModule has no option betta: did you mean beta?",
+    ),
+    Mistake(
+        "a misspelt option that every method has",
+        typed("--model.wormup=0.2"),
+        "DPOModule has no option wormup: did you mean warmup?",
     ),
     Mistake(
         "a misspelt option of a part",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from killed import forked
+from kill_harness import forked
 from lightning_rlhf.cli.main import main
 from lightning_rlhf.reporting.page import _LIGHT, Results, _png
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lightning_rlhf.cli.chat import load_role
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.stages import write_rows
+from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.constitution.trace import find, story
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import BadRow, read_pair

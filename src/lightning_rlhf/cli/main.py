@@ -21,7 +21,7 @@ from lightning_rlhf.cli.judge_eval import evaluate_judge, trace
 from lightning_rlhf.cli.plan import report, split_arguments
 from lightning_rlhf.cli.quickstart import quickstart
 from lightning_rlhf.cli.run import run_recipe
-from lightning_rlhf.constitution.stages import write_demonstrations
+from lightning_rlhf.constitution.demonstrations import write_demonstrations
 from lightning_rlhf.parsing.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 

@@ -42,7 +42,9 @@ class RoleGenerator:
         template: str = "auto",
     ):
         if sampling.num_samples != 1:
-            raise ValueError(f"a request has one answer: give Sampling(num_samples=1), not {sampling}")
+            raise ValueError(
+                f"a request has one answer: give Sampling(num_samples=1), not {sampling}"
+            )
         self.backbone = backbone
         self.role = role
         self.sampling = sampling

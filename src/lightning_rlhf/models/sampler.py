@@ -41,7 +41,7 @@ class Sampling:
             any more: their log-probs here are of what was drawn from, end tokens left out, and a
             KL to the policy or its reference made from them is wrong, and may be negative.
         temperature: divides the logits; 0 is greedy.
-        samples: completions of each prompt; they share its forward.
+        num_samples: completions of each prompt; they share its forward.
         stop_strings: a completion also ends with the token that completes one of them.
         kv_tokens: keys and values held at a time, in tokens over all rows; None adapts them to
             the device.
@@ -50,7 +50,7 @@ class Sampling:
     max_new_tokens: int = 128
     min_new_tokens: int = 0
     temperature: float = 1.0
-    samples: int = 1
+    num_samples: int = 1
     stop_strings: tuple[str, ...] = ()
     kv_tokens: int | None = None
 
@@ -64,8 +64,8 @@ class Sampling:
             )
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be 1 or more to each prompt, got {self.samples}")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be 1 or more per prompt, got {self.num_samples}")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
             raise ValueError(f"stop_strings is a list of texts, got {self.stop_strings!r}")
         if self.kv_tokens is not None and self.kv_tokens < 1:
@@ -86,7 +86,7 @@ class CompletionSampler(Protocol):
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        """``len(prompts) * samples`` completions, those of one prompt together, in order."""
+        """``len(prompts) * num_samples`` completions, those of one prompt together, in order."""
 
 
 class HFSampler:

@@ -191,7 +191,7 @@ def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -
     """The rows of logits that the target would hold; on meta they would adapt to nothing."""
     assert backbone._runner is not None
     if backbone._runner.tile is None:
-        counting = len(getattr(batch, "tokens", batch).target)
+        counting = len(getattr(batch, "tokens", batch).target_ids)
         tile = tile_rows(counting, vocabulary, torch.device(target))
         backbone._runner = backbone._runner._replace(tile=tile)
 
