@@ -35,7 +35,7 @@ from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
 from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
-from lightning_rlhf.modules.ppo import PPOModule, Value
+from lightning_rlhf.modules.ppo import Critic, PPOModule
 from lightning_rlhf.modules.rloo import RLOOModule
 
 README = Path(__file__).parent / "README.md"
@@ -168,10 +168,12 @@ def _module(folder: str, method: Method, lr: float, kl_coef: float, seed: int) -
     shaping = Shaping(kl_coef=kl_coef, missing_eos_penalty=0.0)  # stories go on
     sampling = Sampling(max_new_tokens=LENGTH, num_samples=4)
     if method == "rloo":
-        return RLOOModule(backbone, compound, sampling, shaping, UpdateSchedule(1, 2), lr=lr)
+        return RLOOModule(
+            backbone, compound, sampling, shaping=shaping, updates=UpdateSchedule(1, 2), lr=lr
+        )
     return PPOModule(
         backbone, compound, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2), lr=lr,
-        value=Value(lam=1.0),
+        critic=Critic(lam=1.0),
     )  # fmt: skip
 
 

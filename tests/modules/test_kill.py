@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from kill_harness import Kill, Killer, run_killed
 from lightning_rlhf import (
     Backbone,
+    Critic,
     LoRA,
     PPOModule,
     PreferenceData,
@@ -25,7 +26,6 @@ from lightning_rlhf import (
     SelfCritiqueModule,
     Shaping,
     UpdateSchedule,
-    Value,
 )
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.cli.main import quiet
@@ -78,10 +78,12 @@ def make(method: str, base: str, reward: str) -> OnlineModule:
     if method == "rloo":
         backbone.adapters.clear()
         updates = UpdateSchedule(epochs=2, minibatches=2, target_kl=0.1)
-        return RLOOModule(backbone, score_low_numbers, sampling, shaping, updates, lr=1e-2)
+        return RLOOModule(
+            backbone, score_low_numbers, sampling, shaping=shaping, updates=updates, lr=1e-2
+        )
     return PPOModule(
         backbone, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2),
-        value=Value(warmup_updates=3, lr=5e-3), lr=1e-2,
+        critic=Critic(warmup_updates=3, lr=5e-3), lr=1e-2,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from lightning_rlhf import (
     Backbone,
+    Critic,
     GRPOModule,
     PPOModule,
     PreferenceData,
@@ -22,7 +23,6 @@ from lightning_rlhf import (
     Sampling,
     Shaping,
     UpdateSchedule,
-    Value,
 )
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.modules.online import OnlineModule
@@ -60,7 +60,7 @@ def ppo(runs: Runs, **kwargs: Any) -> PPOModule:
 @pytest.mark.parametrize("critic", ["adapter", "head"])
 def test_the_first_ratio_is_one_to_the_bit(runs: Runs, critic: Any) -> None:
     seen = Metrics()
-    module = ppo(runs, critic=critic, updates=UpdateSchedule(epochs=2, minibatches=2))
+    module = ppo(runs, critic=Critic(critic), updates=UpdateSchedule(epochs=2, minibatches=2))
     fit(runs, module, 3, callbacks=[seen])
     assert len(seen.rows) == 12
     for update in (0, 4, 8):
@@ -106,7 +106,7 @@ def test_without_a_reward_role_it_says_what_to_do(runs: Runs) -> None:
 
 
 def test_a_critic_on_the_policys_trunk_is_a_head_alone(runs: Runs) -> None:
-    module = ppo(runs, critic="head")
+    module = ppo(runs, critic=Critic("head"))
     fit(runs, module, 1)
     (weight,) = module.backbone.role_parameters("critic")
     assert weight.shape == (1, 32) and weight.abs().sum() > 0
@@ -120,7 +120,9 @@ def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
     weights = []
     for checkpointing in (False, True):
         module = ppo(
-            runs, critic=critic, backbone=runs.backbone(gradient_checkpointing=checkpointing)
+            runs,
+            critic=Critic(critic),
+            backbone=runs.backbone(gradient_checkpointing=checkpointing),
         )
         fit(runs, module, 2)
         weights.append(runs.weights(module))
@@ -158,7 +160,7 @@ def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
 def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
-        runs, value=Value(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
+        runs, critic=Critic(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
         sampling=Sampling(6, num_samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
@@ -213,7 +215,7 @@ def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:
 
 
 def test_a_critic_warms_up_alone(runs: Runs) -> None:
-    module = ppo(runs, value=Value(warmup_updates=4), updates=UpdateSchedule(epochs=2))
+    module = ppo(runs, critic=Critic(warmup_updates=4), updates=UpdateSchedule(epochs=2))
 
     class Look(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:

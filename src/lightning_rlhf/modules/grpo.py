@@ -1,4 +1,4 @@
-"""Group-relative policy optimization, and its kin."""
+"""Group-relative policy optimization and its variants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class GRPOModule(OnlineModule):
-    """Several answers to a prompt, each compared with its siblings: no critic (arXiv 2402.03300).
+    """Compare each completion with the others of its prompt; no critic (arXiv 2402.03300).
 
     Args:
         backbone: the base and its roles.
@@ -31,11 +31,11 @@ class GRPOModule(OnlineModule):
             your own.
         loss_aggregation: how token losses are averaged, see ``functional.grpo.token_weights``;
             Dr. GRPO uses "length", DAPO "token".
-        kl: "loss" adds k3 to the loss, "reward" takes the KL off the score (REINFORCE++).
-        sampling: how completions are drawn, two or more to a prompt.
-        shaping: from scores to rewards.
-        updates: steps to a rollout, and how far they go.
-        sampler: what samples; None for the backbone itself.
+        kl: "loss" adds k3 to the loss, "reward" subtracts the KL from the score (REINFORCE++).
+        sampling: how completions are drawn, two or more per prompt.
+        shaping: how scores become rewards.
+        updates: number of updates per rollout, and how far they may go.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -45,6 +45,7 @@ class GRPOModule(OnlineModule):
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str = "reward",
         advantage: Estimator = grpo_advantages,
+        *,
         loss_aggregation: LossAggregation = "completion",
         kl: Literal["loss", "reward"] = "loss",
         sampling: Sampling = Sampling(num_samples=4),
@@ -54,9 +55,14 @@ class GRPOModule(OnlineModule):
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, reward, sampling, shaping, updates, sampler, lr, **optim)
+        super().__init__(
+            backbone, reward,
+            sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
+        )  # fmt: skip
         if sampling.num_samples < 2:
-            raise ValueError("GRPOModule compares siblings: give Sampling(num_samples=2) or more")
+            raise ValueError(
+                "GRPOModule compares the completions of a prompt: give Sampling(num_samples=2) or more"
+            )
         self.advantage = advantage
         self.loss_aggregation = loss_aggregation
         self.kl = kl
@@ -67,8 +73,8 @@ class GRPOModule(OnlineModule):
         return rollout._replace(advantages=self.advantage(rewards, rollout.group))
 
     def objective(self, batch: UpdateBatch) -> Loss:
-        how, tokens = self.updates, batch.tokens
-        new, bonus = self.policy_logprobs(tokens)
+        tokens, updates = batch.tokens, self.updates
+        new, entropy = self.policy_logprobs(tokens)
         weight = token_weights(
             tokens.completion_index,
             tokens.completions,
@@ -76,7 +82,13 @@ class GRPOModule(OnlineModule):
             self.sampling.max_new_tokens,
         )
         loss = grpo_loss(
-            new, batch.logprobs, batch.reference, batch.advantages[tokens.completion_index], weight,
-            how.clip, self.kl_coef if self.kl == "loss" else 0.0, how.dual_clip,
-        )  # fmt: skip
-        return Loss(loss.value - how.entropy * bonus, loss.metrics)
+            new,
+            batch.logprobs,
+            batch.reference,
+            advantages=batch.advantages[tokens.completion_index],
+            weight=weight,
+            clip=updates.clip,
+            kl_coef=self.kl_coef if self.kl == "loss" else 0.0,
+            dual_clip=updates.dual_clip,
+        )
+        return Loss(loss.value - updates.entropy * entropy, loss.metrics)

@@ -53,6 +53,7 @@ class OnlineModule(AlignmentModule):
         self,
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str,
+        *,
         sampling: Sampling,
         shaping: Shaping,
         updates: UpdateSchedule,
