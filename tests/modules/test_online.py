@@ -105,7 +105,7 @@ def test_without_a_reward_role_it_says_what_to_do(runs: Runs) -> None:
         fit(runs, ppo(runs, reward="reward"))
 
 
-def test_a_critic_on_the_policys_trunk_is_a_head_alone(runs: Runs) -> None:
+def test_a_critic_on_the_policys_adapter_is_a_head_alone(runs: Runs) -> None:
     module = ppo(runs, critic=Critic("head"))
     fit(runs, module, 1)
     (weight,) = module.backbone.role_parameters("critic")

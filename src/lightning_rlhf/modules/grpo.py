@@ -61,7 +61,8 @@ class GRPOModule(OnlineModule):
         )  # fmt: skip
         if sampling.num_samples < 2:
             raise ValueError(
-                "GRPOModule compares the completions of a prompt: give Sampling(num_samples=2) or more"
+                "GRPOModule compares the completions of a prompt: "
+                "give Sampling(num_samples=2) or more"
             )
         self.advantage = advantage
         self.loss_aggregation = loss_aggregation

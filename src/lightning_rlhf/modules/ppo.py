@@ -105,11 +105,11 @@ class PPOModule(OnlineModule):
     def add_roles(self) -> None:
         super().add_roles()
         fresh = CRITIC not in self.backbone.heads
-        trunk, like = None, None
+        init_from, shares = None, None
         if self.critic.kind == "head":
             shares = POLICY
         else:
-            like = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
+            init_from = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
         self.backbone.add_role(CRITIC, head=True, init_from=init_from, shares=shares)
         if fresh and init_from is None and CRITIC not in self.backbone.adapters:
             torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet

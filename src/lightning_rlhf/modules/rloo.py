@@ -52,7 +52,8 @@ class RLOOModule(OnlineModule):
         )  # fmt: skip
         if sampling.num_samples < 2:
             raise ValueError(
-                "RLOOModule compares the completions of a prompt: give Sampling(num_samples=2) or more"
+                "RLOOModule compares the completions of a prompt: "
+                "give Sampling(num_samples=2) or more"
             )
 
     def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:
