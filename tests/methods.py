@@ -5,7 +5,8 @@ A further method is one entry of ``METHODS``.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from lightning_rlhf import (
     DemonstrationData,
@@ -36,13 +37,15 @@ def low_numbers(
     return [sum(w in low for w in text.split()) / max(1, len(text.split())) for text in completions]
 
 
-class Method(NamedTuple):
+@dataclass(frozen=True)
+class Method:
     """A method as tests run it."""
 
     module: type[AlignmentModule]
     data: type[RowsData]
+    _: KW_ONLY
     metrics: frozenset[str] = frozenset()  # logged at every stage beside the loss
-    options: dict[str, Any] = {}  # of the module in a small run
+    options: dict[str, Any] = field(default_factory=dict)  # of the module in a small run
     predicts: type[RowsData] | None = None  # what predict takes; None for ``data``
     monitor: str = "val/loss"  # measured by a validation
 
@@ -51,16 +54,17 @@ class Method(NamedTuple):
         return self.module(backbone, **{**self.options, **options})
 
 
+WORDS = frozenset({"perplexity"})
 REWARDS = frozenset(f"rewards/{n}" for n in ("chosen", "rejected", "accuracies", "margins"))
 LOGPS = frozenset({"logps/chosen", "logps/rejected"})
 ANY = {"reward": low_numbers, "sampling": Sampling(max_new_tokens=6)}
 PAIRED = {**ANY, "sampling": Sampling(max_new_tokens=6, samples=2)}
 
 METHODS = {
-    "sft": Method(SFTModule, DemonstrationData, frozenset({"perplexity"}), predicts=PromptData),
-    "reward": Method(RewardModule, PreferenceData, REWARDS),
-    "dpo": Method(DPOModule, PreferenceData, REWARDS | LOGPS),
-    "kto": Method(KTOModule, PreferenceData, REWARDS | {"kl"}),
+    "sft": Method(SFTModule, DemonstrationData, metrics=WORDS, predicts=PromptData),
+    "reward": Method(RewardModule, PreferenceData, metrics=REWARDS),
+    "dpo": Method(DPOModule, PreferenceData, metrics=REWARDS | LOGPS),
+    "kto": Method(KTOModule, PreferenceData, metrics=REWARDS | {"kl"}),
     "ppo": Method(PPOModule, PromptData, options={**ANY, "updates": Updates(epochs=3)}),
     "grpo": Method(GRPOModule, PromptData, options=PAIRED),
     "rloo": Method(RLOOModule, PromptData, options=PAIRED),

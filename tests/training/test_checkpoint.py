@@ -10,7 +10,8 @@ import torch
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
 from lightning_rlhf.modules.base import AlignmentModule
-from runs import METHODS, Runs
+from methods import METHODS, OFFLINE
+from runs import Runs
 
 
 def save(runs: Runs, method: str, **kwargs: Any) -> Path:
@@ -23,7 +24,7 @@ def save(runs: Runs, method: str, **kwargs: Any) -> Path:
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
     runs: Runs, method: str, quantization: str | None
 ) -> None:
@@ -39,7 +40,7 @@ def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
     assert all(s["exp_avg"].abs().sum() > 0 for s in state.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_loads_again_from_the_file_alone(runs: Runs, method: str) -> None:
     path = save(runs, method)
     module = METHODS[method][0].load_from_checkpoint(path)
