@@ -20,7 +20,7 @@ from lightning_rlhf import (
     RLOOModule,
     Sampling,
     SFTModule,
-    Updates,
+    UpdateSchedule,
 )
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.models.backbone import Backbone
@@ -65,7 +65,7 @@ METHODS = {
     "reward": Method(RewardModule, PreferenceData, metrics=REWARDS),
     "dpo": Method(DPOModule, PreferenceData, metrics=REWARDS | LOGPS),
     "kto": Method(KTOModule, PreferenceData, metrics=REWARDS | {"kl"}),
-    "ppo": Method(PPOModule, PromptData, options={**ANY, "updates": Updates(epochs=3)}),
+    "ppo": Method(PPOModule, PromptData, options={**ANY, "updates": UpdateSchedule(epochs=3)}),
     "grpo": Method(GRPOModule, PromptData, options=PAIRED),
     "rloo": Method(RLOOModule, PromptData, options=PAIRED),
 }

@@ -90,7 +90,7 @@ def test_dpo_becomes_ppo_by_class_path() -> None:
     cli = build(
         *with_configs(CONFIGS / "dpo.yaml"),
         "--model=lightning_rlhf.PPOModule", "--data=lightning_rlhf.PromptData",
-        "--model.reward=os.path.join", "--model.critic=head",
+        "--model.reward=os.path.join", "--model.critic.kind=head",
         "--model.sampling.max_new_tokens=24", "--model.updates.minibatches=2",
     )  # fmt: skip
     assert type(cli.model).__name__ == "PPOModule"

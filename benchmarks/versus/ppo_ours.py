@@ -11,11 +11,10 @@ from typing import Any
 import measure
 import torch
 
-from lightning_rlhf import Backbone, LoRA
+from lightning_rlhf import Backbone, LoRA, Shaping, UpdateSchedule
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
-from lightning_rlhf.modules.online import Shaping, Updates
-from lightning_rlhf.modules.ppo import CRITIC, PPOModule, Value
+from lightning_rlhf.modules.ppo import CRITIC, Critic, PPOModule
 
 
 class Recorded:
@@ -50,11 +49,11 @@ def build(work: dict[str, Any]) -> PPOModule:
     record = json.loads(Path(work["model"], "rollout.json").read_text())
     module = PPOModule(
         backbone,
-        critic="head" if "head" in work["side"] else "adapter",
+        # the peer puts the score after the end token too
+        critic=Critic("head" if "head" in work["side"] else "adapter", score_at="after"),
         sampling=Sampling(max_new_tokens=work["new"]),
         shaping=Shaping(kl_coef=0.05, missing_eos_penalty=1.0),
-        value=Value(score_at="after"),  # as the peer has it
-        updates=Updates(epochs=work["epochs"], minibatches=1),
+        updates=UpdateSchedule(epochs=work["epochs"], minibatches=1),
         engine=Recorded(record),
     )
     module.configure_model()

@@ -29,7 +29,7 @@ def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
     runs: Runs, method: str, quantization: str | None
 ) -> None:
     found = torch.load(save(runs, method, quantization=quantization), weights_only=True)
-    role = METHODS[method][0].trained[0]
+    role = METHODS[method].module.trained[0]
     head = [f"backbone.heads.{role}.weight"] if method == "reward" else []
     rest = sorted(set(found["state_dict"]) - set(head))
     assert len(rest) == 2 * 7 * 2  # A and B of seven linear layers in two blocks
@@ -43,8 +43,8 @@ def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
 @pytest.mark.parametrize("method", OFFLINE)
 def test_loads_again_from_the_file_alone(runs: Runs, method: str) -> None:
     path = save(runs, method)
-    module = METHODS[method][0].load_from_checkpoint(path)
-    assert type(module) is METHODS[method][0]
+    module = METHODS[method].module.load_from_checkpoint(path)
+    assert type(module) is METHODS[method].module
     assert module.backbone.lora == LoRA(r=4)
     state = torch.load(path, weights_only=True)["state_dict"]
     for key, tensor in module.state_dict().items():
