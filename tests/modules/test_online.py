@@ -27,7 +27,8 @@ from lightning_rlhf import (
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout, as_rows
-from runs import ONLINE, Runs, low_numbers
+from methods import ONLINE, low_numbers
+from runs import Runs
 from support import number_pairs
 
 SHORT = Sampling(max_new_tokens=6)

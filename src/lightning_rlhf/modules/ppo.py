@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -114,10 +115,10 @@ class PPOModule(OnlineModule):
         if fresh and like is None and CRITIC not in self.backbone.adapters:
             torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
 
-    def update_like(self, tokens: TokenBatch) -> UpdateBatch:
-        like = super().update_like(tokens)
-        blank = like.logprobs
-        return like._replace(advantages=blank, critic=tokens, values=blank, returns=blank)
+    def example_batch(self, groups: Sequence[Sequence[int]]) -> UpdateBatch:
+        batch = super().example_batch(groups)
+        blank = batch.logprobs
+        return batch._replace(advantages=blank, critic=batch.tokens, values=blank, returns=blank)
 
     def learning_rate(self, role: str) -> float:
         return self.critic.lr if role == CRITIC and self.critic.lr is not None else self.lr
