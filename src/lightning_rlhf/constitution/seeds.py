@@ -70,7 +70,7 @@ def prompt_of(row: dict[str, Any], where: str) -> Prompt:
 
 
 def row_id(prompt: Prompt, *more: object) -> str:
-    """Hash a prompt, and what else tells its row from others, into 16 hex digits."""
+    """Hash a prompt, and further parts that identify its row, into 16 hex digits."""
     return digest([as_messages(prompt), *more])[:16]
 
 
