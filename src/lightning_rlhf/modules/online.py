@@ -11,14 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
-from lightning_rlhf.data.collate import completion_batch
+from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch
 from lightning_rlhf.functional.shaping import RewardShaper, Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule, Table
-from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, reward_inputs, shuffled
-from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_table, sampler_gap
+from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, SampledBatch, shuffled
+from lightning_rlhf.modules.rollout_metrics import (
+    held_out_metrics,
+    rollout_metrics,
+    rollout_table,
+    sampler_gap,
+)
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score, as_rewards
 from lightning_rlhf.training.checkpoint import gather_states
@@ -167,28 +171,22 @@ class OnlineModule(AlignmentModule):
     @torch.no_grad()
     def collect_rollout(self, batch: Any) -> None:
         """Sample completions, run the roles, score, shape and compute advantages."""
-        if not isinstance(batch, PromptBatch):
-            raise ValueError(
-                f"{type(self).__name__} samples its own completions: give it PromptData, "
-                f"not {type(batch).__name__}"
-            )
-        start = time.perf_counter()
+        began = time.perf_counter()
         # 1. Sample completions of the prompts.
         with self._random_stream(self.rollouts_made):
-            prompts, rows = shuffled(batch)
+            prompts, rows = shuffled(batch, type(self).__name__)
             order = self.updates.split(len(prompts))
-            samples = self._sample(prompts, self.sampling)
-        sampled = time.perf_counter()
+            sampled = SampledBatch(prompts, rows, self._sample(prompts, self.sampling))
+        sampling_ended = time.perf_counter()
         # 2. Run the roles, in the minibatches of the first pass: its ratio is then 1 to the bit.
-        minibatches, outputs, after_eos = self._run_roles(prompts, samples, order)
+        after_eos = self.score_after_eos(sampled.samples)
+        minibatches, outputs = self._run_roles(sampled, order, after_eos)
         # 3. Score the completions.
-        scores = self._score(prompts, rows, samples, minibatches)
-        scored = time.perf_counter()
-        weights = torch.tensor([reward.weight for reward in self.rewards], device=self.device)
+        scores = self._score(sampled, minibatches)
+        scoring_ended = time.perf_counter()
         rollout = Rollout.assemble(
-            prompts, samples, order=order, outputs=outputs,
-            scores=weights @ torch.stack(list(scores.values())), score_after_eos=after_eos,
-            old_logprobs=self.updates.old_logprobs,
+            sampled, order=order, outputs=outputs, scores=self._weighted(scores),
+            score_after_eos=after_eos, old_logprobs=self.updates.old_logprobs,
         )  # fmt: skip
         # 4. Shape the scores.
         rewards = self._shaper.shape(rollout.scores, rollout.finished)
@@ -201,14 +199,14 @@ class OnlineModule(AlignmentModule):
         self._table = rollout_table(rollout, scores, self.decode)
         metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
         metrics |= {
-            "policy/sampler_gap": sampler_gap(samples, outputs),
-            "time/rollout": sampled - start,
-            "time/score": scored - sampled,
-            "time/tokens_per_second": sum(rollout.lengths) / (sampled - start),
+            "policy/sampler_gap": sampler_gap(sampled.samples, outputs),
+            "time/rollout": sampling_ended - began,
+            "time/score": scoring_ended - sampling_ended,
+            "time/tokens_per_second": sum(rollout.lengths) / (sampling_ended - began),
             "memory/peak_gib": peak_gib(self.device),
         }
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(samples))
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(sampled.samples))
         self._shaper.update_kl(kl.sum(1))
 
     def update_loss(self) -> Tensor | None:
@@ -225,25 +223,30 @@ class OnlineModule(AlignmentModule):
         error = metrics.pop("policy/ratio_error", None)
         if update == 0 and error is not None:
             metrics["policy/first_ratio_error"] = error
-        target, moved = self.updates.target_kl, metrics["policy/approxkl"]
-        if target is not None and self._trainer is not None:
-            gathered = self.all_gather(moved)  # all processes stop together
-            assert isinstance(gathered, Tensor)
-            moved = gathered.mean()
-        if target is not None and float(moved) > 1.5 * target:
-            self._stopped = True
+        self._stopped = self._has_moved_too_far(metrics["policy/approxkl"])
         metrics["policy/stopped"] = torch.tensor(float(self._stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
         return None if self._stopped else loss.value
 
+    def _has_moved_too_far(self, approxkl: Tensor) -> bool:
+        """Compare the policy's move with ``target_kl``; all processes stop together."""
+        target = self.updates.target_kl
+        if target is None:
+            return False
+        if self._trainer is not None:
+            gathered = self.all_gather(approxkl)
+            assert isinstance(gathered, Tensor)
+            approxkl = gathered.mean()
+        return float(approxkl) > 1.5 * target
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self._pending = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Only here are backward and step over too."""
+        """Log the time of an update: only here have backward and step ended too."""
         self._pending = False
         if not self._stopped:
             self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
@@ -259,29 +262,27 @@ class OnlineModule(AlignmentModule):
         return random_stream(self.device, self._seed, self.global_rank, number)
 
     def _run_roles(
-        self, prompts: list[list[int]], samples: list[Sample], order: list[list[int]]
-    ) -> tuple[list[TokenBatch], RoleOutputs, list[bool]]:
-        """Cut completions as the first pass does, and run the roles over each minibatch."""
-        completions, k = [sample.ids for sample in samples], self.sampling.samples
-        after_eos = self.score_after_eos(samples)
+        self, sampled: SampledBatch, order: list[list[int]], after_eos: list[bool]
+    ) -> tuple[list[TokenBatch], RoleOutputs]:
+        """Cut completions into the minibatches of the first pass, and run the roles over each."""
+        k = self.sampling.samples
         minibatches, outputs = [], []
-        for part in order[: self.updates.minibatches]:
-            tokens = to_device(completion_batch(prompts, completions, part), self.device)
+        for prompts in order[: self.updates.minibatches]:
+            tokens = sampled.tokens(prompts, self.device)
+            chosen = [after_eos[p * k + i] for p in prompts for i in range(k)]
             minibatches.append(tokens)
-            chosen = [after_eos[p * k + i] for p in part for i in range(k)]
             outputs.append(self.forward_roles(tokens, chosen))
-        return minibatches, RoleOutputs.concatenate(outputs), after_eos
+        return minibatches, RoleOutputs.concatenate(outputs)
 
-    def _score(
-        self,
-        prompts: list[list[int]],
-        rows: list[dict[str, Any]],
-        samples: list[Sample],
-        minibatches: list[TokenBatch],
-    ) -> dict[str, Tensor]:
+    def _score(self, sampled: SampledBatch, minibatches: list[TokenBatch]) -> dict[str, Tensor]:
         """Score completions by each reward: (C,) by its name."""
-        inputs = reward_inputs(prompts, rows, samples, minibatches, decode=self.decode)
+        inputs = sampled.reward_inputs(minibatches, self.decode)
         return {r.name: r.score(self.backbone, inputs).float() for r in self.rewards}
+
+    def _weighted(self, scores: dict[str, Tensor]) -> Tensor:
+        """Sum scores over the rewards: (C,)."""
+        weights = torch.tensor([reward.weight for reward in self.rewards], device=self.device)
+        return weights @ torch.stack(list(scores.values()))
 
     def rollout_table(self) -> Table:
         """List every completion of the last rollout."""
@@ -303,30 +304,21 @@ class OnlineModule(AlignmentModule):
         Nothing is drawn from the training's random numbers, and every validation draws the same.
         """
         prompts = [ids.tolist() for ids in batch.prompt_ids]
+        rows = [json.loads(row) for row in batch.rows]
         with self._random_stream(-1 - batch_idx):
             samples = self._sample(prompts, replace(self.sampling, samples=1))
-        tokens = to_device(
-            completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device
-        )
+        sampled = SampledBatch(prompts, rows, samples)
+        tokens = sampled.tokens(range(len(prompts)), self.device)
         outputs = self.forward_roles(tokens, [False] * len(samples))
-        kl = (outputs.logprobs - outputs.reference).sum() / len(samples)
-        rows = [json.loads(row) for row in batch.rows]
-        scores = self._score(prompts, rows, samples, [tokens])
+        scores = self._score(sampled, [tokens])
         score = sum(r.weight * scores[r.name].mean() for r in self.rewards)
-        loss = torch.as_tensor(self.kl_coef * kl - score)
-        metrics: dict[str, Any] = {
-            "loss": loss,
-            "scores": score,
-            "kl": kl,
-            "eos_share": sum(s.finished for s in samples) / len(samples),
-            "mean_length": sum(len(s.ids) for s in samples) / len(samples),
-        }
+        metrics = held_out_metrics(samples, outputs, score, self.kl_coef)
         self.log_dict(
-            {f"{stage}/{name}": float(value) for name, value in metrics.items()},
+            {f"{stage}/{name}": value for name, value in metrics.items()},
             batch_size=len(samples),
             sync_dist=True,
         )
-        return loss
+        return torch.tensor(metrics["loss"])
 
     def batch_weight(self, batch: PromptBatch | UpdateBatch) -> int:
         return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last_index)
