@@ -33,7 +33,7 @@ BY_NAME = {"length": torch.tensor([2.0, 3.0, 1.0]), "judge": torch.tensor([0.0, 
 def rollout(**kwargs) -> Rollout:
     return Rollout.assemble(
         SampledBatch([[7], [8, 9], [9]], [{}] * 3, SAMPLES),
-        **{"order": [[0, 1, 2]], "outputs": OUTPUTS, "scores": SCORES,
+        **{"order": [[0, 1, 2]], "outputs": OUTPUTS, "scores": [SCORES], "weights": [1.0],
            "score_after_eos": [False] * 3, "old_logprobs": "trainer", **kwargs},
     )  # fmt: skip
 
@@ -45,6 +45,8 @@ def test_a_rollout_is_assembled_as_rows() -> None:
     assert assembled.finished.tolist() == [True, False, True]
     assert not assembled.advantages.any() and assembled.advantages.shape == (3, 3)
     assert assembled.values is None and assembled.value_lengths is None
+    assert torch.equal(assembled.scores, SCORES)
+    assert rollout(scores=[SCORES, -SCORES], weights=[2.0, 0.5]).scores.tolist() == [1.5, 3, 9]
     assert assembled.group.tolist() == [0, 1, 2]
     assert assembled._replace(prompt_ids=[[7]]).group.tolist() == [0, 0, 0]
 

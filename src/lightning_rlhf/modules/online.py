@@ -26,10 +26,10 @@ from lightning_rlhf.modules.rollout_metrics import (
     rollout_table,
     sampler_gap,
 )
+from lightning_rlhf.modules.rollout_progress import RolloutProgress
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score, as_rewards
-from lightning_rlhf.training.checkpoint import gather_states
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
@@ -83,12 +83,9 @@ class OnlineModule(AlignmentModule):
         self._sampler = sampler or HFSampler()
         self._shaper = RewardShaper(shaping)
         self._seed: int | None = None  # of the run; on resume the checkpoint's
-        self._rollout: Rollout | None = None
-        self._table: Table | None = None
-        self._update = 0  # number of the rollout's updates that have begun
+        self._progress = RolloutProgress()
         self._update_began = 0.0
-        self._pending = False  # the last update's optimizer step has not been made yet
-        self._stopped = False  # the rollout's remaining updates are skipped
+        self._table: Table | None = None
 
     # ---- hooks of a method ----
 
@@ -170,7 +167,8 @@ class OnlineModule(AlignmentModule):
         return self._shaper.kl_coef
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if self._rollout is None or self._update == self.updates_per_rollout:
+        progress = self._progress
+        if progress.rollout is None or progress.update == self.updates_per_rollout:
             self.collect_rollout(batch)
         return self.update_loss()
 
@@ -191,16 +189,16 @@ class OnlineModule(AlignmentModule):
         scores = self._score(sampled, minibatches)
         scoring_ended = time.perf_counter()
         rollout = Rollout.assemble(
-            sampled, order=order, outputs=outputs, scores=self._weighted(scores),
-            score_after_eos=after_eos, old_logprobs=self.updates.old_logprobs,
+            sampled, order=order, outputs=outputs, scores=list(scores.values()),
+            weights=[reward.weight for reward in self.rewards], score_after_eos=after_eos,
+            old_logprobs=self.updates.old_logprobs,
         )  # fmt: skip
         # 4. Shape the scores.
         rewards = self._shaper.shape(rollout.scores, rollout.finished)
         # 5. Compute advantages.
         kl = rollout.kl(self.shaping.kl_estimator)
-        self._rollout = self.compute_advantages(rollout, kl, rewards)
+        self._progress.start(self.compute_advantages(rollout, kl, rewards))
 
-        self._update, self._stopped = 0, False
         self.rollouts_made += 1
         self._table = rollout_table(rollout, scores, self.decode)
         metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
@@ -217,24 +215,24 @@ class OnlineModule(AlignmentModule):
 
     def update_loss(self) -> Tensor | None:
         """Compute the loss of the next minibatch; None once ``target_kl`` has been passed."""
-        assert self._rollout is not None
-        update, self._update = self._update, self._update + 1
-        self._pending = True
-        if self._stopped:
+        progress = self._progress
+        assert progress.rollout is not None
+        update = progress.next_update()
+        if progress.stopped:
             return None
         self._update_began = time.perf_counter()
-        batch = self._rollout.batch(update)
+        batch = progress.rollout.batch(update)
         loss = self.objective(batch)
         metrics = dict(loss.metrics)
         error = metrics.pop("policy/ratio_error", None)
         if update == 0 and error is not None:
             metrics["policy/first_ratio_error"] = error
-        self._stopped = self._has_moved_too_far(metrics["policy/approxkl"])
-        metrics["policy/stopped"] = torch.tensor(float(self._stopped))
+        progress.stopped = self._has_moved_too_far(metrics["policy/approxkl"])
+        metrics["policy/stopped"] = torch.tensor(float(progress.stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
-        return None if self._stopped else loss.value
+        return None if progress.stopped else loss.value
 
     def _has_moved_too_far(self, approxkl: Tensor) -> bool:
         """Compare the policy's move with ``target_kl``; all processes stop together."""
@@ -249,12 +247,12 @@ class OnlineModule(AlignmentModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._pending = False
+        self._progress.pending = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the time of an update: only here have backward and step ended too."""
-        self._pending = False
-        if not self._stopped:
+        self._progress.pending = False
+        if not self._progress.stopped:
             self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
 
     # ---- steps of a rollout ----
@@ -284,11 +282,6 @@ class OnlineModule(AlignmentModule):
         """Score completions by each reward: (C,) by its name."""
         inputs = sampled.reward_inputs(minibatches, self.decode)
         return {r.name: r.score(self.backbone, inputs).float() for r in self.rewards}
-
-    def _weighted(self, scores: dict[str, Tensor]) -> Tensor:
-        """Sum scores over the rewards: (C,)."""
-        weights = torch.tensor([reward.weight for reward in self.rewards], device=self.device)
-        return weights @ torch.stack(list(scores.values()))
 
     def rollout_table(self) -> Table:
         """List every completion of the last rollout."""
@@ -333,12 +326,9 @@ class OnlineModule(AlignmentModule):
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint_)
-        in_hand = self._rollout.state() if self._rollout is not None else None
         processes = self._trainer.world_size if self._trainer is not None else 1
         checkpoint_["online"] = {
-            "rollout": gather_states(in_hand, processes),  # each process has sampled its own
-            "update": self._update - self._pending,  # a step that broke off is made again
-            "stopped": self._stopped,
+            "progress": self._progress.state_dict(processes),
             "rollouts_made": self.rollouts_made,
             "table": self._table._asdict() if self._table is not None else None,
             "seed": self._seed,
@@ -348,10 +338,7 @@ class OnlineModule(AlignmentModule):
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint_)
         state = checkpoint_["online"]
-        held = state["rollout"]
-        own = held[self.global_rank] if self.global_rank < len(held) else None
-        self._rollout = Rollout.of_state(own, self.device) if own is not None else None
-        self._update, self._stopped = state["update"], state["stopped"]
+        self._progress.load_state_dict(state["progress"], self.global_rank, self.device)
         self.rollouts_made, self._seed = state["rollouts_made"], state["seed"]
         self._table = Table(**state["table"]) if state["table"] is not None else None
         self._shaper.load_state_dict(state["shaper"])

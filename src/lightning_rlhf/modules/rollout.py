@@ -88,7 +88,8 @@ class Rollout(NamedTuple):
         *,
         order: list[list[int]],
         outputs: RoleOutputs,
-        scores: Tensor,
+        scores: Sequence[Tensor],
+        weights: Sequence[float],
         score_after_eos: list[bool],
         old_logprobs: Literal["trainer", "sampler"],
     ) -> Rollout:
@@ -98,7 +99,8 @@ class Rollout(NamedTuple):
             sampled: C completions of G prompts.
             order: the prompts of each update.
             outputs: over all C completions, in order.
-            scores: (C,).
+            scores: (C,) of each reward.
+            weights: of the rewards.
             score_after_eos: C, whether the critic was read at the end token too.
             old_logprobs: whose log-probs the ratios are taken to.
         """
@@ -117,7 +119,7 @@ class Rollout(NamedTuple):
             prompt_ids=sampled.prompts,
             completion_ids=[sample.ids for sample in samples],
             finished=torch.tensor([sample.finished for sample in samples], device=device),
-            scores=scores,
+            scores=torch.tensor(weights, device=device) @ torch.stack(list(scores)),
             logprobs=logprobs,
             reference=as_rows(outputs.reference, lengths, width),
             advantages=torch.zeros_like(logprobs),
