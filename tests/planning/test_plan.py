@@ -97,7 +97,7 @@ def test_meta_takes_what_a_real_step_takes(
     tracker = MemoryTracker(
         lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage, 512
     )
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     trained = [p for role in module.trained for p in backbone.role_parameters(role)]
     tracker.live["optimizer"] = 8 * sum(p.numel() for p in trained)

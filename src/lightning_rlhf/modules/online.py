@@ -17,7 +17,7 @@ from lightning_rlhf.data.collate import completion_batch, example_rows, token_ba
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.shaping import RewardShaper, Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, HFSampler, Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, reward_inputs, shuffled
 from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_table, sampler_gap
@@ -45,7 +45,7 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        engine: the sampler; None for the backbone itself.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -61,7 +61,7 @@ class OnlineModule(AlignmentModule):
         sampling: Sampling,
         shaping: Shaping,
         updates: UpdateSchedule,
-        engine: RolloutEngine | None,
+        sampler: CompletionSampler | None,
         lr: float,
         **optim: Unpack[OptimizerOptions],
     ):
@@ -72,10 +72,10 @@ class OnlineModule(AlignmentModule):
         self.reward = reward
         self.sampling = sampling
         self.updates = updates
-        self.engine = engine
+        self.sampler = sampler
         self.rewards = as_rewards(reward)
         self.rollouts_made = 0
-        self._sampler = engine or HFRollout()
+        self._sampler = sampler or HFSampler()
         self._shaper = RewardShaper(shaping)
         self._seed: int | None = None  # of the run; on resume the checkpoint's
         self._rollout: Rollout | None = None
@@ -133,7 +133,7 @@ class OnlineModule(AlignmentModule):
     def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
         """Rows of one minibatch: prompts of ``max_length``, completions of ``max_new_tokens``."""
         super().largest_step(data, completions)
-        row = (data.max_length, *[self.sampling.max_new_tokens] * self.sampling.samples)
+        row = (data.max_length, *[self.sampling.max_new_tokens] * self.sampling.num_samples)
         rows = data.batch_size if data.max_tokens is None else data.max_tokens // data.max_length
         return [row] * max(1, -(-rows // self.updates.minibatches))
 
@@ -267,7 +267,7 @@ class OnlineModule(AlignmentModule):
         self, prompts: list[list[int]], samples: list[Sample], order: list[list[int]]
     ) -> tuple[list[TokenBatch], RoleOutputs, list[bool]]:
         """Cut completions as the first pass does, and run the roles over each minibatch."""
-        completions, k = [sample.ids for sample in samples], self.sampling.samples
+        completions, k = [sample.ids for sample in samples], self.sampling.num_samples
         after_eos = self.score_after_eos(samples)
         minibatches, outputs = [], []
         for part in order[: self.updates.minibatches]:
@@ -309,7 +309,7 @@ class OnlineModule(AlignmentModule):
         """
         prompts = [ids.tolist() for ids in batch.prompt_ids]
         with self._random_stream(-1 - batch_idx):
-            samples = self._sample(prompts, replace(self.sampling, samples=1))
+            samples = self._sample(prompts, replace(self.sampling, num_samples=1))
         tokens = to_device(
             completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device
         )
