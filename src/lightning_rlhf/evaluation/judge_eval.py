@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.generator import Generator
-from lightning_rlhf.constitution.seeds import prompt_of, row_id, share_of
+from lightning_rlhf.constitution.seeds import row_id, share_of
 from lightning_rlhf.constitution.verdicts import FeedbackReport, Verdict
+from lightning_rlhf.text.messages import checked_prompt
 
 
 class Bin(NamedTuple):
@@ -137,7 +138,7 @@ def _pair(row: dict[str, Any], place: int, seed: int) -> dict[str, Any]:
     if "human" in row:
         return {**row, "human": _share(row["human"], f"row {place}: human")}
     try:
-        sides, prompt = (row["chosen"], row["rejected"]), prompt_of(row, f"row {place}")
+        sides, prompt = (row["chosen"], row["rejected"]), checked_prompt(row, f"row {place}")
     except KeyError as error:
         raise ValueError(
             f"row {place} lacks {error}: give prompt, chosen, rejected, or first, second, human"
