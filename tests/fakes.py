@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch.utils.data import DataLoader
 
-from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.samples import Table
 
 COLUMNS = ["prompt", "completion", "score", "kl", "length", "finished"]
 HEALTHY = {

@@ -12,18 +12,13 @@ from lightning_rlhf.callbacks import SampleTable, SaveRoles
 from lightning_rlhf.cli.main import AlignmentCLI, cli_options
 from lightning_rlhf.recipes.prepare import prepare
 from lightning_rlhf.recipes.recipe import read_recipe
+from methods import TITLES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-METHODS = sorted(CONFIGS.glob("*.yaml"))
+FOUND = sorted(CONFIGS.glob("*.yaml"))
 CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
-RECIPES = [c for c in METHODS if "\nstages:" in c.read_text()]
-RUNNABLE = [
-    c for c in METHODS if "class_path: lightning_rlhf" in c.read_text() and c not in RECIPES
-]
-TITLES = {
-    "sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule",
-    "ppo": "PPOModule", "grpo": "GRPOModule", "rloo": "RLOOModule",
-}  # fmt: skip
+RECIPES = [c for c in FOUND if "\nstages:" in c.read_text()]
+RUNNABLE = [c for c in FOUND if "class_path: lightning_rlhf" in c.read_text() and c not in RECIPES]
 
 TRAINED = {
     "rlhf": ["sft", "reward", "ppo"],

@@ -8,7 +8,7 @@ from pytorch_lightning import Trainer
 
 from lightning_rlhf import Backbone, Critic, LoRA, PPOModule, PromptData, Sampling
 from lightning_rlhf.callbacks import SaveRoles
-from runs import low_numbers
+from methods import low_numbers
 from support import number_pairs
 
 

@@ -139,7 +139,7 @@ def test_it_trains_nothing(runs: Runs) -> None:
 def test_a_judge_is_a_reward(runs: Runs) -> None:
     """GRPO learns from ratings of 1 to 10 by the bare base."""
     reward = JudgeReward(question="w1 {answer}", end="", template="raw")
-    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, samples=2), lr=1e-3)
+    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, num_samples=2), lr=1e-3)
     trainer = runs.trainer(max_steps=2, max_epochs=-1)
     trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
     assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1

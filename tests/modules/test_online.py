@@ -27,7 +27,8 @@ from lightning_rlhf import (
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout, as_rows
-from runs import ONLINE, Runs, low_numbers
+from methods import ONLINE, low_numbers
+from runs import Runs
 from support import number_pairs
 
 SHORT = Sampling(max_new_tokens=6)
@@ -105,7 +106,7 @@ def test_without_a_reward_role_it_says_what_to_do(runs: Runs) -> None:
         fit(runs, ppo(runs, reward="reward"))
 
 
-def test_a_critic_on_the_policys_trunk_is_a_head_alone(runs: Runs) -> None:
+def test_a_critic_on_the_policys_adapter_is_a_head_alone(runs: Runs) -> None:
     module = ppo(runs, critic=Critic("head"))
     fit(runs, module, 1)
     (weight,) = module.backbone.role_parameters("critic")
@@ -138,7 +139,9 @@ def rollout_of(module: OnlineModule) -> Rollout:
 @pytest.mark.parametrize("samples", [1, 3])
 def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
     module = ppo(
-        runs, sampling=Sampling(6, samples=samples), updates=UpdateSchedule(epochs=3, minibatches=3)
+        runs,
+        sampling=Sampling(6, num_samples=samples),
+        updates=UpdateSchedule(epochs=3, minibatches=3),
     )
     fit(runs, module, 1)
     rollout = rollout_of(module)
@@ -159,7 +162,7 @@ def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
         runs, critic=Critic(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
-        sampling=Sampling(6, samples=8),
+        sampling=Sampling(6, num_samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
     rollout, backbone = rollout_of(module), module.backbone
@@ -274,7 +277,7 @@ def test_wrong_batches_and_settings_are_one_sentence(runs: Runs) -> None:
     with pytest.raises(ValueError, match="give a temperature above 0"):
         ppo(runs, sampling=Sampling(temperature=0.0))
     for kind in (GRPOModule, RLOOModule):
-        with pytest.raises(ValueError, match=r"give Sampling\(samples=2\)"):
+        with pytest.raises(ValueError, match=r"give Sampling\(num_samples=2\)"):
             kind(Backbone("x"), low_numbers, sampling=SHORT)
 
 

@@ -10,7 +10,8 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from runs import EVERY, ONLINE, Runs
+from methods import METHODS, ONLINE
+from runs import Runs
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def enough(method: str, settings: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", METHODS)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     settings = {**settings, "rows": enough(method, settings)}
     whole, data = runs.make(method, **settings)
@@ -98,7 +99,7 @@ def test_resume_after_an_epochs_last_step_is_exact(runs: Runs, method: str) -> N
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", METHODS)
 def test_global_generators_come_back(runs: Runs, method: str) -> None:
     """Code that draws random numbers in a step draws the same ones after a resume."""
 
