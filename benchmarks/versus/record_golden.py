@@ -6,9 +6,9 @@
 All inputs are drawn here from one seed: masks, log-probs, values, scores. A stand-in returns them
 where TRL asks a model. All recorded results come from TRL: the loss and its gradient from the
 trainer's own method, PPO's tensors from the variables of ``PPOTrainer.train`` while it runs.
-No line of TRL is transcribed. What is called directly instead of through a trainer: ``cpo_loss``
-and ``odds_ratio_loss``, on log-probs averaged here, since their trainers average them inside the
-forward pass of a model.
+No line of TRL is transcribed. Two of its methods are called outside their trainers, ``cpo_loss``
+and ``odds_ratio_loss``: they take log-probs that are averaged here, since their trainers average
+them inside the forward pass of a model.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from transformers import (
 )
 
 SEED = 14
+SCRATCH = tempfile.TemporaryDirectory()
 GOLDEN = Path(__file__).parents[2] / "tests/golden"
 PACKAGES = ("trl", "peft", "transformers", "accelerate", "torch")
 PAD, END, WORDS = 0, 1, 16
@@ -76,7 +77,7 @@ GRPO_CASES: dict[str, dict[str, Any]] = {
 
 
 class Draw:
-    """Draw inputs, always the same ones."""
+    """Source of the inputs: the same seed draws the same ones."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
@@ -112,28 +113,34 @@ def model(kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
         num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=64,
         pad_token_id=PAD, eos_token_id=END, bos_token_id=None, **options,
     )  # fmt: skip
-    folder = tempfile.mkdtemp()
+    folder = tempfile.mkdtemp(dir=SCRATCH.name)
     kind.from_config(config).save_pretrained(folder)
     return kind.from_pretrained(folder).train()
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": PAD, "<end>": END, **{f"w{i}": i for i in range(2, WORDS)}}
-    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    by_words = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    by_words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="<end>", padding_side="left"
+        tokenizer_object=by_words, pad_token="<pad>", eos_token="<end>", padding_side="left"
     )
 
 
 def arguments(**more: Any) -> dict[str, Any]:
-    """What every trainer is given."""
+    """Arguments that every trainer takes."""
     quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    return {"output_dir": tempfile.mkdtemp(), "bf16": False, "seed": SEED, **quiet, **more}
+    return {
+        "output_dir": tempfile.mkdtemp(dir=SCRATCH.name),
+        "bf16": False,
+        "seed": SEED,
+        **quiet,
+        **more,
+    }
 
 
 def outputs(logprobs: Tensor, log_sum_sq: Tensor | None = None) -> SimpleNamespace:
-    """What TRL 1.16 reads from a model: token log-probs, and figures that it only logs."""
+    """Outputs that TRL 1.16 reads from a model: token log-probs, and figures that it only logs."""
     none = torch.zeros_like(logprobs)
     return SimpleNamespace(
         log_probs=logprobs, log_sum_sq_probs=log_sum_sq, entropy=none, mean_logits=none,
@@ -164,7 +171,7 @@ def dpo_batch(draw: Draw, pairs: int, beta: float) -> dict[str, Any]:
 
 
 def dpo_case(options: dict[str, Any], beta: float, mask: Tensor, *inputs: Tensor) -> dict[str, Any]:
-    """One loss through ``DPOTrainer._compute_loss``."""
+    """Compute one loss through ``DPOTrainer._compute_loss``."""
     from trl import DPOConfig, DPOTrainer
 
     policy, reference, log_sum_sq = inputs
@@ -216,7 +223,7 @@ def grpo() -> dict[str, Any]:
     mask[0] = 1
     new = draw.logprobs(*mask.shape) * mask
     batch = {
-        "completion_mask": mask, "logprobs": new, "old": draw.near(new, 0.3) * mask,
+        "completion_mask": mask, "logprobs": new, "old": draw.near(new, 0.6) * mask,
         "reference": draw.near(new, 0.7) * mask, "advantages": 2 * draw.normal(rows),
     }  # fmt: skip
     expected = {name: grpo_case(batch, longest, **how) for name, how in GRPO_CASES.items()}
@@ -243,13 +250,10 @@ def grouped(method: str, reward: Any = len, **options: Any) -> Any:
 
 
 def loss_of(trainer: Any, batch: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Loss and gradient of the batch's completions through ``_compute_loss``."""
+    """Compute the batch's loss and gradient through the trainer's ``_compute_loss``."""
     leaf = batch["logprobs"].clone().requires_grad_()
-    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
-        leaf,
-        torch.zeros_like(leaf),
-        None,
-    )
+    answer = leaf, torch.zeros_like(leaf), None  # with entropies, which are only logged
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: answer
     trainer.current_gradient_accumulation_steps = 1
     mask = batch["completion_mask"]
     given = {
@@ -266,8 +270,8 @@ def grpo_case(batch: dict[str, Any], longest: int, **options: Any) -> dict[str, 
     trainer = grouped("GRPO", **options)
     assert trainer.max_completion_length == longest
     inputs = {"old_per_token_logps": batch["old"], "ref_per_token_logps": batch["reference"]}
-    found = loss_of(trainer, batch, inputs)
-    return {"beta": options["beta"], "delta": options.get("delta"), **found}
+    settings = {"beta": options["beta"], "delta": options.get("delta")}
+    return settings | loss_of(trainer, batch, inputs)
 
 
 def rloo_case(batch: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +279,7 @@ def rloo_case(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_advantages(scores: Tensor) -> dict[str, Any]:
-    """Advantages of our scores, whatever the little model samples."""
+    """Compute the advantages of our scores; the tiny model's samples do not matter."""
 
     def reward(completions: list[str], **_: Any) -> list[float]:
         return scores.tolist()
@@ -394,7 +398,7 @@ class PPOWorld:
         return torch.cat([queries, self.responses[rows]], 1), self.policy[rows]
 
     def forward(self, asked: Any, tokens: Tensor, pad: int) -> Any:
-        """The reference's logits; of the model in training also its values."""
+        """Return the reference's logits, or logits and values of the model in training."""
         rows = tokens[:, 0] - 2
         if asked is self.reference_model:
             return SimpleNamespace(logits=self._placed(self.reference[rows]))
@@ -408,7 +412,7 @@ class PPOWorld:
         return self._placed(self.values[rows][..., None]), self.scores[rows].clone(), None
 
     def _placed(self, rows: Tensor) -> Tensor:
-        """At the positions of a whole sequence; each stands one before the token it is of."""
+        """Pad to the positions of a whole sequence; an entry stands one before its token."""
         return torch.nn.functional.pad(rows, (0, 0, 1, 1)).contiguous()
 
 
@@ -439,7 +443,7 @@ def ppo_run(draw: Draw, **options: Any) -> dict[str, Any]:
         return whiten(values, mask, shift_mean)
 
     def backward(loss: Tensor) -> None:
-        """Record the variables of ``train`` in the place of its backward pass."""
+        """Record the variables of ``train`` instead of the backward pass."""
         seen = sys._getframe(1).f_locals
         names = ("logprobs", "ref_logprobs", "scores", "values", "sequence_lengths",
                  "rewards", "padding_mask", "padding_mask_p1", "kl", "non_score_reward",
@@ -473,7 +477,7 @@ def ppo_run(draw: Draw, **options: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON; fp32 numbers in the nine digits that tell any two of them apart."""
+    """Turn tensors into lists; nine digits tell any two fp32 numbers apart."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -247,7 +247,7 @@ DATA = [
     Mistake(
         "broken JSON",
         typed(rows=[*GOOD[:2], b'{"prompt": "w1", "chosen": ', *GOOD]),
-        "rows.jsonl line 3 is broken JSON: Expecting value in column 28; fix or or take it out",
+        "rows.jsonl line 3 is broken JSON: Expecting value in column 28; fix or remove that line",
     ),
     Mistake(
         "text that is not UTF-8",
@@ -275,7 +275,7 @@ DATA = [
         "(chosen is int, not text, first in row 3)",
     ),
     Mistake(
-        "a row longer than the model's window",
+        "a row longer than the model's context length",
         typed(rows=[*GOOD, LONG]),
         "rows.jsonl: a row takes 81 tokens, and the model has 64 positions "
         "(max_position_embeddings): give max_length=64, which cuts longer rows",

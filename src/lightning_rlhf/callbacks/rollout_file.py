@@ -1,4 +1,4 @@
-"""Files of rows by rollout that a killed and resumed run neither doubles nor loses."""
+"""Files of rows per rollout: a killed and resumed run neither doubles nor loses rows."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lightning_rlhf.text.jsonl import append_rows
 class WriteRows(Callback):
     """Append what ``predict_step`` returns to a JSONL file, each batch as it is made.
 
-    Each process writes its own file, so nobody waits. With Weights & Biases the file becomes an
+    Each process writes its own file, so none has to wait. With Weights & Biases the file becomes an
     artifact, and so do the files that the module names in ``artifacts``.
 
     Args:

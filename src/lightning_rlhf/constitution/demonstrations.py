@@ -96,12 +96,18 @@ def write_demonstrations(
     kept = [row for row in revisions if row["id"] not in bad]
     if not kept:
         raise ValueError(f"{chains}: no revision is left to imitate; {folder}/gates.json says why")
-    mixed = list(read_rows(helpful)) if helpful is not None and not pure else []
-    wanted = min(len(mixed), round(len(kept) * share / (1 - share)))
-    rows = kept + [mixed[i] for i in pick(wanted, len(mixed), seed, "helpful")]
-    write_rows(Path(folder) / "rows.jsonl", rows)
+    extra = _draw_helpful(None if pure else helpful, len(kept), share, seed)
+    write_rows(Path(folder) / "rows.jsonl", kept + extra)
     shares = {f"gate_{result.gate}": result.share for result in report.results}
-    return {"revisions": len(kept), "left_out": len(bad), "helpful": wanted, **shares}
+    return {"revisions": len(kept), "left_out": len(bad), "helpful": len(extra), **shares}
+
+
+def _draw_helpful(
+    file: str | None, revisions: int, share: float, seed: int
+) -> list[dict[str, Any]]:
+    rows = list(read_rows(file)) if file is not None else []
+    count = min(len(rows), round(revisions * share / (1 - share)))
+    return [rows[i] for i in pick(count, len(rows), seed, "helpful")]
 
 
 def _write_report(path: Path, report: GateReport) -> None:
