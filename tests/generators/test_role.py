@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_rlhf import Backbone, Sampling
-from lightning_rlhf.constitution.generator import Message, Request
+from lightning_rlhf.constitution.generator import Request
 from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.text.messages import Message
 from runs import Runs
 
 TURNS = (

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from lightning_rlhf.batches import cut_by_budget, to_device
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
 from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.functional.masking import segment_sum
@@ -17,6 +17,7 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.digest import weights_digest
 from lightning_rlhf.models.generation import answer
 from lightning_rlhf.models.sampler import HFSampler, Sampling
+from lightning_rlhf.text.messages import Message
 
 OPTION_TOKENS = 4096  # of prompts and options in one forward
 
