@@ -42,12 +42,12 @@ from lightning_rlhf import (
     UpdateSchedule,
 )
 from lightning_rlhf.cli.main import quiet
-from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.model import write_base
 from lightning_rlhf.quickstart.world import World
+from lightning_rlhf.text.jsonl import write_rows
 
 ROOT = Path(__file__).parents[1]
 HOME = Path("runs/stability")
@@ -65,15 +65,15 @@ def ppo(backbone: Backbone) -> OnlineModule:
 
 def rloo(backbone: Backbone) -> OnlineModule:
     return RLOOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
-        updates=UpdateSchedule(epochs=1, minibatches=2),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, num_samples=4),
+        shaping=Shaping(kl_coef=KL_COEF), updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
 def grpo(backbone: Backbone) -> OnlineModule:
     # advantages of variance 1: a nat costs more, or differences of noise are worth any KL
     return GRPOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, num_samples=4),
         shaping=Shaping(kl_coef=2 * KL_COEF), updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def grpo(backbone: Backbone) -> OnlineModule:
 def dr_grpo(backbone: Backbone) -> OnlineModule:
     return GRPOModule(
         backbone, advantage=dr_grpo_advantages, loss_aggregation="length", lr=1e-3,
-        sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
+        sampling=Sampling(ANSWER, num_samples=4), shaping=Shaping(kl_coef=KL_COEF),
         updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 

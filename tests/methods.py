@@ -45,7 +45,7 @@ WORDS = frozenset({"perplexity"})
 REWARDS = frozenset(f"rewards/{n}" for n in ("chosen", "rejected", "accuracies", "margins"))
 LOGPS = frozenset({"logps/chosen", "logps/rejected"})
 ANY = {"reward": low_numbers, "sampling": rlhf.Sampling(max_new_tokens=6)}
-PAIRED = {**ANY, "sampling": rlhf.Sampling(max_new_tokens=6, samples=2)}
+PAIRED = {**ANY, "sampling": rlhf.Sampling(max_new_tokens=6, num_samples=2)}
 
 METHODS = {
     "sft": Method(rlhf.SFTModule, rlhf.DemonstrationData, metrics=WORDS, predicts=rlhf.PromptData),

@@ -13,7 +13,7 @@ import torch
 
 from lightning_rlhf import Backbone, LoRA, Shaping, UpdateSchedule
 from lightning_rlhf.batches import PromptBatch
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
 from lightning_rlhf.modules.ppo import CRITIC, Critic, PPOModule
 
 
@@ -22,13 +22,13 @@ class Recorded:
 
     def __init__(self, rows: list[dict[str, Any]]):
         self.recorded = {tuple(row["prompt"]): row for row in rows}
-        self.engine = HFRollout()
+        self.sampler = HFSampler()
 
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
         if not self.recorded:
-            return self.engine.sample(backbone, role, prompts, sampling)
+            return self.sampler.sample(backbone, role, prompts, sampling)
         rows = [self.recorded[tuple(prompt)] for prompt in prompts]
         self.recorded = {}
         return [
@@ -54,7 +54,7 @@ def build(work: dict[str, Any]) -> PPOModule:
         sampling=Sampling(max_new_tokens=work["new"]),
         shaping=Shaping(kl_coef=0.05, missing_eos_penalty=1.0),
         updates=UpdateSchedule(epochs=work["epochs"], minibatches=1),
-        engine=Recorded(record),
+        sampler=Recorded(record),
     )
     module.configure_model()
     for role in ("reward", CRITIC):

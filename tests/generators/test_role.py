@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_rlhf import Backbone, Sampling
-from lightning_rlhf.constitution.generator import Message, Request
+from lightning_rlhf.constitution.generator import Request
 from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.text.messages import Message
 from runs import Runs
 
 TURNS = (
@@ -69,4 +70,4 @@ def test_an_answer_does_not_hold_its_end(backbone: Backbone) -> None:
 
 def test_one_answer_to_a_request(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="one answer"):
-        RoleGenerator(backbone, "policy", Sampling(samples=2))
+        RoleGenerator(backbone, "policy", Sampling(num_samples=2))

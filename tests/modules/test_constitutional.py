@@ -22,12 +22,12 @@ from lightning_rlhf import (
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.text.messages import Message
 from runs import Runs
 from support import RULES, number_pairs
 
@@ -139,7 +139,7 @@ def test_it_trains_nothing(runs: Runs) -> None:
 def test_a_judge_is_a_reward(runs: Runs) -> None:
     """GRPO learns from ratings of 1 to 10 by the bare base."""
     reward = JudgeReward(question="w1 {answer}", end="", template="raw")
-    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, samples=2), lr=1e-3)
+    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, num_samples=2), lr=1e-3)
     trainer = runs.trainer(max_steps=2, max_epochs=-1)
     trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
     assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1

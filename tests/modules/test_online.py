@@ -106,7 +106,7 @@ def test_without_a_reward_role_it_says_what_to_do(runs: Runs) -> None:
         fit(runs, ppo(runs, reward="reward"))
 
 
-def test_a_critic_on_the_policys_trunk_is_a_head_alone(runs: Runs) -> None:
+def test_a_critic_on_the_policys_adapter_is_a_head_alone(runs: Runs) -> None:
     module = ppo(runs, critic=Critic("head"))
     fit(runs, module, 1)
     (weight,) = module.backbone.role_parameters("critic")
@@ -132,14 +132,17 @@ def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
 
 
 def rollout_of(module: OnlineModule) -> Rollout:
-    assert module._rollout is not None
-    return module._rollout
+    rollout = module._progress.rollout
+    assert rollout is not None
+    return rollout
 
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
     module = ppo(
-        runs, sampling=Sampling(6, samples=samples), updates=UpdateSchedule(epochs=3, minibatches=3)
+        runs,
+        sampling=Sampling(6, num_samples=samples),
+        updates=UpdateSchedule(epochs=3, minibatches=3),
     )
     fit(runs, module, 1)
     rollout = rollout_of(module)
@@ -160,7 +163,7 @@ def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
         runs, critic=Critic(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
-        sampling=Sampling(6, samples=8),
+        sampling=Sampling(6, num_samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
     rollout, backbone = rollout_of(module), module.backbone
@@ -275,7 +278,7 @@ def test_wrong_batches_and_settings_are_one_sentence(runs: Runs) -> None:
     with pytest.raises(ValueError, match="give a temperature above 0"):
         ppo(runs, sampling=Sampling(temperature=0.0))
     for kind in (GRPOModule, RLOOModule):
-        with pytest.raises(ValueError, match=r"give Sampling\(samples=2\)"):
+        with pytest.raises(ValueError, match=r"give Sampling\(num_samples=2\)"):
             kind(Backbone("x"), low_numbers, sampling=SHORT)
 
 

@@ -23,7 +23,7 @@ from lightning_rlhf.planning.plan import (
     _run,
     plan_step,
 )
-from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
+from lightning_rlhf.planning.tracker import MemoryTracker
 from lightning_rlhf.training.optim import fused_adamw
 
 SHAPE: dict[str, Any] = {
@@ -57,29 +57,6 @@ def described(path: str, method: str, **options: Any) -> AlignmentModule:
     return METHODS[method](Backbone(path, **settings))
 
 
-def test_the_tracker_counts_by_hand() -> None:
-    """fp32: a and b are 400 bytes each, the product of 10 x 10 another 400, a view nothing."""
-    a, b = torch.ones(10, 10), torch.ones(10, 10)
-    stage = "first"
-    tracker = MemoryTracker(lambda: stage, vocabulary=7)
-    tracker.hold(WEIGHTS, [a, b, a.T])
-    assert tracker.live[WEIGHTS] == 800
-    with tracker:
-        c = a @ b
-        d = c.view(100)
-        stage = "second"
-        logits = torch.ones(3, 7)
-        del c, d
-        stage = "third"
-        e = torch.ones(5)
-    assert {name: sum(kinds.values()) for name, kinds in tracker.peaks.items()} == {
-        "first": 1200, "second": 1200 + 84, "third": 800 + 84 + 20,
-    }  # fmt: skip
-    assert tracker.peaks["second"][HEAD] == logits.nbytes
-    del logits, e
-    assert sum(tracker.live.values()) == 800
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 @pytest.mark.parametrize("method", METHODS)
@@ -97,7 +74,7 @@ def test_meta_takes_what_a_real_step_takes(
     tracker = MemoryTracker(
         lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage, 512
     )
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     trained = [p for role in module.trained for p in backbone.role_parameters(role)]
     tracker.live["optimizer"] = 8 * sum(p.numel() for p in trained)

@@ -1,4 +1,4 @@
-"""Trained roles as folders."""
+"""Save trained roles as folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SaveRoles(Callback):
     """At the end of fit, write each trained role for peft, transformers and vLLM.
 
     Args:
-        folder: where to, a subfolder for each role; None for the run's own folder.
+        folder: gets a subfolder for each role; None for the run's own folder.
     """
 
     def __init__(self, folder: str | None = None):
@@ -27,7 +27,7 @@ class SaveRoles(Callback):
         parent = Path(self.folder) if self.folder else run_folder(trainer)
         backbone = pl_module.backbone
         for role in pl_module.trained:
-            own = backbone.lora is not None and backbone.roles[role].trunk is None
+            own = backbone.lora is not None and backbone.roles[role].shares is None
             if role in backbone.heads and not own:
                 continue  # a head without an adapter lives in the checkpoint
             folder = backbone.save_role(role, parent / role)

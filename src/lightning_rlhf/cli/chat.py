@@ -13,11 +13,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
-from lightning_rlhf.data.formats import Message
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.models.loading import DType, Quantization
+from lightning_rlhf.text.messages import Message
 
 
 def main(args: list[str]) -> None:

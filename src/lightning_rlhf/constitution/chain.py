@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any, Literal
 
-from lightning_rlhf.constitution.generator import Message, Prompt
-from lightning_rlhf.constitution.seeds import as_messages
 from lightning_rlhf.constitution.transcripts import turns
+from lightning_rlhf.text.messages import Message, Prompt, as_messages
 
 RequestKind = Literal["draft", "critique", "revision"]
 

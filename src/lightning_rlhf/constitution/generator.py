@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-Message = dict[str, str]  # role and content
-Prompt = str | list[Message]
+from lightning_rlhf.text.messages import Message
 
 
 class Completion(NamedTuple):

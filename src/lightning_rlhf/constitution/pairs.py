@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.generator import Generator, Request
-from lightning_rlhf.constitution.seeds import as_messages, row_ids, seed_of
+from lightning_rlhf.constitution.seeds import row_ids, seed_of
+from lightning_rlhf.text.messages import as_messages
 
 PairKind = Literal["revision_vs_draft"] | tuple[str, int, int]
 

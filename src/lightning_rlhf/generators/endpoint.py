@@ -17,7 +17,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, build_opener
 from urllib.request import Request as HttpRequest
 
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
+from lightning_rlhf.text.messages import Message
 
 TOP = 20  # log-probs that a server returns per token
 

@@ -85,7 +85,7 @@ class AlignmentModule(LightningModule):
         """Create the policy, and its reference: a frozen copy of it, or the bare base."""
         exists = POLICY in self.backbone.roles  # trained before, or read from a folder
         self.backbone.add_role(POLICY)
-        self.backbone.add_role(REFERENCE, trainable=False, like=POLICY if exists else None)
+        self.backbone.add_role(REFERENCE, trainable=False, init_from=POLICY if exists else None)
 
     def objective(self, batch: Any) -> Loss:
         """Loss and metrics of a batch.
@@ -161,7 +161,7 @@ class AlignmentModule(LightningModule):
         guards.check_trainer(self.trainer, self.backbone.quantization)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, RowsData):
-            guards.check_window(data, self.backbone.window)
+            guards.check_context_length(data, self.backbone.context_length)
         self._resumed = None
         if not self.hparams:
             self.save_hyperparameters(hparams.describe(self))

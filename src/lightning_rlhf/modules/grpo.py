@@ -12,7 +12,7 @@ from lightning_rlhf.functional.grpo import LossAggregation, grpo_loss, token_wei
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
@@ -35,7 +35,7 @@ class GRPOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        engine: the sampler; None for the backbone itself.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -48,20 +48,21 @@ class GRPOModule(OnlineModule):
         *,
         loss_aggregation: LossAggregation = "completion",
         kl: Literal["loss", "reward"] = "loss",
-        sampling: Sampling = Sampling(samples=4),
+        sampling: Sampling = Sampling(num_samples=4),
         shaping: Shaping = Shaping(),
         updates: UpdateSchedule = UpdateSchedule(epochs=1),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
     ):
         super().__init__(
             backbone, reward,
-            sampling=sampling, shaping=shaping, updates=updates, engine=engine, lr=lr, **optim,
+            sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
         )  # fmt: skip
-        if sampling.samples < 2:
+        if sampling.num_samples < 2:
             raise ValueError(
-                "GRPOModule compares the completions of a prompt: give Sampling(samples=2) or more"
+                "GRPOModule compares the completions of a prompt: "
+                "give Sampling(num_samples=2) or more"
             )
         self.advantage = advantage
         self.loss_aggregation = loss_aggregation

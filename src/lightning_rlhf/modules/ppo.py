@@ -19,7 +19,7 @@ from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, 
 from lightning_rlhf.functional.rollout_statistics import explained_variance
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sample, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
@@ -77,7 +77,7 @@ class PPOModule(OnlineModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards: KL, penalty, scale.
         updates: number of updates per rollout, and how far they may go.
-        engine: the sampler; None for the backbone itself.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -93,26 +93,26 @@ class PPOModule(OnlineModule):
         sampling: Sampling = Sampling(),
         shaping: Shaping = Shaping(),
         updates: UpdateSchedule = UpdateSchedule(),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
     ):
         super().__init__(
             backbone, reward,
-            sampling=sampling, shaping=shaping, updates=updates, engine=engine, lr=lr, **optim,
+            sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
         )  # fmt: skip
         self.critic = critic
 
     def add_roles(self) -> None:
         super().add_roles()
         fresh = CRITIC not in self.backbone.heads
-        trunk, like = None, None
+        init_from, shares = None, None
         if self.critic.kind == "head":
-            trunk = POLICY
+            shares = POLICY
         else:
-            like = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
-        self.backbone.add_role(CRITIC, head=True, like=like, trunk=trunk)
-        if fresh and like is None and CRITIC not in self.backbone.adapters:
+            init_from = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
+        self.backbone.add_role(CRITIC, head=True, init_from=init_from, shares=shares)
+        if fresh and init_from is None and CRITIC not in self.backbone.adapters:
             torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
 
     def example_batch(self, groups: Sequence[Sequence[int]]) -> UpdateBatch:
@@ -185,5 +185,5 @@ class PPOModule(OnlineModule):
         return list(dict.fromkeys(parameters))  # roles may share some
 
     def _critic_warms_up(self) -> bool:
-        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._update
+        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._progress.update
         return update <= self.critic.warmup_updates

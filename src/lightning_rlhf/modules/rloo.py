@@ -10,7 +10,7 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.rloo import rloo_loss
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
@@ -29,7 +29,7 @@ class RLOOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards; the KL is part of the reward.
         updates: number of updates per rollout, and how far they may go.
-        engine: the sampler; None for the backbone itself.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -38,21 +38,22 @@ class RLOOModule(OnlineModule):
         self,
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str = "reward",
-        sampling: Sampling = Sampling(samples=4),
+        sampling: Sampling = Sampling(num_samples=4),
         *,
         shaping: Shaping = Shaping(),
         updates: UpdateSchedule = UpdateSchedule(epochs=1),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
     ):
         super().__init__(
             backbone, reward,
-            sampling=sampling, shaping=shaping, updates=updates, engine=engine, lr=lr, **optim,
+            sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
         )  # fmt: skip
-        if sampling.samples < 2:
+        if sampling.num_samples < 2:
             raise ValueError(
-                "RLOOModule compares the completions of a prompt: give Sampling(samples=2) or more"
+                "RLOOModule compares the completions of a prompt: "
+                "give Sampling(num_samples=2) or more"
             )
 
     def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:

@@ -132,7 +132,7 @@ def _run(
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
     weights = sum(p.numel() for p in trained)
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     tracker.live[OPTIMIZER] = int(stepping.state * weights)
     if stepping.accumulates:
@@ -167,7 +167,7 @@ def on_meta(
     dtype = base_dtype(backbone, target)
     four_bit = backbone.quantization is not None
     from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
-    backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
+    backbone.attach(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
     for role in from_folders:
         backbone.add_role(role, head=role not in (POLICY, REFERENCE))
     trial.add_roles()
