@@ -118,10 +118,10 @@ def critique_prompt(
     The conversation's system turn stays first: most chat templates accept it nowhere else.
     """
     messages = as_messages(prompt)
-    first = [m for m in messages[:1] if m["role"] == "system"]
-    asked = turns(("user", request)) if request else []
+    system = [m for m in messages[:1] if m["role"] == "system"]
     answered = turns(("assistant", answer))
-    return [*first, *map(dict, shots), *messages[len(first) :], *answered, *asked]
+    requested = turns(("user", request)) if request else []
+    return [*system, *map(dict, shots), *messages[len(system) :], *answered, *requested]
 
 
 def revision_prompt(

@@ -1,4 +1,4 @@
-"""``Generator``: what self-critique and AI feedback need of a model, local, remote or scripted."""
+"""``Generator``: the interface of a model, local, remote or scripted, for this room."""
 
 from __future__ import annotations
 

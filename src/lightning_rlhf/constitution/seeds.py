@@ -41,7 +41,7 @@ def pick(count: int, of: int, *parts: object) -> list[int]:
 
 
 def row_id(prompt: Prompt, *more: object) -> str:
-    """Hash a prompt, and what else tells its row from others, into 16 hex digits."""
+    """Hash a prompt, and further parts that identify its row, into 16 hex digits."""
     return digest([as_messages(prompt), *more])[:16]
 
 
