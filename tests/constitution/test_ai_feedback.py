@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import seed_of
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.constitution.verdicts import Verdict, normalized
 from lightning_rlhf.data.formats import Pair, read_pair
+from lightning_rlhf.text.messages import Message
 
 LAW = Constitution(
     "law", "1", (Principle("x", comparison="nicer?"), Principle("y", comparison="truer?"))

@@ -132,8 +132,9 @@ def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
 
 
 def rollout_of(module: OnlineModule) -> Rollout:
-    assert module._rollout is not None
-    return module._rollout
+    rollout = module._progress.rollout
+    assert rollout is not None
+    return rollout
 
 
 @pytest.mark.parametrize("samples", [1, 3])

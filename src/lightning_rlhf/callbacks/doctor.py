@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from lightning_rlhf.callbacks.history import Row
 from lightning_rlhf.callbacks.rollout_file import reopen
 from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
 from lightning_rlhf.modules.samples import Table
+from lightning_rlhf.text.jsonl import append_rows
 
 ACTIONS = ("warn", "checkpoint", "stop")
 DEFAULT = Limits()
@@ -201,8 +201,7 @@ class Doctor(Callback):
             "sentence": sentence,
             "advice": advice,
         }
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        append_rows(self._file, [entry])
         table = Table(list(entry), [list(entry.values())])
         self._shown.append(trainer, table, trainer.global_step)
 

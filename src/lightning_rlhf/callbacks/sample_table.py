@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -11,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_rlhf.callbacks.run_folder import run_folder
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.samples import Table
+from lightning_rlhf.text.jsonl import append_rows
 
 
 class SampleTable(Callback):
@@ -61,7 +61,5 @@ class SampleTable(Callback):
 
 def write_table(path: Path, table: Table, step: int) -> None:
     """Append a table's rows to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
-        for row in table.rows:
-            named = {"step": step, **dict(zip(table.columns, row, strict=True))}
-            file.write(json.dumps(named, ensure_ascii=False) + "\n")
+    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    append_rows(path, ({"step": step, **row} for row in rows))

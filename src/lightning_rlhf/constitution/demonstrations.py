@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.gates import GateReport, Gates, check
 from lightning_rlhf.constitution.seeds import pick
+from lightning_rlhf.text.jsonl import read_rows, write_rows
 
 BROKEN = ("role_confusion", "no_end", "loops", "length")  # rows that fail one are left out
 
@@ -107,27 +108,6 @@ def _draw_helpful(
     rows = list(read_rows(file)) if file is not None else []
     count = min(len(rows), round(revisions * share / (1 - share)))
     return [rows[i] for i in pick(count, len(rows), seed, "helpful")]
-
-
-def read_rows(path: str | Path) -> Iterable[dict[str, Any]]:
-    """Rows of a JSONL file.
-
-    Raises:
-        ValueError: a line is no JSON.
-    """
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is broken JSON: {error.msg}") from error
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Rows as a JSONL file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _write_report(path: Path, report: GateReport) -> None:

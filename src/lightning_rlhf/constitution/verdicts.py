@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
-from lightning_rlhf.constitution.generator import Message, Prompt
+from lightning_rlhf.text.messages import Message, Prompt
 
 Status = Literal["decided", "tied", "inconsistent", "unparseable"]
 STATUSES: tuple[Status, ...] = ("decided", "tied", "inconsistent", "unparseable")

@@ -185,5 +185,5 @@ class PPOModule(OnlineModule):
         return list(dict.fromkeys(parameters))  # roles may share some
 
     def _critic_warms_up(self) -> bool:
-        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._update
+        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._progress.update
         return update <= self.critic.warmup_updates

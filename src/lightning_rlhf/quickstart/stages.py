@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.evaluation.roles import reward_accuracy
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
@@ -16,6 +15,7 @@ from lightning_rlhf.quickstart.measure import mean, sample
 from lightning_rlhf.quickstart.model import write_base
 from lightning_rlhf.quickstart.world import World, oracle_verdict, task_of
 from lightning_rlhf.reporting.frontier import Point, draw_frontier
+from lightning_rlhf.text.jsonl import write_rows
 
 SHOWN = 12  # answers in the report
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.rating import RATE, rate
-from lightning_rlhf.data.tokens import prompt_of
 from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.rewards.base import Answers, Reward
+from lightning_rlhf.text.messages import prompt_of
 
 
 class JudgeReward(Reward):
