@@ -234,8 +234,6 @@ def test_an_adaptive_coefficient_follows_the_kl(runs: Runs) -> None:
     module = ppo(runs, shaping=shaping)
     fit(runs, module, 2)
     assert module.kl_coef == pytest.approx(0.1 * 0.9**2)  # 8 of 16, a full error down, twice
-        0.1 * 0.9**2
-    )  # 8 of 16 completions, a full error down, twice
 
 
 def test_scores_are_shaped(runs: Runs) -> None:
