@@ -8,43 +8,48 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_rlhf import Backbone, PreferenceData
+from lightning_rlhf import PreferenceData
 from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
+from lightning_rlhf.functional.masking import segment_sum
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sample
 from runs import Runs
-from support import number_pairs
+from support import number_pairs, pad_rows
 
-PROMPTS = [[3, 4, 5], [6], [7, 8]]
-SAMPLES = [Sample(ids, True, [0.0] * len(ids)) for ids in ([9, 2], [10, 11, 12, 2], [13, 2])]
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [5, 6, 7]]
+COMPLETIONS = [[13, 14], [15, 16, 17, 18], [19], [20, 21, 22]]
 
 
-def two_roles(runs: Runs) -> Backbone:
+@pytest.fixture
+def backbone(runs: Runs) -> Backbone:
     backbone = runs.backbone().load()
     backbone.add_role("policy")
     backbone.add_role("reference", trainable=False)
-    with torch.no_grad():
-        for p in backbone.role_parameters("policy"):
-            p.normal_(generator=torch.Generator().manual_seed(p.numel())).mul_(0.3)
+    for parameter in backbone.role_parameters("policy"):
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     return backbone
 
 
-def test_sampled_kl_is_the_mean_log_ratio_of_whole_answers(runs: Runs) -> None:
-    backbone = two_roles(runs)
-    ratios = []
-    for prompt, sample in zip(PROMPTS, SAMPLES, strict=True):
-        ids = torch.tensor([prompt + sample.ids])
-        logprobs = {}
-        for role in ("policy", "reference"):
-            with backbone.role(role), torch.no_grad():
-                rows = backbone.base(ids).logits[0, :-1].log_softmax(-1)
-            logprobs[role] = rows.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
-        ratios.append(logprobs["policy"] - logprobs["reference"])
-    expected = float(torch.stack(ratios).mean())
-    assert abs(expected) > 0.01
-    for batch_size in (1, 2, 64):
-        found = sampled_kl(backbone, "policy", "reference", PROMPTS, SAMPLES, batch_size)
-        assert found == pytest.approx(expected, abs=1e-4)
-    assert sampled_kl(backbone, "policy", "policy", PROMPTS, SAMPLES) == 0
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_packed_rows_give_the_kl_of_padded_ones(backbone: Backbone, batch_size: int) -> None:
+    rows = [
+        (prompt + ids, [False] * len(prompt) + [True] * len(ids))
+        for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)
+    ]
+    tokens = pad_rows(rows, 0)
+    with torch.no_grad():
+        ratio = backbone.logprobs(tokens, "policy") - backbone.logprobs(tokens, "reference")
+    padded = segment_sum(ratio, tokens.completion_index, len(rows)).mean()
+    samples = [Sample(ids, False, [0.0] * len(ids)) for ids in COMPLETIONS]
+    packed = sampled_kl(backbone, "policy", "reference", PROMPTS, samples, batch_size)
+    assert abs(packed) > 1e-2
+    assert packed == pytest.approx(float(padded), abs=1e-5)
+
+
+def test_a_prompt_has_one_completion(backbone: Backbone) -> None:
+    samples = [Sample([5], False, [0.0])] * 8
+    with pytest.raises(ValueError, match="4 prompts have 8 completions"):
+        sampled_kl(backbone, "policy", "reference", PROMPTS, samples)
 
 
 def test_accuracy_counts_a_tie_as_wrong(runs: Runs) -> None:

@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
 )
 
 from lightning_rlhf.batches import TokenBatch
@@ -193,12 +192,7 @@ class ClassifierReward(Reward):
     def _load(self, device: torch.device, pad_id: int) -> Any:
         kwargs: dict[str, Any] = {"dtype": loading.torch_dtype("auto"), "num_labels": 1}
         if self.quantization == "nf4":
-            kwargs["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=kwargs["dtype"],
-            )
+            kwargs["quantization_config"] = loading.nf4_config(kwargs["dtype"])
         if device.type != "cpu":
             kwargs["device_map"] = {"": device}
         model = AutoModelForSequenceClassification.from_pretrained(
