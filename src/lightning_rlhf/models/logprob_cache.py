@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import REFERENCE, Backbone
+from lightning_rlhf.models.digest import weights_digest
 
 
 class LogprobCache:
@@ -25,12 +24,12 @@ class LogprobCache:
 
     Args:
         path: the file; made if absent.
-        fingerprint: of whoever computes the log-probs, see ``weights_fingerprint``.
+        weights: digest of the weights that compute the log-probs, see ``weights_digest``.
     """
 
-    def __init__(self, path: str | Path, fingerprint: bytes):
+    def __init__(self, path: str | Path, weights: bytes):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.fingerprint = fingerprint
+        self.weights = weights
         self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
         self._share()
         self.file.execute(
@@ -50,7 +49,7 @@ class LogprobCache:
                 time.sleep(0.01)
 
     def _keys(self, digests: Tensor) -> list[bytes]:
-        return [self.fingerprint + row.tobytes() for row in digests.cpu().numpy()]
+        return [self.weights + row.tobytes() for row in digests.cpu().numpy()]
 
     def get(self, digests: Tensor) -> Tensor | None:
         """Log-probs of all completions one after the other, or None if one is missing.
@@ -94,7 +93,7 @@ class CachedReference:
     """
 
     def __init__(self, backbone: Backbone, path: str | Path, precision: str):
-        weights = weights_fingerprint(backbone.reference_weights())
+        weights = weights_digest(backbone.forward_weights(REFERENCE))
         self.backbone = backbone
         self.cache = LogprobCache(path, weights + precision.encode())
 
@@ -112,30 +111,3 @@ class CachedReference:
         lengths = segment_lengths(tokens.completion_index, tokens.completions)
         self.cache.put(digests, logprobs, lengths)
         return logprobs
-
-
-def weights_fingerprint(parameters: Mapping[str, Tensor], samples: int = 64) -> bytes:
-    """16 bytes that tell one set of weights from another: names, shapes and values.
-
-    A checksum of every bit, at memory speed wherever the weights lie: a step on an embedding moves
-    the rows of a few tokens, which samples alone would miss. They tell one order from another.
-    """
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(parameters.items()):
-        hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        state = getattr(parameter, "quant_state", None)
-        scales = [] if state is None else [state.absmax]  # 4-bit codes are relative to them
-        for tensor in (parameter.data, *scales):
-            flat = tensor.contiguous().flatten()
-            hasher.update(_bytes(flat[:: max(1, flat.numel() // samples)]))
-            bits = flat.view(torch.uint8)
-            if bits.storage_offset() % 8:
-                bits = bits.clone()
-            whole = len(bits) // 8 * 8
-            hasher.update(_bytes(bits[:whole].view(torch.int64).sum()[None]))
-            hasher.update(_bytes(bits[whole:]))
-    return hasher.digest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()
