@@ -35,9 +35,8 @@ def write_report(results: Results, folder: str | Path) -> Report:
     """Write `report.png`, `report.html` (one file, nothing else needed) and `results.json`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     report = Report(draw(results, Path(folder) / "report.png"), Path(folder) / "report.html")
-    report.html.write_bytes(
-        printable(render_page(results)).encode("utf-8", "replace")
-    )  # surrogates
+    page = printable(render_page(results))
+    report.html.write_bytes(page.encode("utf-8", "replace"))  # surrogates
     items = results._asdict().items()
     fields = {k: [row._asdict() for row in v] if isinstance(v, list) else v for k, v in items}
     (Path(folder) / "results.json").write_text(json.dumps(fields, indent=1, default=float))
