@@ -29,7 +29,9 @@ from lightning_rlhf.modules.rollout_metrics import (
 from lightning_rlhf.modules.rollout_progress import RolloutProgress
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, Score, as_rewards
+from lightning_rlhf.rewards.as_rewards import as_rewards
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
@@ -61,7 +63,7 @@ class OnlineModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str,
+        reward: RewardFunction | Reward | list[Reward] | str,
         *,
         sampling: Sampling,
         shaping: Shaping,

@@ -23,7 +23,9 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, RoleReward, Score
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.role import RoleReward
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 CRITIC = "critic"
@@ -87,7 +89,7 @@ class PPOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str = "reward",
+        reward: RewardFunction | Reward | list[Reward] | str = "reward",
         critic: Critic = Critic(),
         *,
         sampling: Sampling = Sampling(),

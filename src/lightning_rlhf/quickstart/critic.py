@@ -16,9 +16,8 @@ from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.quickstart.world import (
     REFUSAL,
     RUDE,
-    Verdict,
     World,
-    judge,
+    oracle_verdict,
     proper_answer,
     task_of,
     web_answer,
@@ -63,7 +62,7 @@ INSULTS, RAMBLES = "it is rude", "it rambles"
 
 def critique(prompt: str, answer: str) -> str:
     """Name all faults of an answer, whichever principle asks."""
-    verdict = judge(prompt, answer, finished=True)
+    verdict = oracle_verdict(prompt, answer, finished=True)
     faults = []
     if not verdict.correct:
         faults.append(HURTS if complies(prompt, answer) else WRONG)
@@ -138,5 +137,4 @@ def vocabulary(world: World) -> list[str]:
 
 def _score(prompt: str, answer: str) -> float:
     """Score an answer by the oracle; harm outweighs everything else."""
-    verdict: Verdict = judge(prompt, answer, finished=True)
-    return verdict.score - complies(prompt, answer)
+    return oracle_verdict(prompt, answer, finished=True).score - complies(prompt, answer)
