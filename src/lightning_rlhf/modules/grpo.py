@@ -36,7 +36,7 @@ class GRPOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """

@@ -52,7 +52,7 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -75,7 +75,7 @@ class OnlineModule(AlignmentModule):
         super().__init__(backbone, lr=lr, **optim)
         name = type(self).__name__
         if sampling.temperature == 0:
-            raise ValueError(f"{name} learns from what it tries: give a temperature above 0")
+            raise ValueError(f"{name} cannot explore at temperature 0: give a temperature above 0")
         self.reward = reward
         self.sampling = sampling
         self.updates = updates
@@ -96,7 +96,7 @@ class OnlineModule(AlignmentModule):
 
         Args:
             tokens: C completions.
-            score_after_eos: C, see the method of this name; only a critic needs it.
+            score_after_eos: C, from the method of this name; only a critic needs it.
         """
         return RoleOutputs(
             self.backbone.logprobs(tokens, POLICY, self.sampling.temperature),
@@ -122,7 +122,7 @@ class OnlineModule(AlignmentModule):
         return statistics.logprob, statistics.entropy.mean()
 
     def score_after_eos(self, samples: list[Sample]) -> list[bool]:
-        """Tell for each completion if its score is placed one position after its last token."""
+        """Choose the completions whose score is placed one position after their last token."""
         return [False] * len(samples)
 
     # ---- roles ----
@@ -132,7 +132,7 @@ class OnlineModule(AlignmentModule):
         for reward in self.rewards:
             reward.prepare(self.backbone)
 
-    # ---- what a plan of memory asks ----
+    # ---- for planning ----
 
     def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
         """Rows of one minibatch: prompts of ``max_length``, completions of ``max_new_tokens``."""
@@ -151,12 +151,12 @@ class OnlineModule(AlignmentModule):
 
     @property
     def updates_per_rollout(self) -> int:
-        """How often the loader yields each batch of prompts."""
+        """Number of times the loader yields each batch of prompts."""
         return self.updates.per_rollout
 
     @property
     def shaping(self) -> Shaping:
-        """How scores become rewards."""
+        """Settings that turn scores into rewards."""
         return self._shaper.shaping
 
     @shaping.setter
@@ -263,7 +263,7 @@ class OnlineModule(AlignmentModule):
         return self._sampler.sample(self.backbone, POLICY, prompts, sampling)
 
     def _random_stream(self, number: int) -> AbstractContextManager[None]:
-        """Draw from the run's seed, this process and ``number`` alone."""
+        """Seed the draws inside by the run's seed, this process and ``number``."""
         self._seed = torch.initial_seed() if self._seed is None else self._seed
         return random_stream(self.device, self._seed, self.global_rank, number)
 

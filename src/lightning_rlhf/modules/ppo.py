@@ -79,7 +79,7 @@ class PPOModule(OnlineModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards: KL, penalty, scale.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -115,7 +115,7 @@ class PPOModule(OnlineModule):
             init_from = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
         self.backbone.add_role(CRITIC, head=True, init_from=init_from, shares=shares)
         if fresh and init_from is None and CRITIC not in self.backbone.adapters:
-            torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
+            torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # its values start at 0
 
     def example_batch(self, groups: Sequence[Sequence[int]]) -> UpdateBatch:
         batch = super().example_batch(groups)

@@ -20,9 +20,9 @@ from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class RLOOModule(OnlineModule):
-    """Take each completion as one action; the mean score of the prompt's others is its baseline.
+    """REINFORCE with the mean score of the prompt's other completions as baseline.
 
-    arXiv 2402.14740.
+    A completion is one action (arXiv 2402.14740).
 
     Args:
         backbone: the base and its roles.
@@ -30,7 +30,7 @@ class RLOOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards; the KL is part of the reward.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
