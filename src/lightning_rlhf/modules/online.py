@@ -29,7 +29,9 @@ from lightning_rlhf.modules.rollout_metrics import (
 from lightning_rlhf.modules.rollout_progress import RolloutProgress
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, Score, as_rewards
+from lightning_rlhf.rewards.as_rewards import as_rewards
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
@@ -50,7 +52,7 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -61,7 +63,7 @@ class OnlineModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str,
+        reward: RewardFunction | Reward | list[Reward] | str,
         *,
         sampling: Sampling,
         shaping: Shaping,
@@ -73,7 +75,7 @@ class OnlineModule(AlignmentModule):
         super().__init__(backbone, lr=lr, **optim)
         name = type(self).__name__
         if sampling.temperature == 0:
-            raise ValueError(f"{name} learns from what it tries: give a temperature above 0")
+            raise ValueError(f"{name} cannot explore at temperature 0: give a temperature above 0")
         self.reward = reward
         self.sampling = sampling
         self.updates = updates
@@ -94,7 +96,7 @@ class OnlineModule(AlignmentModule):
 
         Args:
             tokens: C completions.
-            score_after_eos: C, see the method of this name; only a critic needs it.
+            score_after_eos: C, from the method of this name; only a critic needs it.
         """
         return RoleOutputs(
             self.backbone.logprobs(tokens, POLICY, self.sampling.temperature),
@@ -120,7 +122,7 @@ class OnlineModule(AlignmentModule):
         return statistics.logprob, statistics.entropy.mean()
 
     def score_after_eos(self, samples: list[Sample]) -> list[bool]:
-        """Tell for each completion if its score is placed one position after its last token."""
+        """Choose the completions whose score is placed one position after their last token."""
         return [False] * len(samples)
 
     # ---- roles ----
@@ -130,7 +132,7 @@ class OnlineModule(AlignmentModule):
         for reward in self.rewards:
             reward.prepare(self.backbone)
 
-    # ---- what a plan of memory asks ----
+    # ---- for planning ----
 
     def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
         """Rows of one minibatch: prompts of ``max_length``, completions of ``max_new_tokens``."""
@@ -149,12 +151,12 @@ class OnlineModule(AlignmentModule):
 
     @property
     def updates_per_rollout(self) -> int:
-        """How often the loader yields each batch of prompts."""
+        """Number of times the loader yields each batch of prompts."""
         return self.updates.per_rollout
 
     @property
     def shaping(self) -> Shaping:
-        """How scores become rewards."""
+        """Settings that turn scores into rewards."""
         return self._shaper.shaping
 
     @shaping.setter
@@ -261,7 +263,7 @@ class OnlineModule(AlignmentModule):
         return self._sampler.sample(self.backbone, POLICY, prompts, sampling)
 
     def _random_stream(self, number: int) -> AbstractContextManager[None]:
-        """Draw from the run's seed, this process and ``number`` alone."""
+        """Seed the draws inside by the run's seed, this process and ``number``."""
         self._seed = torch.initial_seed() if self._seed is None else self._seed
         return random_stream(self.device, self._seed, self.global_rank, number)
 
