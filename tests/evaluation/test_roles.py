@@ -1,16 +1,20 @@
-"""KL estimated over packed rows equals the KL of padded rows."""
+"""Figures about a role: its KL from its own samples, and the share of pairs it orders rightly."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from lightning_rlhf.evaluation.roles import sampled_kl
+from lightning_rlhf import PreferenceData
+from lightning_rlhf.evaluation.roles import reward_accuracy, sampled_kl
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sample
 from runs import Runs
-from support import pad_rows
+from support import number_pairs, pad_rows
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [5, 6, 7]]
 COMPLETIONS = [[13, 14], [15, 16, 17, 18], [19], [20, 21, 22]]
@@ -46,3 +50,22 @@ def test_a_prompt_has_one_completion(backbone: Backbone) -> None:
     samples = [Sample([5], False, [0.0])] * 8
     with pytest.raises(ValueError, match="4 prompts have 8 completions"):
         sampled_kl(backbone, "policy", "reference", PROMPTS, samples)
+
+
+def test_accuracy_counts_a_tie_as_wrong(runs: Runs) -> None:
+    data = PreferenceData(
+        number_pairs(6), val_fraction=0, batch_size=4, tokenizer=runs.backbone().load().tokenizer
+    )
+    data.setup()
+    batches = list(data.train_dataloader())
+    scores = iter([[1.0, 0.0, 0.0, 0.0, 2.0, 1.0, 0.0, 5.0], [3.0, 3.0, 2.0, 1.0]])
+
+    def score(tokens: Any, role: str) -> torch.Tensor:
+        assert role == "reward"
+        return torch.tensor(next(scores))
+
+    backbone: Any = SimpleNamespace(base=SimpleNamespace(device=torch.device("cpu")), scores=score)
+    rights = [batch.chosen.tolist() for batch in batches]
+    assert rights == [[0, 2, 4, 6], [0, 2]]
+    # right, tie, right, wrong; tie, right
+    assert reward_accuracy(backbone, "reward", batches) == pytest.approx(3 / 6)

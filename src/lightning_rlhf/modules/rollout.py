@@ -14,7 +14,7 @@ from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_devi
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.functional.ppo import KLEstimator, token_kl
 from lightning_rlhf.models.sampler import Sample
-from lightning_rlhf.rewards.base import Answers
+from lightning_rlhf.rewards.base import RewardInputs
 
 
 class SampledBatch(NamedTuple):
@@ -31,7 +31,7 @@ class SampledBatch(NamedTuple):
 
     def reward_inputs(
         self, minibatches: list[TokenBatch], decode: Callable[[list[int]], str]
-    ) -> Answers:
+    ) -> RewardInputs:
         """Decode completions for the rewards.
 
         Args:
@@ -39,7 +39,7 @@ class SampledBatch(NamedTuple):
             decode: token ids to text.
         """
         k = len(self.samples) // len(self.prompts)
-        return Answers(
+        return RewardInputs(
             prompts=[text for text in map(decode, self.prompts) for _ in range(k)],
             completions=[decode(sample.ids) for sample in self.samples],
             rows=[row for row in self.rows for _ in range(k)],
