@@ -100,7 +100,7 @@ def test_the_longest_rows_are_tried(runs: Runs) -> None:
     module._trainer = data.trainer = trainer
     data.setup("fit")
     assert data.train_rows is not None
-    trial = Trial(trainer, module, data, data.train_rows, 0.9)
+    trial = Trial(trainer, module, data, rows=data.train_rows, share=0.9)
     costs = sorted(data.train_rows["tokens"], reverse=True)
     taken = [trial.costs[row] for row in trial._longest(40)]
     assert taken[:2] == costs[:2]
