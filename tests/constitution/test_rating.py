@@ -1,4 +1,4 @@
-"""A judge's ratings are expected values over the numbers it may name."""
+"""Expected ratings of single answers, computed by hand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lightning_rlhf.text.messages import Message
 def test_ratings_are_expected_values_between_minus_one_and_one() -> None:
     def score(messages: list[Message], option: str) -> float:
         assert option.endswith(".")  # "1." does not begin "10."
-        wanted = {"bad": {"1.": 1.0}, "good": {"10.": 1.0}, "fair": {"1.": 0.25, "7.": 0.75}}
+        probabilities = {"bad": {"1.": 1.0}, "good": {"10.": 1.0}, "fair": {"1.": 0.25, "7.": 0.75}}
         text = messages[-1]["content"]
-        p = next(v for k, v in wanted.items() if f"Answer: {k}" in text).get(option, 0.0)
+        p = next(v for k, v in probabilities.items() if f"Answer: {k}" in text).get(option, 0.0)
         return math.log(p) - 5 if p else -math.inf
 
     judge = ScriptedGenerator(lambda m, s: "", score)
