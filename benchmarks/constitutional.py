@@ -31,11 +31,11 @@ from lightning_rlhf.recipes.run import run
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/constitutional.yaml"
 HOME = Path("runs/bench")
-STAGES = {"start": "start", "sl": "CAI (SL)", "dpo": "CAI (SL) + AI-labelled DPO"}
+STAGES = {"start": "start", "sl": "CAI (SL)", "dpo": "CAI (SL) + AI-labeled DPO"}
 SHOWN = {
     "fully_good": "fully good",
-    "harmful_compliance": "harm helped with",
-    "over_refusal": "harmless refused",
+    "harmful_compliance": "harmful compliance",
+    "over_refusal": "over-refusal",
     "helpful_score": "oracle score, harmless",
     "eos_share": "EOS share",
 }
@@ -138,7 +138,7 @@ def rounds(found: list[dict[str, Any]]) -> str:
     names = ["draft", *(f"round {k}" for k in range(1, len(found[0]["rounds"])))]
     lines = ["| seed | | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for one in found:
-        for key, title in (("fully_good", "fully good"), ("harm", "harm helped with")):
+        for key, title in (("fully_good", "fully good"), ("harm", "harmful compliance")):
             cells = [f"{100 * r[key]:.1f} %" for r in one["rounds"]]
             lines.append(f"| {one['seed']} | {title} | {' | '.join(cells)} |")
     return "\n".join(lines)

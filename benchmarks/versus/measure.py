@@ -64,7 +64,7 @@ def serve(
         static: MiB that are held between steps.
     """
     answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a library prints is no answer
+    sys.stdout = sys.stderr  # what a library prints is not an answer
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         if line.strip() == "static":
