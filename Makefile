@@ -8,7 +8,7 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench seeds bench-stability wheel clean
+.PHONY: help quickstart real test lint types check bench golden seeds bench-stability wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -61,6 +61,10 @@ $(PPO_PEER): Makefile
 
 bench: $(READY) $(PEER) $(PPO_PEER)  ## beside TRL, the short version: seconds, memory and ratios into benchmarks/README.md
 	for method in dpo reward sft ppo; do $(BIN)/python benchmarks/$${method}_vs_trl.py --short true --write true || exit 1; done
+
+golden: $(PEER) $(PPO_PEER)  ## record TRL's losses and gradients anew into tests/golden
+	.peer/bin/python benchmarks/versus/record_golden.py dpo grpo kto reward
+	.peer-ppo/bin/python benchmarks/versus/record_golden.py ppo
 
 seeds: $(READY)  ## the quickstart over five seeds, and KTO on it
 	$(BIN)/python benchmarks/quickstart_seeds.py

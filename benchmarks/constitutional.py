@@ -22,7 +22,7 @@ from versus.harness import between
 
 from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.stages import read_rows
+from lightning_rlhf.constitution.demonstrations import read_rows
 from lightning_rlhf.quickstart.critic import complies
 from lightning_rlhf.quickstart.world import judge, task_of
 from lightning_rlhf.recipes.recipe import read_recipe

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from stability import ANSWER, HOME, KL_COEF, ROLLOUTS, ROOT
 from versus.harness import between
 
-from lightning_rlhf import Backbone, LoRA, PPOModule, PromptData, Sampling, Shaping, Updates
+from lightning_rlhf import Backbone, LoRA, PPOModule, PromptData, Sampling, Shaping, UpdateSchedule
 from lightning_rlhf.callbacks import Doctor
 from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.models.backbone import POLICY
@@ -68,7 +68,7 @@ def line(seed: int, kl_coef: float) -> str:
     )  # fmt: skip
     module = PPOModule(
         backbone, lr=1e-3, sampling=Sampling(ANSWER), shaping=Shaping(kl_coef=kl_coef),
-        updates=Updates(epochs=4, minibatches=2),
+        updates=UpdateSchedule(epochs=4, minibatches=2),
     )  # fmt: skip
     rows = [{"prompt": prompt} for prompt in world.prompts(held_out=False)]
     steps = ROLLOUTS * module.updates_per_rollout

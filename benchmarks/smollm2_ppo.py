@@ -15,10 +15,9 @@ import torch
 from jsonargparse import auto_cli
 from pytorch_lightning import Callback, Trainer, seed_everything
 
-from lightning_rlhf import Backbone, LoRA, PreferenceData, PromptData, RewardModule
+from lightning_rlhf import Backbone, LoRA, PreferenceData, PromptData, RewardModule, UpdateSchedule
 from lightning_rlhf.models.loading import DType
 from lightning_rlhf.models.sampler import Sampling
-from lightning_rlhf.modules.online import Updates
 from lightning_rlhf.modules.ppo import PPOModule
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -91,7 +90,7 @@ def main(
         backbone,
         reward="reward",
         sampling=Sampling(max_new_tokens=new),
-        updates=Updates(epochs=epochs),
+        updates=UpdateSchedule(epochs=epochs),
         lr=lr,
     )
     trainer = Trainer(max_steps=rollouts * epochs, callbacks=[seen], **quiet)

@@ -39,10 +39,10 @@ from lightning_rlhf import (
     Sampling,
     SFTModule,
     Shaping,
-    Updates,
+    UpdateSchedule,
 )
 from lightning_rlhf.cli.main import quiet
-from lightning_rlhf.constitution.stages import write_rows
+from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.quickstart.measure import sample
@@ -59,14 +59,14 @@ KL_COEF = 0.5  # as DPO's beta in the same world
 def ppo(backbone: Backbone) -> OnlineModule:
     return PPOModule(
         backbone, lr=1e-3, sampling=Sampling(ANSWER), shaping=Shaping(kl_coef=KL_COEF),
-        updates=Updates(epochs=4, minibatches=2),
+        updates=UpdateSchedule(epochs=4, minibatches=2),
     )  # fmt: skip
 
 
 def rloo(backbone: Backbone) -> OnlineModule:
     return RLOOModule(
         backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
-        updates=Updates(epochs=1, minibatches=2),
+        updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
@@ -74,15 +74,15 @@ def grpo(backbone: Backbone) -> OnlineModule:
     # advantages of variance 1: a nat costs more, or differences of noise are worth any KL
     return GRPOModule(
         backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4),
-        shaping=Shaping(kl_coef=2 * KL_COEF), updates=Updates(epochs=1, minibatches=2),
+        shaping=Shaping(kl_coef=2 * KL_COEF), updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
 def dr_grpo(backbone: Backbone) -> OnlineModule:
     return GRPOModule(
-        backbone, advantage=dr_grpo_advantages, mean="length", lr=1e-3,
+        backbone, advantage=dr_grpo_advantages, loss_aggregation="length", lr=1e-3,
         sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
-        updates=Updates(epochs=1, minibatches=2),
+        updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
 

@@ -28,13 +28,13 @@ from pytorch_lightning.loggers import CSVLogger
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from versus.harness import between
 
-from lightning_rlhf import Backbone, LoRA, PromptData
+from lightning_rlhf import Backbone, LoRA, PromptData, Shaping, UpdateSchedule
 from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
 from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
-from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.ppo import PPOModule, Value
 from lightning_rlhf.modules.rloo import RLOOModule
 
@@ -168,9 +168,9 @@ def _module(folder: str, method: Method, lr: float, kl_coef: float, seed: int) -
     shaping = Shaping(kl_coef=kl_coef, missing_eos_penalty=0.0)  # stories go on
     sampling = Sampling(max_new_tokens=LENGTH, samples=4)
     if method == "rloo":
-        return RLOOModule(backbone, compound, sampling, shaping, Updates(1, 2), lr=lr)
+        return RLOOModule(backbone, compound, sampling, shaping, UpdateSchedule(1, 2), lr=lr)
     return PPOModule(
-        backbone, compound, sampling=sampling, shaping=shaping, updates=Updates(2, 2), lr=lr,
+        backbone, compound, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2), lr=lr,
         value=Value(lam=1.0),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ lightning-rlhf predict --model SelfCritiqueModule "${BASE[@]}" --model.generator
   "${ASK[@]}" "${RUN[@]}" --trainer.callbacks "$LOG" --trainer.callbacks.path "$OUT/chains.jsonl"
 
 # 2. Look at the revisions: gates. They are trained on alone here, so that must be asked for; better: --helpful rows.jsonl
-lightning-rlhf demonstrate "$OUT/chains.jsonl" "$OUT/revisions" --pure true ${GATES:-}
+lightning-rlhf build-demonstrations "$OUT/chains.jsonl" "$OUT/revisions" --pure true ${GATES:-}
 
 # 3. Imitate the revisions of all rounds.
 lightning-rlhf fit --model SFTModule "${BASE[@]}" --model.lr 2e-4 \

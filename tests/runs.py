@@ -24,7 +24,7 @@ from lightning_rlhf import (
     RLOOModule,
     Sampling,
     SFTModule,
-    Updates,
+    UpdateSchedule,
 )
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
@@ -56,7 +56,7 @@ METHODS = {
 SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, samples=2)
 ONLINE = {
     "ppo": Method(
-        partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=Updates(epochs=3)),
+        partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=UpdateSchedule(epochs=3)),
         PromptData,
     ),
     "grpo": Method(partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),

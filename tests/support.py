@@ -12,7 +12,9 @@ from lightning_rlhf.constitution.principles import Constitution, Principle
 SHARED = Path(__file__).parents[2] / "shared"
 NUMBERS = [f"w{i}" for i in range(60)]
 RULES = Constitution(  # in the words of the tiny base
-    "tiny", "1", tuple(Principle(f"p{i}", f"w{i}", f"w{i + 1}", f"w{i + 2}") for i in range(4))
+    "tiny",
+    "1",
+    tuple(Principle(f"p{i}", f"w{i}", f"w{i + 1}", comparison=f"w{i + 2}") for i in range(4)),
 )
 
 

@@ -64,7 +64,7 @@ def test_every_command_of_constitutional_sh_is_one(
     )  # fmt: skip
     asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
     verbs = [verb for verb, *_ in asked]
-    assert verbs == ["predict", "demonstrate", "fit", "predict", "fit", "trace"]
+    assert verbs == ["predict", "build-demonstrations", "fit", "predict", "fit", "trace"]
     assert asked[-1] == ["trace", "a/r1", "out"]
     names = []
     for verb, *args in asked:

@@ -11,10 +11,9 @@ from typing import Any
 import measure
 import torch
 
-from lightning_rlhf import Backbone, LoRA
+from lightning_rlhf import Backbone, LoRA, Shaping, UpdateSchedule
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
-from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import CRITIC, PPOModule, Value
 
 
@@ -54,7 +53,7 @@ def build(work: dict[str, Any]) -> PPOModule:
         sampling=Sampling(max_new_tokens=work["new"]),
         shaping=Shaping(kl_coef=0.05, missing_eos_penalty=1.0),
         value=Value(score_at="after"),  # as the peer has it
-        updates=Updates(epochs=work["epochs"], minibatches=1),
+        updates=UpdateSchedule(epochs=work["epochs"], minibatches=1),
         engine=Recorded(record),
     )
     module.configure_model()

@@ -8,6 +8,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 from lightning_rlhf.callbacks.memory_guard import MemoryGuard
 from lightning_rlhf.callbacks.token_budget import FindTokenBudget
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import Sampling
@@ -15,12 +16,12 @@ from lightning_rlhf.modules.ai_feedback import AIFeedbackModule
 from lightning_rlhf.modules.dpo import DPOModule, Term
 from lightning_rlhf.modules.grpo import GRPOModule
 from lightning_rlhf.modules.kto import KTOModule
-from lightning_rlhf.modules.online import Shaping, Updates
 from lightning_rlhf.modules.ppo import PPOModule, Value
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.rloo import RLOOModule
 from lightning_rlhf.modules.self_critique import SelfCritiqueModule
 from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import ClassifierReward, FunctionReward, RoleReward
 from lightning_rlhf.rewards.judge import JudgeReward
 
@@ -49,6 +50,6 @@ __all__ = [
     "SelfCritiqueModule",
     "Shaping",
     "Term",
-    "Updates",
+    "UpdateSchedule",
     "Value",
 ]

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
+from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import seed_of
-from lightning_rlhf.constitution.verdicts import Verdict, normalised
+from lightning_rlhf.constitution.testing import ScriptedGenerator
+from lightning_rlhf.constitution.verdicts import Verdict, normalized
 from lightning_rlhf.data.formats import Pair, read_pair
 
 LAW = Constitution(
@@ -190,9 +191,9 @@ def test_labels_depend_on_their_pair_alone(texts: list[str], seed: int, random: 
 
 @given(st.floats(-50, 0), st.floats(-50, 0))
 def test_normalising_is_a_softmax(a: float, b: float) -> None:
-    p = normalised((a, b))
+    p = normalized((a, b))
     assert p == pytest.approx(math.exp(a) / (math.exp(a) + math.exp(b)))
-    assert p + normalised((b, a)) == pytest.approx(1)
+    assert p + normalized((b, a)) == pytest.approx(1)
 
 
 def test_what_is_said_of_wrong_settings_and_pairs() -> None:
@@ -204,7 +205,7 @@ def test_what_is_said_of_wrong_settings_and_pairs() -> None:
     ]:
         with pytest.raises(ValueError, match=said):
             feedback(**options)
-    with pytest.raises(ValueError, match=r"Question.direct uses \{answer\}: known are"):
+    with pytest.raises(ValueError, match=r"Question.direct uses \{answer\}: use only"):
         Question("{answer}")
     with pytest.raises(ValueError, match="pair 1 has no text 'second'"):
         feedback().label(judge({}), [{"prompt": "q", "first": "x"}])

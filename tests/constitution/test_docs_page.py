@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_rlhf.constitution.gates import Gates
-from lightning_rlhf.constitution.principles import load
+from lightning_rlhf.constitution.readers import load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "constitution.md").read_text()
 

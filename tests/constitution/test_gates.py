@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_rlhf.constitution.demonstrations import demonstrations
+from lightning_rlhf.constitution.detectors import confuses_roles, is_refusal, loops, risen
 from lightning_rlhf.constitution.gates import Gates, GateTripped, check
-from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
-from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations
-from lightning_rlhf.constitution.signs import confuses_roles, is_refusal, loops, risen
+from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 
 DRAFT = "Put the lid on , wait ten minutes , and pour the tea into a warm cup or a glass ."
 LONG = " ".join(f"w{i}" for i in range(80))
@@ -74,7 +76,7 @@ def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
     check([]).stop()
     with pytest.raises(ValueError, match=r"Gates.loops must be a share from 0 to 1, got 2"):
         Gates(loops=2)
-    with pytest.raises(ValueError, match="a row before the gates lacks 'draft'"):
+    with pytest.raises(ValueError, match="a row to check lacks 'draft'"):
         check([{"id": "x"}])
 
 

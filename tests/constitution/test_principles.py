@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_rlhf.constitution.principles import Constitution, Principle, load
+from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.transcripts import load_comparisons, load_transcripts
 from support import shared
 
-LIMITS = "known shapes are ours"
+SHAPES = "use one of: ours"
 
 
 def written(folder: Path, value: object, name: str = "mine.yaml") -> Path:
@@ -125,10 +126,13 @@ def test_draws_follow_the_weights_and_need_the_texts() -> None:
             {"name": "n", "version": 1, "principles": [{"id": "a", "revision": "x"}] * 2},
             "two principles 'a'",
         ),
-        ([{"critic": "a"}], f"is a list of dict, and {LIMITS}"),
-        ([], f"is an empty list, and {LIMITS}"),
-        (None, f"is empty, and {LIMITS}"),
-        ({"constitutions": [{"critic": "a"}]}, "entry 1 has the keys {critic}: it needs critic"),
+        ([{"critic": "a"}], f"is not a constitution: it is a list of dict; {SHAPES}"),
+        ([], f"is an empty list; {SHAPES}"),
+        (None, f"is empty; {SHAPES}"),
+        (
+            {"constitutions": [{"critic": "a"}]},
+            "entry 1 has the keys {critic}: give it critic and revision",
+        ),
         ({"x": {"prompt": ["c"]}}, "edit_request is NoneType, not text"),
     ],
 )

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.chain import Chain, Draft, Round
-from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
+from lightning_rlhf.constitution.demonstrations import demonstrations
+from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.pairs import pairs, sampled_pairs
 from lightning_rlhf.constitution.principles import Constitution, Principle
-from lightning_rlhf.constitution.sampled import sampled_pairs
 from lightning_rlhf.constitution.seeds import row_id, seed_of
-from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations, pairs
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.constitution.transcripts import Transcript
 
 TWO = Constitution(
@@ -22,7 +24,15 @@ TWO = Constitution(
     "1",
     (Principle("kind", "rude ?", "be kind"), Principle("true", "wrong ?", "be right")),
 )
-SHOT = Transcript("s", "q", "a", "cr", "c", "rr", "r")
+
+
+def shot(id: str, revision: str) -> Transcript:
+    return Transcript(
+        id, "q", "a", critique_request="cr", critique="c", revision_request="rr", revision=revision
+    )
+
+
+SHOT = shot("s", "r")
 
 
 def counting(messages: list[Message], seed: int) -> str:
@@ -53,7 +63,7 @@ def test_four_rounds_written_by_hand() -> None:
     (chain,) = loop.run(generator, [{"id": "sum", "prompt": "2 + 2 ?"}])
 
     drawn = [TWO[name] for name in ("kind", "kind", "true", "kind")]  # what seed 3 draws
-    said = [
+    texts = [
         ("rude: fool", "you friend"),
         ("fine", "you friend"),
         ("wrong: 5", "it is 4"),
@@ -61,20 +71,33 @@ def test_four_rounds_written_by_hand() -> None:
     ]
     rounds = tuple(
         Round(
-            p.id, p.critique, critique, True, seed_of(3, "sum", "critique", k),
-            p.revision, revision, False, seed_of(3, "sum", "revision", k),
+            p.id,
+            p.critique,
+            critique,
+            critique_finished=True,
+            critique_seed=seed_of(3, "sum", "critique", k),
+            revision_request=p.revision,
+            revision=revision,
+            finished=False,
+            seed=seed_of(3, "sum", "revision", k),
         )
-        for k, (p, (critique, revision)) in enumerate(zip(drawn, said, strict=True), 1)
-    )  # fmt: skip
+        for k, (p, (critique, revision)) in enumerate(zip(drawn, texts, strict=True), 1)
+    )
     assert chain == Chain(
-        "sum", "2 + 2 ?", Draft("you fool", True, seed_of(3, "sum", "draft", 0)), rounds,
-        (), {"model": "by hand"}, TWO.stamp, 3,
-    )  # fmt: skip
+        "sum",
+        "2 + 2 ?",
+        Draft("you fool", True, seed_of(3, "sum", "draft", 0)),
+        rounds=rounds,
+        shots=(),
+        generator={"model": "by hand"},
+        constitution=TWO.stamp,
+        seed=3,
+    )
     assert generator.calls == 1 + 2 * 4
 
     before = ["you fool", "you friend", "you friend", "it is 4"]
     sent = [[user("2 + 2 ?")]]
-    for p, old, (critique, _) in zip(drawn, before, said, strict=True):
+    for p, old, (critique, _) in zip(drawn, before, texts, strict=True):
         asked = [user("2 + 2 ?"), assistant(old), user(p.critique)]
         sent += [asked, [*asked, assistant(critique), user(p.revision)]]
     assert [r.messages for r in generator.requests] == sent
@@ -108,7 +131,7 @@ def test_a_conversation_keeps_its_turns_and_its_system_turn_first() -> None:
 
 
 def test_shots_are_drawn_for_each_row() -> None:
-    many = [Transcript(str(i), "q", "a", "cr", "c", "rr", str(i)) for i in range(6)]
+    many = [shot(str(i), str(i)) for i in range(6)]
     loop = SelfCritique(TWO, rounds=2, transcripts=many, shots=2)
     chains = loop.run(ScriptedGenerator(counting), [{"prompt": f"p{i}"} for i in range(40)])
     picks = {tuple(m["content"] for m in c.shots[5::6]) for c in chains}

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
-from lightning_rlhf.constitution.self_critique import SelfCritique, demonstrations, pairs
+from lightning_rlhf.constitution.demonstrations import demonstrations
+from lightning_rlhf.constitution.pairs import pairs
+from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.constitution.trace import find, story
 
 
@@ -60,8 +62,8 @@ def test_a_label_tells_both_orders(folder: Path) -> None:
     row, chain = find([folder / "labels.jsonl", folder / "chains.jsonl"], "a/r2-r0")
     assert row["chosen"] == chain["rounds"][1]["revision"]
     text = story(row)
-    assert "asked with the chosen side first: log-probs of the labels -0.2877, -1.3863" in text
-    assert "asked with the rejected side first: log-probs of the labels -1.3863, -0.2877" in text
+    assert "chosen answer shown first: log-probs of the labels -0.2877, -1.3863" in text
+    assert "rejected answer shown first: log-probs of the labels -1.3863, -0.2877" in text
     assert "decided: P(chosen is better) is 0.7500" in text
 
 
@@ -70,5 +72,5 @@ def test_what_is_said_of_no_such_row(folder: Path) -> None:
         find([folder], "b")
     with pytest.raises(FileNotFoundError, match="no file or folder at"):
         find([folder / "none"], "a")
-    with pytest.raises(ValueError, match="row x is no chain, label or demonstration"):
+    with pytest.raises(ValueError, match="row x is not a chain, label or demonstration"):
         story({"id": "x"})

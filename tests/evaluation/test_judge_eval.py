@@ -9,10 +9,11 @@ import random
 import pytest
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
+from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.rating import expected, rate
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.evaluation.judge_eval import calibration, judge_eval, wilson
 
 LAW = Constitution("law", "1", (Principle("x", comparison="nicer?"),))

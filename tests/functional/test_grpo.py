@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_rlhf.functional.grpo import Mean, grpo_loss, token_weights
+from lightning_rlhf.functional.grpo import LossAggregation, grpo_loss, token_weights
 from lightning_rlhf.functional.ppo import token_kl
 from lightning_rlhf.functional.rloo import rloo_loss
 
@@ -21,7 +21,7 @@ ADVANTAGES = torch.tensor([2.0, -1.0])
         ("length", [1 / 16] * 4),
     ],
 )
-def test_what_a_token_weighs(mean: Mean, weights: list[float]) -> None:
+def test_what_a_token_weighs(mean: LossAggregation, weights: list[float]) -> None:
     found = token_weights(SEQUENCE, 2, mean, 8)
     torch.testing.assert_close(found, torch.tensor(weights))
 

@@ -12,10 +12,12 @@ import pytest
 
 from kill_harness import Kill, Killer, run_killed
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Completion, Message, Request, ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
+from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.pairs import pairs
+from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.seeds import seed_of
-from lightning_rlhf.constitution.self_critique import SelfCritique, pairs
+from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.journal import Journaled
 
 ROWS = [{"id": str(i), "prompt": f"question {i}"} for i in range(5)]
@@ -86,7 +88,7 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_before_it_told(tmp_path: P
     journal.generate([request("a"), request("b")])
     assert (journal.asked, journal.found) == (1, 1) and path.read_bytes() == whole
     path.write_bytes(b"broken\n" + whole)
-    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is no answer of a journal"):
+    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is not an answer of a journal"):
         Journaled(scripted(), path)
     with pytest.raises(ValueError, match="batch must be 1 or more"):
         Journaled(scripted(), path, batch=0)

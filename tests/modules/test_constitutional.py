@@ -22,10 +22,11 @@ from lightning_rlhf import (
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Message, ScriptedGenerator
+from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.question import Question
-from lightning_rlhf.constitution.readers import read_constitution
+from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.role import RoleGenerator
 from runs import Runs
 from support import RULES, number_pairs
@@ -162,7 +163,7 @@ def test_rows_and_constitution_become_artifacts(
     trainer.predict(module, PromptData(prompts(2), val_fraction=0, batch_size=2))
     logger.experiment.finish()
     assert [Path(file).name for file in told] == ["rows.jsonl", "constitution.yaml"]
-    assert read_constitution(Path(told[1])).sha256 == RULES.sha256
+    assert load(Path(told[1])).sha256 == RULES.sha256
 
 
 def test_the_bare_base_is_one_generator_whatever_stands_on_it(runs: Runs) -> None:

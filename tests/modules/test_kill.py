@@ -24,7 +24,7 @@ from lightning_rlhf import (
     Sampling,
     SelfCritiqueModule,
     Shaping,
-    Updates,
+    UpdateSchedule,
     Value,
 )
 from lightning_rlhf.callbacks import WriteRows
@@ -73,14 +73,14 @@ def score_low_numbers(
 def make(method: str, base: str, reward: str) -> OnlineModule:
     """Make a module that has everything a checkpoint must carry."""
     sampling = Sampling(max_new_tokens=6, samples=2)
-    shaping = Shaping(kl_target=0.5, kl_horizon=50, centre=True, normalize=True, clip=3.0)
+    shaping = Shaping(kl_target=0.5, kl_horizon=50, center=True, normalize=True, clip=3.0)
     backbone = Backbone(base, lora=LoRA(r=4), dtype="float32", adapters={"reward": reward})
     if method == "rloo":
         backbone.adapters.clear()
-        updates = Updates(epochs=2, minibatches=2, target_kl=0.1)
+        updates = UpdateSchedule(epochs=2, minibatches=2, target_kl=0.1)
         return RLOOModule(backbone, score_low_numbers, sampling, shaping, updates, lr=1e-2)
     return PPOModule(
-        backbone, sampling=sampling, shaping=shaping, updates=Updates(epochs=2, minibatches=2),
+        backbone, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2),
         value=Value(warmup_updates=3, lr=5e-3), lr=1e-2,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def fit(folder: Path, killer: Killer, method: str, base: str, reward: str) -> No
         for role in module.trained
         for i, p in enumerate(module.backbone.role_parameters(role))
     }
-    state = {"kl": module._kl.coef, "moments": module._moments.state_dict()}
+    state = module._shaper.state_dict()
     torch.save({"weights": weights, **state}, folder / "end.pt")
 
 
@@ -153,7 +153,7 @@ def test_ten_kills_change_no_bit(runs: Runs, tiny_base: str, reward: str, method
     assert len(list(folders[1].glob("*.ckpt"))) >= 10  # it went on between kills
 
     whole, killed = (torch.load(folder / "end.pt") for folder in folders)
-    assert whole["kl"] == killed["kl"] and whole["moments"] == killed["moments"]
+    assert all(whole[part] == killed[part] for part in ("kl", "moments", "center"))
     assert whole["weights"].keys() == killed["weights"].keys()
     for name, weight in whole["weights"].items():
         assert torch.equal(weight, killed["weights"][name]), name

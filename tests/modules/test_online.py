@@ -21,7 +21,7 @@ from lightning_rlhf import (
     RLOOModule,
     Sampling,
     Shaping,
-    Updates,
+    UpdateSchedule,
     Value,
 )
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
@@ -60,7 +60,7 @@ def ppo(runs: Runs, **kwargs: Any) -> PPOModule:
 @pytest.mark.parametrize("critic", ["adapter", "head"])
 def test_the_first_ratio_is_one_to_the_bit(runs: Runs, critic: Any) -> None:
     seen = Metrics()
-    module = ppo(runs, critic=critic, updates=Updates(epochs=2, minibatches=2))
+    module = ppo(runs, critic=critic, updates=UpdateSchedule(epochs=2, minibatches=2))
     fit(runs, module, 3, callbacks=[seen])
     assert len(seen.rows) == 12
     for update in (0, 4, 8):
@@ -136,7 +136,7 @@ def rollout_of(module: OnlineModule) -> Rollout:
 @pytest.mark.parametrize("samples", [1, 3])
 def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
     module = ppo(
-        runs, sampling=Sampling(6, samples=samples), updates=Updates(epochs=3, minibatches=3)
+        runs, sampling=Sampling(6, samples=samples), updates=UpdateSchedule(epochs=3, minibatches=3)
     )
     fit(runs, module, 1)
     rollout = rollout_of(module)
@@ -156,7 +156,7 @@ def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
 def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
-        runs, value=Value(score_at=score_at, whiten=False), updates=Updates(minibatches=2),
+        runs, value=Value(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
         sampling=Sampling(6, samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
@@ -203,7 +203,7 @@ def test_they_learn(runs: Runs, method: str) -> None:
 
 def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:
     seen = Metrics()
-    module = ppo(runs, lr=5e-2, warmup=0.0, updates=Updates(epochs=6, target_kl=1e-4))
+    module = ppo(runs, lr=5e-2, warmup=0.0, updates=UpdateSchedule(epochs=6, target_kl=1e-4))
     trainer = fit(runs, module, 2, callbacks=[seen])
     assert seen.rows[0]["policy/stopped"] == 0
     assert any(row["policy/stopped"] for row in seen.rows)
@@ -211,7 +211,7 @@ def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:
 
 
 def test_a_critic_warms_up_alone(runs: Runs) -> None:
-    module = ppo(runs, value=Value(warmup_updates=4), updates=Updates(epochs=2))
+    module = ppo(runs, value=Value(warmup_updates=4), updates=UpdateSchedule(epochs=2))
 
     class Look(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -232,14 +232,14 @@ def test_an_adaptive_coefficient_follows_the_kl(runs: Runs) -> None:
 
 def test_scores_are_shaped(runs: Runs) -> None:
     module = ppo(
-        runs, shaping=Shaping(centre=True, normalize=True, clip=1.0, missing_eos_penalty=2.0)
+        runs, shaping=Shaping(center=True, normalize=True, clip=1.0, missing_eos_penalty=2.0)
     )
     scores = torch.tensor([0.0, 2.0, 4.0, 10.0])
-    found = module._shape(scores, torch.tensor([True, True, True, False]))
+    found = module._shaper.shape(scores, torch.tensor([True, True, True, False]))
     std = scores.std()
     wanted = ((scores - 4) / (std + 1e-6)).clamp(-1, 1) - torch.tensor([0, 0, 0, 2.0])
     torch.testing.assert_close(found, wanted)
-    again = module._shape(torch.tensor([4.0]), torch.tensor([True]))
+    again = module._shaper.shape(torch.tensor([4.0]), torch.tensor([True]))
     assert again == pytest.approx(0)  # still about the first rollout's mean
 
 
@@ -266,7 +266,7 @@ def test_validation_measures_the_policy(runs: Runs) -> None:
 def test_wrong_batches_and_settings_are_one_sentence(runs: Runs) -> None:
     with pytest.raises(ValueError, match="samples its own completions: give it PromptData"):
         runs.trainer(max_steps=1).fit(ppo(runs), PreferenceData(number_pairs(8), val_fraction=0))
-    many = ppo(runs, updates=Updates(minibatches=9))
+    many = ppo(runs, updates=UpdateSchedule(minibatches=9))
     with pytest.raises(ValueError, match="8 prompts cannot be cut into 9 minibatches: raise"):
         fit(runs, many)
     with pytest.raises(ValueError, match="give a temperature above 0"):
@@ -309,7 +309,7 @@ def test_a_step_that_broke_off_is_made_again(runs: Runs, at: int) -> None:
             if trainer.global_step == at:
                 raise InterruptedError
 
-    updates = Updates(epochs=2, minibatches=2)
+    updates = UpdateSchedule(epochs=2, minibatches=2)
     whole = ppo(runs, updates=updates)
     fit(runs, whole, 3)
     saved = runs.folder / "broken"

@@ -19,8 +19,8 @@ from pytorch_lightning.strategies import (
 
 from lightning_rlhf import DPOModule, PromptData, RewardModule
 from lightning_rlhf.callbacks import SampleTable, SaveRoles, WriteRows
-from lightning_rlhf.modules.base import fused_adamw, warmup_cosine
 from lightning_rlhf.training.guards import check_trainer
+from lightning_rlhf.training.optim import fused_adamw, warmup_cosine
 from runs import METHODS, Runs
 
 NAMES = {

@@ -428,6 +428,11 @@ TYPED = [
         "DPOModule has no option betta: did you mean beta?",
     ),
     Mistake(
+        "a misspelt option that every method has",
+        typed("--model.wormup=0.2"),
+        "DPOModule has no option wormup: did you mean warmup?",
+    ),
+    Mistake(
         "a misspelt option of a part",
         typed(f"{BACKBONE}.quantisation=nf4"),
         "Backbone has no option quantisation: did you mean quantization?",

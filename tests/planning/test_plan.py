@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from lightning_rlhf import Backbone, DPOModule, KTOModule, LoRA, RewardModule, SFTModule
 from lightning_rlhf.models import loading, lora
-from lightning_rlhf.modules.base import AlignmentModule, fused_adamw
+from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.budget import Run, changes, largest, stepping_of
 from lightning_rlhf.planning.plan import (
@@ -25,6 +25,7 @@ from lightning_rlhf.planning.plan import (
     plan_step,
 )
 from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
+from lightning_rlhf.training.optim import fused_adamw
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4,

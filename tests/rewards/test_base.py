@@ -28,7 +28,7 @@ from lightning_rlhf import (
     PromptData,
     RoleReward,
     Sampling,
-    Updates,
+    UpdateSchedule,
 )
 from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.rewards.base import Answers, as_rewards
@@ -217,7 +217,7 @@ def length(prompts: list[str], completions: list[str], rows: list[dict]) -> list
 def test_a_weighted_sum_logs_each(runs: Runs, classifier: str) -> None:
     rewards = [FunctionReward(length, weight=2.0), ClassifierReward(classifier, None, weight=-0.5)]
     module = PPOModule(
-        runs.backbone(), rewards, sampling=Sampling(max_new_tokens=5), updates=Updates(1, 1)
+        runs.backbone(), rewards, sampling=Sampling(max_new_tokens=5), updates=UpdateSchedule(1, 1)
     )
     data = PromptData(number_pairs(8), val_fraction=0.0, batch_size=4)
     runs.trainer(max_steps=1, max_epochs=-1).fit(module, data)
@@ -253,7 +253,7 @@ def test_rows_reach_the_function(runs: Runs) -> None:
         return [float(n == [row["answer"]]) for n, row in zip(said, rows, strict=True)]
 
     sampling = Sampling(max_new_tokens=3, samples=2)
-    module = PPOModule(runs.backbone(), correct, sampling=sampling, updates=Updates(1, 1))
+    module = PPOModule(runs.backbone(), correct, sampling=sampling, updates=UpdateSchedule(1, 1))
     runs.trainer(max_steps=1, max_epochs=-1).fit(
         module, PromptData(SUMS, val_fraction=0.0, batch_size=4)
     )

@@ -16,7 +16,7 @@ class WriteRows(Callback):
     """Append what ``predict_step`` returns to a JSONL file, each batch as it is made.
 
     Each process writes its own file, so nobody waits. With Weights & Biases the file becomes an
-    artifact, and so do the files that the module names in ``left``.
+    artifact, and so do the files that the module names in ``artifacts``.
 
     Args:
         path: the file; None for ``predictions.jsonl`` in the run's folder.
@@ -50,7 +50,7 @@ class WriteRows(Callback):
             return
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                for file in (self._file(trainer), *getattr(pl_module, "left", ())):
+                for file in (self._file(trainer), *getattr(pl_module, "artifacts", ())):
                     logger.experiment.log_artifact(str(file), name=file.stem, type="rows")
 
     def _file(self, trainer: Trainer) -> Path:

@@ -1,4 +1,4 @@
-"""Floor 4. Talk to a trained role, its reference beside it."""
+"""``lightning-rlhf chat``: talk to a trained role beside its reference."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.data.formats import Message
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.models.loading import DType, Quantization
+
+
+def main(args: list[str]) -> None:
+    """Read the arguments of ``chat`` and call it."""
+    call_with(chat, "chat", args)
 
 
 def chat(

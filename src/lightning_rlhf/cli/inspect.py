@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.cli.arguments import describe_run
 from lightning_rlhf.data import statistics as figures
 from lightning_rlhf.data.datamodules import (
     DemonstrationData,
@@ -47,17 +48,44 @@ class Look(NamedTuple):
     options: dict[str, Any]  # of the DataModule
 
 
+def main(args: list[str]) -> int:
+    """Show the data of a run, by the arguments of ``fit``, or of one file; no weights are read."""
+    rows, args = rows_option(args)
+    console, updates = Console(), 0
+    if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
+        cli = describe_run(args)
+        found = (getattr(part, "tokenizer", None) for part in cli.model.modules())
+        data, tokenizer = cli.datamodule, next((t for t in found if t is not None), None)
+        updates = getattr(cli.model, "updates_per_rollout", 0)
+        if tokenizer is None:
+            raise ValueError(f"{type(cli.model).__name__} has no tokenizer to inspect data with")
+    else:
+        data = data_of(look_of(args), console)
+        tokenizer = data.tokenizer
+    return 0 if inspect(data, tokenizer, rows, console, updates) else 1
+
+
 def rows_option(args: list[str]) -> tuple[int, list[str]]:
     """How many rows to show, and the arguments of ``fit``."""
-    parser = argparse.ArgumentParser("lightning-rlhf inspect", add_help=False, allow_abbrev=False)
-    parser.add_argument("--rows", type=int, default=2)
-    mine, rest = parser.parse_known_args(args)
+    mine, rest = _rows_parser().parse_known_args(args)
     return mine.rows, rest
+
+
+def _rows_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("lightning-rlhf inspect", add_help=False, allow_abbrev=False)
+    parser.add_argument("--rows", type=int, default=2, help="how many rows to show")
+    return parser
 
 
 def look_of(args: list[str]) -> Look:
     """The arguments of a file's inspection."""
-    parser = argparse.ArgumentParser("lightning-rlhf inspect", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "lightning-rlhf inspect",
+        description="Show rows as a model sees them. Instead of a file, give the arguments of fit: "
+        "lightning-rlhf inspect --config configs/dpo.yaml",
+        allow_abbrev=False,
+        parents=[_rows_parser()],
+    )
     parser.add_argument("source", help="a file, a folder, a hub id or {source: weight, ...}")
     parser.add_argument("--tokenizer", required=True, help="a model or the folder of a tokenizer")
     parser.add_argument("--as", dest="reader", choices=READERS, help="by the columns, if not given")
@@ -67,6 +95,7 @@ def look_of(args: list[str]) -> Look:
     parser.add_argument("--max_tokens", type=int)
     parser.add_argument("--batch_size", type=int, default=8)
     asked = vars(parser.parse_args(args))
+    del asked["rows"]
     source, tokenizer, reader = (asked.pop(k) for k in ("source", "tokenizer", "reader"))
     return Look(_mixture(source) or source, tokenizer, reader, {**asked, "val_fraction": 0.0})
 

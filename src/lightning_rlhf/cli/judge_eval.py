@@ -1,4 +1,4 @@
-"""Floor 4. ``judge-eval`` and ``trace``: is a judge any good; where is a row from?"""
+"""``lightning-rlhf judge-eval``: measure a judge against human labels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
+from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.cli.chat import load_role
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.stages import write_rows
-from lightning_rlhf.constitution.trace import find, story
+from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import BadRow, read_pair
 from lightning_rlhf.data.layouts import recognise
@@ -25,6 +24,12 @@ from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.sampler import Sampling
+from lightning_rlhf.reporting.calibration import draw_calibration
+
+
+def main(args: list[str]) -> None:
+    """Read the arguments of ``evaluate_judge`` and call it."""
+    call_with(evaluate_judge, "judge-eval", args)
 
 
 def evaluate_judge(
@@ -94,33 +99,3 @@ def human_pairs(
     if not rows:
         raise ValueError(f"{source}: no row is a pair that people decided; inspect says why")
     return rows, dropped
-
-
-def draw_calibration(report: JudgeReport, path: Path) -> None:
-    """How often the judge is right, by how sure it is; a circle's area is its share of verdicts."""
-    figure = Figure((5.2, 4.4), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0.5, 1], [0.5, 1], color="#7a8699", linewidth=1, label="calibrated")
-    rows = sum(b.rows for b in report.bins)
-    for b in report.bins:
-        axes.scatter(b.confidence, b.accuracy, s=900 * b.rows / rows, color="#3b82f6", alpha=0.7)
-        axes.annotate(str(b.rows), (b.confidence, b.accuracy), size=8, ha="center", va="center")
-    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02), xlabel="the judge's probability for its choice")
-    axes.set_ylabel("share that sided with people")
-    axes.grid(color="#e4e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def trace(row: str, folder: str) -> None:
-    """The story of one training row: who said what, by which principle, as which seed.
-
-    Args:
-        row: its id.
-        folder: a file of rows, or a folder in whose files it is looked for.
-    """
-    console = Console()
-    for found in find([folder], row):
-        console.rule(str(found["file"]))
-        console.print(Text(story(found)))

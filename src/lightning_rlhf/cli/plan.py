@@ -1,4 +1,4 @@
-"""``lightning-rlhf plan``: will it fit? A table before anything is loaded."""
+"""``lightning-rlhf plan``: the memory of a run's largest step, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lightning_rlhf.cli.arguments import describe_run
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest, run_of
@@ -22,13 +23,27 @@ class Asked(NamedTuple):
     completions: int  # to a prompt
 
 
+def main(args: list[str]) -> int:
+    """Print the plan of the run that the arguments of ``fit`` describe; 1 if it does not fit."""
+    asked, args = split_arguments(args)
+    cli = describe_run(args)
+    precision = str(cli.config.trainer.precision or "32-true")
+    accumulates = (cli.config.trainer.accumulate_grad_batches or 1) > 1
+    fits = report(cli.model, cli.datamodule, precision, accumulates, asked, Console())
+    return 0 if fits else 1
+
+
 def split_arguments(args: list[str]) -> tuple[Asked, list[str]]:
-    """What is asked of the plan, and the arguments of ``fit``."""
-    parser = argparse.ArgumentParser("lightning-rlhf plan", add_help=False)
-    parser.add_argument("--gpu", type=float)
-    parser.add_argument("--completions", type=int, default=2)
-    mine, rest = parser.parse_known_args(args)
-    return Asked(**vars(mine)), rest
+    """Separate the options of ``plan`` from the arguments of ``fit``."""
+    parser = argparse.ArgumentParser(
+        "lightning-rlhf plan",
+        description="Plan the memory of a step before anything is loaded. All other arguments are "
+        "those of fit: lightning-rlhf plan --config configs/dpo.yaml --gpu 12",
+    )
+    parser.add_argument("--gpu", type=float, help="GiB of the card; the one of this machine if not")
+    parser.add_argument("--completions", type=int, default=2, help="of each prompt of a ranking")
+    own, rest = parser.parse_known_args(args)
+    return Asked(**vars(own)), rest
 
 
 def report(

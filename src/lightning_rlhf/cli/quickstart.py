@@ -1,4 +1,4 @@
-"""The quickstart: a recipe on the micro-world, from nothing to a report."""
+"""``lightning-rlhf quickstart``: a recipe on the micro-world, from nothing to a report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.recipes.recipe import read_recipe
 from lightning_rlhf.recipes.run import run
 from lightning_rlhf.reporting.page import Results
@@ -21,6 +22,11 @@ SCALED = (  # what scale multiplies
     "labels.data.init_args.max_rows",
 )
 JUDGED = ("sft", "dpo", "ppo", "cai", "cai_dpo")
+
+
+def main(args: list[str]) -> None:
+    """Read the arguments of ``quickstart`` and call it."""
+    call_with(quickstart, "quickstart", args)
 
 
 def quickstart(

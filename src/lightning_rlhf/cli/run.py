@@ -27,8 +27,8 @@ docs/recipes.md. A second start skips what is done and goes on where it was stop
 OPTIONS = ("--set", "--from", "--dry", "--help")
 
 
-def run_recipe(args: list[str]) -> None:
-    """What stands behind ``run`` on the command line.
+def main(args: list[str]) -> None:
+    """Run a recipe, or show what would run.
 
     Raises:
         ValueError: what was typed, what the recipe says, or a stage that failed.

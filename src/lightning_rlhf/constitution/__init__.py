@@ -1,4 +1,4 @@
-"""Floor 2. Constitutional AI as strings in, strings out: principles, critiques, labels, gates.
+"""Constitutional AI as strings in, strings out: principles, critiques, revisions, labels, gates.
 
-Never sees a tensor; a model is whatever answers as a ``Generator``.
+No tensors here. A model is any ``Generator``.
 """

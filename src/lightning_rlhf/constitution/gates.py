@@ -1,17 +1,17 @@
-"""Gates between stages: what is known to go wrong with revised answers, counted, with a limit each.
+"""Gates between stages: limits on the share of revisions that show a known failure.
 
 Small models collapse here: they copy, talk about the critique, loop, refuse, or repeat one pious
-phrase (arXiv 2212.08073, sections 3.1 and 4.3; arXiv 2504.04918). A tripped gate says so.
+phrase (arXiv 2212.08073, sections 3.1 and 4.3; arXiv 2504.04918).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, NamedTuple
 
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.signs import (
+from lightning_rlhf.constitution.detectors import (
     Phrase,
     confuses_roles,
     is_copy,
@@ -24,24 +24,25 @@ from lightning_rlhf.constitution.signs import (
 
 
 class GateTripped(ValueError):
-    """Rows that must not be trained on as they are."""
+    """Raised for rows that must not be trained on as they are."""
 
 
 @dataclass(frozen=True)
 class Gates:
-    """The share of rows that each gate lets fail; None switches a gate off."""
+    """Largest share of rows that may fail each gate; None switches a gate off."""
 
     unchanged: float | None = 0.5  # the revision is the draft
-    near_copy: float | None = 0.5  # almost: ``similar`` or more of its words in their order
+    near_copy: float | None = 0.5  # keeps ``similar`` or more of the draft's words in order
     role_confusion: float | None = 0.05  # "Critique:", "Here is a revised ..."
-    no_end: float | None = 0.1  # ended by its length
-    loops: float | None = 0.05  # most of its word triples come again
-    length: float | None = 0.25  # beyond ``longest`` times the draft's words, or its inverse
+    _: KW_ONLY
+    no_end: float | None = 0.1  # cut off by its length
+    loops: float | None = 0.05  # most word triples are repeats
+    length: float | None = 0.25  # over ``longest`` times the draft's words, or under its inverse
     refusals: float | None = 0.5  # declines, where the draft did not
-    boilerplate: float | None = 0.2  # holds a phrase whose share rose by more than that
+    boilerplate: float | None = 0.2  # has a phrase whose share of texts rose by more than this
     similar: float = 0.95
     longest: float = 3.0
-    phrase: int = 4  # words of a phrase
+    phrase: int = 4  # words per phrase
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
@@ -50,25 +51,25 @@ class Gates:
 
     @property
     def limits(self) -> dict[str, float | None]:
-        """The limit of each gate."""
+        """Limit of each gate by name."""
         return {k: v for k, v in asdict(self).items() if k not in ("similar", "longest", "phrase")}
 
 
 class Checked(NamedTuple):
-    """One answer before a gate."""
+    """One answer to check."""
 
     id: str
-    source: str  # of the chain; its rounds are not independent of one another
+    source: str  # id of its chain, whose rounds are not independent of one another
     draft: str
     answer: str
     finished: bool
 
 
 class GateResult(NamedTuple):
-    """What one gate found."""
+    """Result of one gate."""
 
     gate: str
-    share: float  # of rows that failed; for boilerplate, by how much its phrase's share rose
+    share: float  # of rows that failed; for boilerplate, the rise of its phrase's share
     limit: float | None
     failed: tuple[str, ...]  # row ids
     detail: str = ""
@@ -78,52 +79,52 @@ class GateResult(NamedTuple):
         return self.limit is not None and self.share > self.limit
 
     def __str__(self) -> str:
-        said = f"gate {self.gate}{self.detail}: {self.share:.0%} of rows"
+        text = f"gate {self.gate}{self.detail}: {self.share:.0%} of rows"
         if self.limit is None:
-            return f"{said} (no limit)"
+            return f"{text} (no limit)"
         if not self.tripped:
-            return f"{said}, at most {self.limit:.0%} allowed"
+            return f"{text}, at most {self.limit:.0%} allowed"
         rows = ", ".join(self.failed[:3])
-        return f"{said}, but at most {self.limit:.0%} are allowed; look at rows {rows}"
+        return f"{text}, but at most {self.limit:.0%} are allowed; look at rows {rows}"
 
 
 class GateReport(NamedTuple):
-    """All gates over all rows."""
+    """Results of all gates over all rows."""
 
     rows: int
     results: tuple[GateResult, ...]
     passed: dict[str, tuple[str, ...]]  # row id -> the gates it passed
-    phrases: tuple[Phrase, ...]  # those that rose most against the drafts
-    draft_refusals: float  # share of drafts that decline, beside which revisions are to be read
+    phrases: tuple[Phrase, ...]  # those that rose most from drafts to answers
+    draft_refusals: float  # share of drafts that decline, to compare revisions with
 
     @property
     def tripped(self) -> tuple[GateResult, ...]:
         return tuple(result for result in self.results if result.tripped)
 
     def clean(self, id: str) -> bool:
-        """Whether a row passed every gate that has a limit."""
+        """True if a row passed every gate that has a limit."""
         return all(r.gate in self.passed[id] for r in self.results if r.limit is not None)
 
     def stamped(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with the names of the gates they passed as ``"gates"``."""
+        """Add the names of the gates that each row passed, as ``"gates"``."""
         return [{**row, "gates": list(self.passed[str(row["id"])])} for row in rows]
 
     def stop(self) -> None:
-        """Raise where a gate tripped.
+        """Raise if a gate tripped.
 
         Raises:
-            GateTripped: one sentence for each.
+            GateTripped: one sentence per tripped gate.
         """
         if self.tripped:
             raise GateTripped("; ".join(map(str, self.tripped)))
 
     def __str__(self) -> str:
         return "\n".join(
-            [f"{self.rows:,} rows before {len(self.results)} gates", *map(str, self.results)]
+            [f"{self.rows:,} rows checked by {len(self.results)} gates", *map(str, self.results)]
         )
 
     def to_row(self) -> dict[str, Any]:
-        """A plain dict for a report."""
+        """Turn the report into a plain dict for JSON."""
         results = [{**r._asdict(), "tripped": r.tripped} for r in self.results]
         return {
             **self._asdict(),
@@ -133,11 +134,11 @@ class GateReport(NamedTuple):
 
 
 def check(rows: Sequence[Chain | dict[str, Any]], gates: Gates | None = None) -> GateReport:
-    """Put answers before the gates.
+    """Check answers against the gates.
 
     Args:
-        rows: chains, of which each round's revision is put before the gates as "<id>/r<round>", as
-            ``demonstrations`` names them; or ``{"id", "draft", "answer", "finished"}``.
+        rows: chains, whose revisions get the ids "<id>/r<round>" as in ``demonstrations``; or
+            ``{"id", "draft", "answer", "finished"}``.
         gates: the limits.
     """
     gates = gates or Gates()
@@ -146,18 +147,27 @@ def check(rows: Sequence[Chain | dict[str, Any]], gates: Gates | None = None) ->
     top = risen(texts, [a.draft for a in answers], gates.phrase)
     failed = {name: _failed(name, answers, gates, top) for name in gates.limits}
     results = tuple(
-        GateResult(
-            name,
-            (top[0].rise if top else 0.0) if name == "boilerplate" else _share(ids, answers),
-            gates.limits[name], tuple(ids),
-            f' ("{top[0].text}" rose)' if name == "boilerplate" and top else "",
-        )
+        GateResult(name, _share(ids, answers), gates.limits[name], tuple(ids))
+        if name != "boilerplate"
+        else _boilerplate(ids, gates, top)
         for name, ids in failed.items()
-    )  # fmt: skip
+    )
     sets = {name: set(ids) for name, ids in failed.items()}
     passed = {a.id: tuple(n for n, ids in sets.items() if a.id not in ids) for a in answers}
     refusals = [a.id for a in answers if is_refusal(a.draft)]
-    return GateReport(len(answers), results, passed, tuple(top), _share(refusals, answers))
+    return GateReport(
+        rows=len(answers),
+        results=results,
+        passed=passed,
+        phrases=tuple(top),
+        draft_refusals=_share(refusals, answers),
+    )
+
+
+def _boilerplate(ids: list[str], gates: Gates, top: list[Phrase]) -> GateResult:
+    rise = top[0].rise if top else 0.0
+    detail = f' ("{top[0].text}" rose)' if top else ""
+    return GateResult("boilerplate", rise, gates.boilerplate, tuple(ids), detail)
 
 
 def _failed(name: str, answers: list[Checked], gates: Gates, top: list[Phrase]) -> list[str]:
@@ -188,7 +198,7 @@ def _answers(row: Chain | dict[str, Any]) -> list[Checked]:
         return [Checked(id, id, row["draft"], row["answer"], bool(row["finished"]))]
     except KeyError as error:
         raise ValueError(
-            f"a row before the gates lacks {error}: give id, draft, answer, finished, or chains"
+            f"a row to check lacks {error}: give id, draft, answer and finished, or give chains"
         ) from error
 
 

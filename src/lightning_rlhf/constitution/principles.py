@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import yaml
 
 from lightning_rlhf.constitution.seeds import digest, weighted
 
-DEFAULT = Path(__file__).with_name("default.yaml")
 Kind = Literal["critique", "revision", "comparison"]
 NEEDS: dict[str, tuple[str, ...]] = {  # the texts a principle must have for each kind of draw
     "critique": ("critique", "revision"),
@@ -22,15 +20,16 @@ NEEDS: dict[str, tuple[str, ...]] = {  # the texts a principle must have for eac
 
 @dataclass(frozen=True)
 class Principle:
-    """One thing asked of an answer, as the three requests made of a model."""
+    """One rule about answers, worded as three requests to a model."""
 
     id: str
     critique: str = ""  # asks what is wrong with the last answer
     revision: str = ""  # asks for a better one
+    _: KW_ONLY
     comparison: str = ""  # asks which of two answers is better
     tags: tuple[str, ...] = ()
-    weight: float = 1.0  # how often it is drawn, against the others
-    source: str = ""  # where it is from
+    weight: float = 1.0  # how often it is drawn, relative to the others
+    source: str = ""  # its origin
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
@@ -45,7 +44,7 @@ class Principle:
 
 @dataclass(frozen=True)
 class Constitution:
-    """Principles under a name and a version; the hash tells any two apart."""
+    """Principles with a name, a version and a hash of all of it."""
 
     name: str
     version: str
@@ -61,12 +60,12 @@ class Constitution:
 
     @cached_property
     def sha256(self) -> str:
-        """Over the canonical JSON of name, version and all principles."""
+        """Hash of the canonical JSON of name, version and all principles."""
         return digest(asdict(self))
 
     @property
     def stamp(self) -> dict[str, str]:
-        """What a row carries of it: name, version, sha256."""
+        """Name, version and sha256, as stored in each row."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256}
 
     def __getitem__(self, name: str) -> Principle:
@@ -76,17 +75,20 @@ class Constitution:
         raise KeyError(f"constitution {self.name!r} has no principle {name!r}")
 
     def to_yaml(self) -> str:
-        """As ``load`` reads it, to the same hash."""
+        """YAML that ``load`` reads back to the same hash."""
         rows = [{**asdict(p), "tags": list(p.tags)} for p in self.principles]
         value = {"name": self.name, "version": self.version, "principles": rows}
         return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
     def draw(self, kind: Kind, *parts: object) -> Principle:
-        """One of the principles that have the texts of a kind, by weight, from the seed's parts.
+        """Draw a principle in proportion to its weight, among those that have the texts of a kind.
 
         Args:
             kind: "critique" (with its revision), "revision" alone, or "comparison".
-            parts: whatever tells this draw from others: run seed, row id, stage, round.
+            parts: the seed: run seed, row id, round and whatever else makes this draw its own.
+
+        Raises:
+            ValueError: no principle has these texts and a weight above 0.
         """
         able = [p for p in self.principles if all(getattr(p, text) for text in NEEDS[kind])]
         weights = [p.weight for p in able]
@@ -96,36 +98,3 @@ class Constitution:
                 f"add {' and '.join(NEEDS[kind])} to one"
             )
         return able[weighted(weights, "principle", kind, *parts)]
-
-
-def load(path: str | Path | None = None) -> Constitution:
-    """A constitution from a file of any known shape (see ``readers``), or the built-in one."""
-    from lightning_rlhf.constitution.readers import read_constitution
-
-    return read_constitution(Path(path) if path is not None else DEFAULT)
-
-
-class Governed:
-    """Whoever works by a constitution, whose file an earlier stage may have to write first.
-
-    Args:
-        given: a constitution, its file, or None for the built-in one.
-        kind: of the texts that are drawn.
-    """
-
-    def __init__(self, given: Constitution | str | None, kind: Kind):
-        self._given = given
-        self._kind = kind
-        if not isinstance(given, str) or Path(given).exists():
-            assert self.constitution  # refused here, before any call
-
-    @cached_property
-    def constitution(self) -> Constitution:
-        """Read when it is first asked for.
-
-        Raises:
-            ValueError: it has no principle to draw.
-        """
-        found = self._given if isinstance(self._given, Constitution) else load(self._given)
-        found.draw(self._kind, "check")
-        return found

@@ -1,9 +1,9 @@
-"""How a judge is asked which of two answers is better: plain strings that anyone may replace."""
+"""The question to a judge: which of two answers is better; plain templates, all replaceable."""
 
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from lightning_rlhf.constitution.generator import Message, Prompt
@@ -31,17 +31,18 @@ SPEAKER = {"user": "User", "assistant": "Assistant", "system": "System"}
 
 @dataclass(frozen=True)
 class Question:
-    """The texts around two answers.
+    """Templates of the texts around two answers.
 
     Each may use ``{conversation}``, ``{question}`` (the drawn principle's comparison), ``{first}``,
-    ``{second}`` and the labels ``{a}`` and ``{b}``; ``conclude`` only the labels.
+    ``{second}`` and the labels ``{a}`` and ``{b}``; ``conclude`` may use only the labels.
     """
 
     direct: str = DIRECT
     reasoned: str = REASONED  # asks for a chain of thought
     conclude: str = CONCLUDE  # asks for the label after it
-    concluded_by: Literal["user", "assistant"] = "user"  # whose turn says so: a new one, or the
-    # assistant's own, which the label then continues
+    _: KW_ONLY
+    # the turn of ``conclude``: a new user turn, or the assistant's own, which the label continues
+    concluded_by: Literal["user", "assistant"] = "user"
 
     def __post_init__(self) -> None:
         for name in ("direct", "reasoned", "conclude"):
@@ -49,7 +50,7 @@ class Question:
             wrong = sorted(str(f) for f in used - {None, *FIELDS})
             if wrong:
                 raise ValueError(
-                    f"Question.{name} uses {{{wrong[0]}}}: known are {', '.join(FIELDS)}; "
+                    f"Question.{name} uses {{{wrong[0]}}}: use only {', '.join(FIELDS)}; "
                     "write {{ for a brace"
                 )
         if self.concluded_by not in ("user", "assistant"):
@@ -61,42 +62,53 @@ class Question:
         self,
         prompt: Prompt,
         principle: str,
-        first: str,
-        second: str,
+        answers: tuple[str, str],
+        *,
         labels: tuple[str, str],
         reasoned: bool,
     ) -> Message:
-        """The user's turn that shows both answers."""
+        """Build the user turn that shows both answers.
+
+        Args:
+            prompt: the conversation that they answer.
+            principle: the text of the comparison.
+            answers: in the order in which they are shown.
+            labels: of the two options.
+            reasoned: ask for a chain of thought.
+        """
         text = (self.reasoned if reasoned else self.direct).format(
-            conversation=transcript(prompt), question=principle, first=first, second=second,
-            a=labels[0].strip(), b=labels[1].strip(),
-        )  # fmt: skip
+            conversation=transcript(prompt),
+            question=principle,
+            first=answers[0],
+            second=answers[1],
+            a=labels[0].strip(),
+            b=labels[1].strip(),
+        )
         return {"role": "user", "content": text}
 
     def after(self, reasoning: str, labels: tuple[str, str]) -> list[Message]:
-        """What follows the question once there is a chain of thought."""
-        text = self.conclude.format(
-            a=labels[0].strip(), b=labels[1].strip(), conversation="", question="", first="",
-            second="",
-        )  # fmt: skip
+        """Build the turns after the question: the chain of thought and the request for a label."""
+        a, b = (label.strip() for label in labels)
+        text = self.conclude.format(a=a, b=b, conversation="", question="", first="", second="")
         if self.concluded_by == "user":
             return turns(("assistant", reasoning), ("user", text))
         return turns(("assistant", f"{reasoning}{text}"))
 
     def example(self, shown: Comparison, labels: tuple[str, str], reasoned: bool) -> list[Message]:
-        """A worked example as turns, up to its label."""
+        """Build the turns of a worked example, up to its label."""
         label = labels[shown.better == "second"]
-        asked = self.ask(shown.prompt, shown.question, shown.first, shown.second, labels, reasoned)
+        answers = (shown.first, shown.second)
+        question = self.ask(shown.prompt, shown.question, answers, labels=labels, reasoned=reasoned)
         if not reasoned:
-            return [asked, *turns(("assistant", label))]
+            return [question, *turns(("assistant", label))]
         *before, last = self.after(shown.reasoning, labels)
         if last["role"] == "user":
-            return [asked, *before, last, *turns(("assistant", label))]
-        return [asked, *before, *turns(("assistant", last["content"] + label))]
+            return [question, *before, last, *turns(("assistant", label))]
+        return [question, *before, *turns(("assistant", last["content"] + label))]
 
 
 def transcript(prompt: Prompt) -> str:
-    """A conversation as text; a lone question, as text or as a message, stays as it is."""
+    """Write a conversation as text; a single user turn stays as it is."""
     messages = as_messages(prompt)
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]

@@ -1,4 +1,4 @@
-"""A judge's rating of single answers, as a reward: d-RLAIF (arXiv 2309.00267, section 2.2)."""
+"""Ratings of single answers by a judge, as rewards: d-RLAIF (arXiv 2309.00267, section 2.2)."""
 
 from __future__ import annotations
 
@@ -27,31 +27,36 @@ def rate(
     template: str = RATE,
     end: str = ".",
 ) -> list[float]:
-    """The expected rating ``sum_i i P(i)`` of each answer, rescaled from 1..10 to -1..1.
+    """Compute the expected rating ``sum_i i P(i)`` of each answer, rescaled from 1..10 to -1..1.
 
     Args:
-        judge: who rates.
-        prompts: what was asked, text or messages.
+        judge: the model to ask.
+        prompts: text or messages.
         completions: the answers.
         template: the request, with {conversation} and {answer}.
-        end: what the judge ends a number with. A tokenizer that splits digits makes "1" the
-            beginning of "10", and P("1") would count both; with an end no option begins another.
-            Give "" for a judge whose numbers are one token each, as an endpoint's must be.
+        end: text after the number in the judge's reply. A tokenizer that splits digits makes "1"
+            the beginning of "10", and P("1") would count both; with an end no option begins
+            another. Give "" for a judge whose numbers are one token each, as an endpoint's must be.
 
     Raises:
-        ValueError: a judge gives no option of an answer a finite log-prob.
+        ValueError: the template has an unknown field, or no rating of an answer has a finite
+            log-prob.
     """
     options = [f"{number}{end}" for number in SCALE]
-    asked: list[list[Message]] = [
+    messages: list[list[Message]] = [
         [{"role": "user", "content": _fill(template, prompt, answer)}]
         for prompt, answer in zip(prompts, completions, strict=True)
     ]
-    scored = judge.option_logprobs(asked, options)
+    scored = judge.option_logprobs(messages, options)
     return [rescaled(expected(row, f"answer {i}")) for i, row in enumerate(scored, 1)]
 
 
 def expected(logprobs: Sequence[float], where: str = "an answer") -> float:
-    """The mean of 1..10 under normalised log-probs."""
+    """Average 1..10 under normalized log-probs.
+
+    Raises:
+        ValueError: none is finite.
+    """
     if any(math.isnan(x) or x == math.inf for x in logprobs) or max(logprobs) == -math.inf:
         raise ValueError(
             f"{where}: the judge gives none of the ratings 1 to 10 a probability; ask another "
@@ -63,7 +68,7 @@ def expected(logprobs: Sequence[float], where: str = "an answer") -> float:
 
 
 def rescaled(rating: float) -> float:
-    """1..10 as -1..1."""
+    """Map 1..10 to -1..1."""
     return (rating - 5.5) / 4.5
 
 
@@ -72,5 +77,5 @@ def _fill(template: str, prompt: Prompt, answer: str) -> str:
         return template.format(conversation=transcript(prompt), answer=answer)
     except (KeyError, IndexError) as error:
         raise ValueError(
-            f"the template uses {error}: known are conversation, answer; write {{{{ for a brace"
+            f"the template uses {error}: use only conversation, answer; write {{{{ for a brace"
         ) from error

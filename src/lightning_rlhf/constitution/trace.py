@@ -1,4 +1,4 @@
-"""The story of one row: what was asked, what was said, and by which rule."""
+"""The history of one row: each request, each answer, and the principle behind it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from lightning_rlhf.constitution.question import transcript
 
 
 def find(paths: Iterable[str | Path], id: str) -> list[dict[str, Any]]:
-    """The rows of an id in JSONL files or folders of them, and the chain a row came from.
+    """Find the rows of an id in JSONL files or folders of them, and the chain they came from.
 
-    A row "x/r2" is also found as what became of the chain "x". Each has a ``"file"``.
+    For a row "x/r2" the chain "x" comes with it. Each row gets a ``"file"``.
 
     Raises:
-        FileNotFoundError: no such file or folder.
+        FileNotFoundError: there is no such file or folder.
         ValueError: no row has the id.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    found = [{**row, "file": str(file)} for file in files for row in _rows(file)]
-    mine = [row for row in found if row.get("id") == id]
-    if not mine:
-        looked = ", ".join(map(str, files)) or "no file"
-        raise ValueError(f"no row {id!r} in {looked}")
-    origins = {_source(row) for row in mine} - {None, id}
-    return mine + [row for row in found if row.get("id") in origins and "rounds" in row]
+    rows = [{**row, "file": str(file)} for file in files for row in _rows(file)]
+    matches = [row for row in rows if row.get("id") == id]
+    if not matches:
+        searched = ", ".join(map(str, files)) or "no file"
+        raise ValueError(f"no row {id!r} in {searched}: give the id of a row in these files")
+    origins = {_source(row) for row in matches} - {None, id}
+    return matches + [row for row in rows if row.get("id") in origins and "rounds" in row]
 
 
 def story(row: dict[str, Any]) -> str:
-    """One row as text: of a chain, a label or a demonstration."""
+    """Tell the history of a chain, a label or a demonstration as text."""
     if "rounds" in row and "draft" in row:
         return "\n\n".join(_chain(row))
     if "orders" in row:
         return "\n\n".join(_label(row))
     if "completion" in row:
         return "\n\n".join(_demonstration(row))
-    raise ValueError(f"row {row.get('id', '?')} is no chain, label or demonstration")
+    raise ValueError(
+        f"row {row.get('id', '?')} is not a chain, label or demonstration: give the id of one"
+    )
 
 
 def _source(row: dict[str, Any]) -> Any:
@@ -53,8 +55,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; what a kill left in half is no row."""
-    for line in file.read_text(encoding="utf-8").split("\n"):  # a text may hold other line ends
+    """Read the rows of a JSONL file; a half-written line is skipped."""
+    for line in file.read_text(encoding="utf-8").split("\n"):  # a text may hold U+2028
         try:
             row = json.loads(line)
         except ValueError:
@@ -67,15 +69,15 @@ def _head(kind: str, row: dict[str, Any]) -> str:
     return f"{kind} {row.get('id', '?')}" + (f" in {row['file']}" if "file" in row else "")
 
 
-def _said(title: str, text: str) -> str:
+def _titled(title: str, text: str) -> str:
     return f"{title}\n    " + (text or "(nothing)").replace("\n", "\n    ")
 
 
-def _stamp(who: str, identity: dict[str, str], row: dict[str, Any]) -> str:
-    told = ", ".join(f"{key} {value}" for key, value in identity.items())
-    law = row["constitution"]
-    rules = f"constitution {law['name']} {law['version']} ({law['sha256'][:12]})"
-    return f"{who}: {told}\n{rules}, seed {row['seed']}"
+def _stamp(role: str, identity: dict[str, str], row: dict[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in identity.items())
+    stamp = row["constitution"]
+    constitution = f"constitution {stamp['name']} {stamp['version']} ({stamp['sha256'][:12]})"
+    return f"{role}: {settings}\n{constitution}, seed {row['seed']}"
 
 
 def _cut(finished: bool) -> str:
@@ -86,19 +88,19 @@ def _chain(row: dict[str, Any]) -> Iterator[str]:
     yield _head("chain", row)
     yield _stamp("generator", row["generator"], row)
     if row.get("shots"):
-        yield f"{len(row['shots'])} turns of worked examples stood before each request"
-    yield _said("prompt", transcript(row["prompt"]))
+        yield f"each request follows {len(row['shots'])} turns of worked examples"
+    yield _titled("prompt", transcript(row["prompt"]))
     draft = row["draft"]
-    yield _said(f"draft (seed {draft['seed']}{_cut(draft['finished'])})", draft["text"])
+    yield _titled(f"draft (seed {draft['seed']}{_cut(draft['finished'])})", draft["text"])
     for number, round in enumerate(row["rounds"], 1):
         yield f"round {number}: principle {round['principle']}"
         if round["critique_request"]:
-            yield _said("critique asked", round["critique_request"])
+            yield _titled("critique request", round["critique_request"])
             cut = _cut(round["critique_finished"])
-            yield _said(f"critique (seed {round['critique_seed']}{cut})", round["critique"])
-        yield _said("revision asked", round["revision_request"])
+            yield _titled(f"critique (seed {round['critique_seed']}{cut})", round["critique"])
+        yield _titled("revision request", round["revision_request"])
         cut = _cut(round["finished"])
-        yield _said(f"revision (seed {round['seed']}{cut})", round["revision"])
+        yield _titled(f"revision (seed {round['seed']}{cut})", round["revision"])
     if "gates" in row:
         yield f"gates passed: {', '.join(row['gates']) or 'none'}"
 
@@ -106,16 +108,16 @@ def _chain(row: dict[str, Any]) -> Iterator[str]:
 def _label(row: dict[str, Any]) -> Iterator[str]:
     yield _head("label", row)
     yield _stamp("judge", row["judge"], row)
-    yield _said("prompt", transcript(row["prompt"]))
-    yield _said("chosen", row["chosen"])
-    yield _said("rejected", row["rejected"])
+    yield _titled("prompt", transcript(row["prompt"]))
+    yield _titled("chosen", row["chosen"])
+    yield _titled("rejected", row["rejected"])
     yield f"principle {row['principle']}"
     for order in row["orders"]:
         first = "chosen" if row["first_is_chosen"] != order["swapped"] else "rejected"
         if order["reasoning"]:
-            yield _said(f"reasons, {first} first", order["reasoning"])
-        told = ", ".join("absent" if x is None else f"{x:.4f}" for x in order["logprobs"])
-        yield f"asked with the {first} side first: log-probs of the labels {told}"
+            yield _titled(f"reasoning, {first} answer shown first", order["reasoning"])
+        logprobs = ", ".join("absent" if x is None else f"{x:.4f}" for x in order["logprobs"])
+        yield f"{first} answer shown first: log-probs of the labels {logprobs}"
     yield _verdict(row)
 
 
@@ -127,7 +129,7 @@ def _verdict(row: dict[str, Any]) -> str:
     clamped = ", clamped" if row["clamped"] else ""
     return (
         f"{row['status']}: P(chosen is better) is {row['label']:.4f}"
-        f" (mean of what was said {lean:.4f}{clamped})"
+        f" (mean of the orders {lean:.4f}{clamped})"
     )
 
 
@@ -136,7 +138,7 @@ def _demonstration(row: dict[str, Any]) -> Iterator[str]:
     if row.get("source_id") is not None:
         origin = f"round {row.get('round')} of chain {row['source_id']}"
         yield f"{origin}, principle {row.get('principle')}"
-    yield _said("prompt", transcript(row["prompt"]))
-    yield _said("completion", row["completion"])
+    yield _titled("prompt", transcript(row["prompt"]))
+    yield _titled("completion", row["completion"])
     if "gates" in row:
         yield f"gates passed: {', '.join(row['gates']) or 'none'}"

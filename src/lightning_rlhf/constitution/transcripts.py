@@ -1,4 +1,4 @@
-"""Worked examples before a request: what a critique is, what a revision is, how two are compared.
+"""Worked examples before a request: of critiques and revisions, and of comparisons.
 
 Few-shot examples keep a model from writing a critique where a revision is due (arXiv 2212.08073,
 section 3.1).
@@ -6,7 +6,7 @@ section 3.1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,18 +20,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Transcript:
-    """One critique and revision, from the question on."""
+    """Example of one critique and revision."""
 
     id: str
     prompt: str
     answer: str
+    _: KW_ONLY
     critique_request: str
     critique: str
     revision_request: str
     revision: str
 
     def messages(self, critique: bool = True) -> list[Message]:
-        """As turns; without the critique the answer is revised directly."""
+        """Build its turns; without the critique the answer is revised directly."""
         middle = [("user", self.critique_request), ("assistant", self.critique)] if critique else []
         return turns(
             ("user", self.prompt), ("assistant", self.answer), *middle,
@@ -41,11 +42,12 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers of which one is better, and why."""
+    """Example of two answers, of which one is better, with the reasons."""
 
     id: str
     prompt: str
     question: str
+    _: KW_ONLY
     first: str
     second: str
     reasoning: str
@@ -54,17 +56,17 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.better not in ("first", "second"):
             raise ValueError(
-                f'comparison {self.id!r}: better is {self.better!r}, it must be "first" or "second"'
+                f'comparison {self.id!r}: better must be "first" or "second", got {self.better!r}'
             )
 
 
-def turns(*said: tuple[str, str]) -> list[Message]:
-    """Messages from pairs of role and content."""
-    return [{"role": role, "content": content} for role, content in said]
+def turns(*pairs: tuple[str, str]) -> list[Message]:
+    """Build messages from pairs of role and content."""
+    return [{"role": role, "content": content} for role, content in pairs]
 
 
 def load_transcripts(path: str | Path | None = None) -> tuple[Transcript, ...]:
-    """From our YAML, or the ``system_chat`` of a {critic, revision} file; the built-in ones."""
+    """Read our YAML or the ``system_chat`` of a {critic, revision} file; else the built-in ones."""
     file = DEFAULT if path is None else Path(path)
     value = read_file(file)
     if isinstance(value, dict) and isinstance(value.get("system_chat"), list):
@@ -74,17 +76,20 @@ def load_transcripts(path: str | Path | None = None) -> tuple[Transcript, ...]:
 
 
 def load_comparisons(path: str | Path | None = None) -> tuple[Comparison, ...]:
-    """From our YAML; the built-in ones."""
+    """Read our YAML, or the built-in comparisons where no path is given."""
     file = DEFAULT if path is None else Path(path)
     return tuple(_read(Comparison, e, w) for e, w in _entries(read_file(file), "comparisons", file))
 
 
 def some(examples: tuple[T, ...], shots: int | None, *parts: object) -> tuple[T, ...]:
-    """All in their order, or so many drawn by the seed's parts."""
+    """Select examples: all in their order, or ``shots`` of them drawn by the seed's parts."""
     if shots is None:
         return examples
     if not 0 <= shots <= len(examples):
-        raise ValueError(f"shots is {shots}, and there are {len(examples)} transcripts to draw")
+        raise ValueError(
+            f"shots is {shots}, and there are {len(examples)} transcripts: "
+            f"give 0 to {len(examples)}"
+        )
     return tuple(examples[i] for i in pick(shots, len(examples), "shots", *parts))
 
 
@@ -101,7 +106,7 @@ def _read(kind: type[T], entry: Any, where: str) -> T:
     known(entry, names, where)
     absent = [name for name in names if name not in entry]
     if absent:
-        raise ValueError(f"{where} lacks {', '.join(absent)}")
+        raise ValueError(f"{where} lacks {', '.join(absent)}: add it")
     return kind(**{name: text_of(entry[name], f"{where}: {name}") for name in names})
 
 
@@ -109,7 +114,9 @@ def _chat(chat: Any, id: str, where: str) -> Transcript:
     roles = [m.get("role") if isinstance(m, dict) else None for m in chat]
     if roles != ["user", "assistant"] * 3:
         raise ValueError(
-            f"{where} has the roles {roles}: it needs question, answer, critique request, "
-            "critique, revision request, revision"
+            f"{where} has the roles {roles}: write question, answer, critique request, critique, "
+            "revision request, revision"
         )
-    return Transcript(id, *(text_of(m.get("content"), where) for m in chat))
+    names = [field.name for field in fields(Transcript)][1:]
+    texts = [text_of(m.get("content"), where) for m in chat]
+    return Transcript(id, **dict(zip(names, texts, strict=True)))

@@ -1,7 +1,7 @@
-"""What a judge said of two answers, the arithmetic of its label, and what all labels together show.
+"""Verdicts: a judge's log-probs as a soft label, and a report on all labels of a judge.
 
-Log-probs of the option labels, normalised, are soft labels (arXiv 2212.08073, section 4.1); both
-orders are asked and averaged (arXiv 2309.00267, section 2.1), because a judge may answer a
+Normalized log-probs of the option labels are soft labels (arXiv 2212.08073, section 4.1). Both
+orders are asked and averaged (arXiv 2309.00267, section 2.1), because a judge may prefer a
 position.
 """
 
@@ -10,49 +10,49 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.constitution.generator import Message, Prompt
 
 Status = Literal["decided", "tied", "inconsistent", "unparseable"]
 STATUSES: tuple[Status, ...] = ("decided", "tied", "inconsistent", "unparseable")
-NEAR = 1e-9  # what rounding may put between two equal probabilities
+NEAR = 1e-9  # rounding error between two equal probabilities
 
 
 class Order(NamedTuple):
-    """One asking."""
+    """A judge's answer to one order of a pair."""
 
-    swapped: bool  # whether the pair's second answer stood first
+    swapped: bool  # True if the pair's second answer was shown first
     logprobs: tuple[float, float]  # of label A and label B
-    sent: list[Message]  # the messages that the label followed
+    sent: list[Message]  # the messages before the label
     reasoning: str = ""
-    finished: bool = True  # whether the reasoning ended by itself
+    finished: bool = True  # True if the reasoning ended by EOS or a stop string
     seed: int | None = None  # of the reasoning
 
     @property
     def p_a(self) -> float | None:
         """Probability of label A against B; None where neither has a finite log-prob."""
-        return normalised(self.logprobs)
+        return normalized(self.logprobs)
 
     @property
     def p_first(self) -> float | None:
-        """Probability that the pair's first answer is better, wherever it stood."""
+        """Probability that the pair's first answer is better, in whichever order it was shown."""
         p = self.p_a
         return p if p is None or not self.swapped else 1 - p
 
 
 class Label(NamedTuple):
-    """What the orders come to."""
+    """Label of a pair, from its orders."""
 
     status: Status
-    p: float  # that the first answer is better: 0.5 unless decided, clamped if asked
-    raw: float | None  # the plain mean of the orders
+    p: float  # that the first answer is better: 0.5 unless decided; clamped where a clamp is given
+    raw: float | None  # mean of the orders
     clamped: bool
 
 
-def normalised(logprobs: tuple[float, float]) -> float | None:
-    """Softmax of the first of two log-probs; None where neither is finite or one is no number."""
+def normalized(logprobs: tuple[float, float]) -> float | None:
+    """Softmax of the first of two log-probs; None where neither is finite or one is NaN."""
     a, b = logprobs
     if any(math.isnan(x) or x == math.inf for x in logprobs) or max(a, b) == -math.inf:
         return None
@@ -60,10 +60,10 @@ def normalised(logprobs: tuple[float, float]) -> float | None:
 
 
 def label_of(orders: Sequence[Order], clamp: tuple[float, float] | None) -> Label:
-    """The mean of the orders; never a guess.
+    """Average the orders of a pair into its label; an undecided pair gets 0.5.
 
     Args:
-        orders: one asking, or both; none for two answers that are alike, which tie.
+        orders: one or two; none for two equal answers, which tie.
         clamp: bounds of a decided probability, or None.
     """
     shares = [order.p_first for order in orders]
@@ -86,27 +86,29 @@ def _side(p: float) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row of the preference stage."""
+    """Two answers and their label: one row of the preference stage."""
 
     id: str
     prompt: Prompt
+    _: KW_ONLY
     first: str
     second: str
     status: Status
-    p: float  # that the first answer is better, as trained on
-    raw: float | None  # before clamping, and before an undecided one became 0.5
+    p: float  # probability that the first answer is better, used as the label
+    raw: float | None  # before clamping, and before an undecided pair became 0.5
     clamped: bool
     orders: tuple[Order, ...]
     principle: str  # its id
     judge: dict[str, str]  # its identity
     constitution: dict[str, str]  # name, version, sha256
     seed: int  # of the run
-    extra: dict[str, Any]  # what else the pair said of itself
+    extra: dict[str, Any]  # other fields of the pair
 
     def to_row(self) -> dict[str, Any]:
-        """A plain dict that JSON can hold, and that ``PreferenceData`` reads.
+        """Turn the verdict into a plain dict for JSON, which ``PreferenceData`` reads.
 
-        ``chosen`` is the answer the judge leans to and ``label`` the probability that it is better.
+        ``chosen`` is the answer that the judge prefers, ``label`` the probability that it is
+        better.
         """
         better_first = self.p >= 0.5
         sides = (self.first, self.second) if better_first else (self.second, self.first)
@@ -131,7 +133,11 @@ class Verdict:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Verdict:
-        """The verdict that ``to_row`` wrote."""
+        """Read a row that ``to_row`` wrote.
+
+        Raises:
+            ValueError: a field is absent or of the wrong type.
+        """
         try:
             sides = (row["chosen"], row["rejected"])
             first, second = sides if row["first_is_chosen"] else sides[::-1]
@@ -141,12 +147,13 @@ class Verdict:
             return cls(first=first, second=second, p=row["p_first"], orders=orders, **kept)
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"row {row.get('id', '?')} is no label of AIFeedback: {error}"
+                f"row {row.get('id', '?')} is not a label of AIFeedback: {error}; "
+                "give rows that it wrote"
             ) from error
 
 
 def _order_row(order: Order) -> dict[str, Any]:
-    """JSON knows no infinity: an option that was not among the judge's is null."""
+    """Turn an order into a dict for JSON, which has no infinity: it becomes null."""
     logprobs = [x if math.isfinite(x) else None for x in order.logprobs]
     return {**order._asdict(), "logprobs": logprobs, "p_first": order.p_first}
 
@@ -157,16 +164,16 @@ def _order(row: dict[str, Any]) -> Order:
 
 
 class FeedbackReport(NamedTuple):
-    """What all labels together show of the judge."""
+    """Figures about a judge, from all of its labels."""
 
     pairs: int
     counts: dict[str, int]  # of each status
-    orders: int  # askings with an answer
-    first_position: float | None  # share of them that prefer what stood first; 0.5 is fair
-    position_bias: float | None  # share of pairs, asked both ways, whose answer was a position
-    always: str | None  # "A" or "B", where every asking of both orders was answered so
-    mass: float | None  # mean probability of both labels together, against all else it could say
-    lean: float  # mean |p - 0.5| of the labels as trained on
+    orders: int  # orders with a probability
+    first_position: float | None  # share of them that prefer the answer shown first; 0.5 is fair
+    position_bias: float | None  # share of pairs, asked in both orders, won by a position
+    always: str | None  # "A" or "B", where every order of every pair got this label
+    mass: float | None  # mean probability of both labels together, out of all possible tokens
+    lean: float  # mean |p - 0.5| of the labels
     clamped: int
     labels: tuple[str, str]
 
@@ -174,35 +181,40 @@ class FeedbackReport(NamedTuple):
     def of(
         cls, verdicts: Sequence[Verdict], labels: tuple[str, str] = ("A", "B")
     ) -> FeedbackReport:
-        """Counts over verdicts."""
+        """Compute the figures over verdicts."""
         counted = Counter(v.status for v in verdicts)
         shares = [p for v in verdicts for o in v.orders if (p := o.p_a) is not None]
         firsts = [0.5 if (side := _side(p)) == 0 else float(side > 0) for p in shares]
         both = [v for v in verdicts if len(v.orders) == 2 and v.status != "unparseable"]
         one_way = {0.0: labels[1], 1.0: labels[0]}.get(_mean(firsts) if both else None)  # type: ignore[arg-type]
         return cls(
-            len(verdicts), {status: counted[status] for status in STATUSES}, len(shares),
-            _mean(firsts), _mean([float(v.status == "inconsistent") for v in both]), one_way,
-            _mean([sum(map(math.exp, o.logprobs)) for v in verdicts for o in v.orders]),
-            _mean([abs(v.p - 0.5) for v in verdicts]) or 0.0, sum(v.clamped for v in verdicts),
-            labels,
-        )  # fmt: skip
+            pairs=len(verdicts),
+            counts={status: counted[status] for status in STATUSES},
+            orders=len(shares),
+            first_position=_mean(firsts),
+            position_bias=_mean([float(v.status == "inconsistent") for v in both]),
+            always=one_way,
+            mass=_mean([sum(map(math.exp, o.logprobs)) for v in verdicts for o in v.orders]),
+            lean=_mean([abs(v.p - 0.5) for v in verdicts]) or 0.0,
+            clamped=sum(v.clamped for v in verdicts),
+            labels=labels,
+        )
 
     def __str__(self) -> str:
-        told = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
-        parts = [f"{self.pairs:,} pairs judged: {told or 'none'}"]
+        counts = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
+        parts = [f"{self.pairs:,} pairs judged: {counts or 'none'}"]
         if self.always is not None:
             always = f"answers {self.always.strip()} in 100 % of both orders"
             parts.append(f"the judge {always}: its labels say nothing")
         elif self.first_position is not None:
             parts.append(
-                f"what stood first was preferred in {self.first_position:.0%} (50 % is fair)"
+                f"the answer shown first was preferred in {self.first_position:.0%} (50 % is fair)"
             )
         if self.position_bias is not None and self.always is None:
-            parts.append(f"the answer followed the position in {self.position_bias:.0%} of pairs")
+            parts.append(f"the position decided {self.position_bias:.0%} of pairs")
         if self.mass is not None and self.mass < 0.1:
-            parts.append(f"the judge would say one of the labels in only {self.mass:.1%}")
-        parts.append(f"labels lie {self.lean:.3f} from 0.5 on average")
+            parts.append(f"the labels have only {self.mass:.1%} of the judge's probability")
+        parts.append(f"labels are {self.lean:.3f} from 0.5 on average")
         return "; ".join(parts)
 
 

@@ -10,7 +10,7 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.functional.ppo import policy_loss, token_kl
 
-Mean = Literal["completion", "token", "length"]
+LossAggregation = Literal["completion", "token", "length"]
 
 
 def grpo_loss(
@@ -42,20 +42,22 @@ def grpo_loss(
     return Loss(value, {**policy.metrics, "policy/kl_k3": kl.detach()})
 
 
-def token_weights(sequence: Tensor, completions: int, mean: Mean, longest: int) -> Tensor:
+def token_weights(
+    sequence: Tensor, completions: int, aggregation: LossAggregation, longest: int
+) -> Tensor:
     """What a token weighs in the loss; (N,).
 
     Args:
         sequence: (N,) the completion of each token.
         completions: how many there are.
-        mean: "completion" averages each completion and then those (GRPO), "token" all tokens
+        aggregation: "completion" averages each completion and then those (GRPO), "token" all tokens
             alike (DAPO, arXiv 2503.14476), "length" divides each completion by ``longest``, so that
             long wrong answers are not spared (Dr. GRPO, arXiv 2503.20783).
         longest: tokens a completion may have.
     """
     ones = sequence.new_ones(len(sequence)).float()
-    if mean == "token":
+    if aggregation == "token":
         return ones / len(ones)
-    if mean == "length":
+    if aggregation == "length":
         return ones / (completions * longest)
     return ones / (completions * segment_lengths(sequence, completions)[sequence])

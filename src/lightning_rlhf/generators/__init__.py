@@ -1,1 +1,1 @@
-"""Language models that answer requests: a role, a server, a journal in front of either."""
+"""Generators: a role of a backbone, an HTTP endpoint, and a journal in front of either."""

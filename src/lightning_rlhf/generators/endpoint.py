@@ -1,4 +1,7 @@
-"""Any server with OpenAI's chat API as a generator, over the standard library's HTTP."""
+"""A server with OpenAI's chat API as a generator, over the standard library's HTTP.
+
+``docs/design.md`` says why this is not ``huggingface_hub.InferenceClient``.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from urllib.request import urlopen
 
 from lightning_rlhf.constitution.generator import Completion, Message, Request
 
-TOP = 20  # log-probs a server gives of one token
+TOP = 20  # log-probs that a server returns per token
 
 
 class OpenAICompatible:
-    """A generator behind ``POST <base_url>/chat/completions``.
+    """Generator behind ``POST <base_url>/chat/completions``.
 
     Args:
-        base_url: up to and with ``/v1``.
-        model: as the server names it.
-        api_key_env: the environment variable that holds the key; None where none is needed. The
-            key itself goes nowhere but into the request's header.
+        base_url: URL up to and including ``/v1``.
+        model: the server's name of it.
+        api_key_env: environment variable with the key; None where none is needed. The key itself
+            is only put into the request's header.
         max_tokens: of an answer.
         temperature: of sampling.
         top_p: of sampling.
-        parallel: requests under way at once.
-        retries: how often a request that met 429, a 5xx or no connection is tried again.
+        parallel: number of requests sent at once.
+        retries: number of further tries after a 429, a 5xx or no connection.
         backoff: seconds before the first retry; each further one waits twice as long.
         timeout: seconds for one request.
     """
@@ -41,6 +44,7 @@ class OpenAICompatible:
         base_url: str,
         model: str,
         api_key_env: str | None = "OPENAI_API_KEY",
+        *,
         max_tokens: int = 512,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -74,16 +78,16 @@ class OpenAICompatible:
         }
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """An answer to each request, in their order; the server gets the seed."""
+        """Answer each request, in order; the server gets the seed."""
         return self._all(self._complete, requests)
 
     def option_logprobs(
         self, prompts: Sequence[list[Message]], options: Sequence[str]
     ) -> list[list[float]]:
-        """Log-probs of options of one token each; -inf for one not among the server's likeliest.
+        """Score options of one token each; -inf for one not among the server's 20 likeliest.
 
         Raises:
-            ValueError: an option takes several tokens, or the server gives no log-probs.
+            ValueError: an option takes several tokens, or the server returns no log-probs.
         """
         return self._all(lambda prompt: self._score(prompt, options), prompts)
 
@@ -103,42 +107,44 @@ class OpenAICompatible:
         content = (choice.get("logprobs") or {}).get("content") or []
         if not content or not content[0].get("top_logprobs"):
             raise ValueError(
-                f"{self.model} at {self.url} gives no top_logprobs: ask a server that does"
+                f"{self.model} at {self.url} gives no top_logprobs: use a server that does"
             )
         tokens = [(entry["token"], entry["logprob"]) for entry in content[0]["top_logprobs"]]
         return [option_logprob(option, tokens, self.model) for option in options]
 
     def _post(self, messages: list[Message], body: dict[str, Any]) -> dict[str, Any]:
-        """The first choice of the server's answer."""
-        whole = {"model": self.model, "messages": messages, **body}
-        if messages[-1]["role"] == "assistant":  # to be continued, as vLLM and SGLang understand it
-            whole |= {"continue_final_message": True, "add_generation_prompt": False}
-        answer = self._patient(json.dumps(whole).encode())
+        """Send a request and return the first choice of the answer."""
+        body = {"model": self.model, "messages": messages, **body}
+        if messages[-1]["role"] == "assistant":  # continue it: vLLM's and SGLang's arguments
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        answer = self._retried(json.dumps(body).encode())
         try:
             return answer["choices"][0]
         except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"{self.url} answered without choices: {str(answer)[:200]}") from error
+            raise ValueError(
+                f"{self.url} answered without choices: {str(answer)[:200]}; check base_url"
+            ) from error
 
-    def _patient(self, data: bytes) -> Any:
-        """Send until it is answered, or has been refused too often."""
+    def _retried(self, data: bytes) -> Any:
+        """Send, and try again after failures that may pass."""
         for attempt in range(self.retries + 1):
             wait = self.backoff * 2**attempt
             try:
                 return self._send(data)
             except HTTPError as error:
-                said = error.read().decode(errors="replace")[:200].strip()
+                reason = error.read().decode(errors="replace")[:200].strip()
                 if error.code != 429 and error.code < 500:
                     raise ValueError(
-                        _refused(self.url, error.code, said, self.api_key_env)
+                        _refused(self.url, error.code, reason, self.api_key_env)
                     ) from error
-                problem, wait = f"{error.code} {said}", _after(error, wait)
+                problem, wait = f"{error.code} {reason}", _wait(error, wait)
             except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
                 problem = str(getattr(error, "reason", error))
             if attempt < self.retries:
                 time.sleep(wait)
         raise ValueError(
-            f"{self.url} did not answer in {self.retries + 1} tries, last {problem}; begin again "
-            "later: a journal keeps what was answered"
+            f"{self.url} did not answer in {self.retries + 1} tries, last {problem}; start again "
+            "later: the journal keeps all answers so far"
         )
 
     def _send(self, data: bytes) -> Any:
@@ -150,37 +156,39 @@ class OpenAICompatible:
             try:
                 return json.load(response)
             except ValueError as error:
-                raise ValueError(f"{self.url} answered with no JSON: is it a chat API?") from error
+                raise ValueError(
+                    f"{self.url} did not answer with JSON: give the base_url of a chat API"
+                ) from error
 
 
 def option_logprob(option: str, tokens: Sequence[tuple[str, float]], model: str) -> float:
-    """The log-prob of an option among the likeliest first tokens, with or without a leading space.
+    """Look up an option among the likeliest first tokens, with or without a leading space.
 
     Raises:
-        ValueError: only a beginning of it is among them, so it takes several tokens.
+        ValueError: only a prefix of it is among them, so it takes several tokens.
     """
     wanted = option.strip()
-    found = [logprob for token, logprob in tokens if token.strip() == wanted]
-    if found:
-        top = max(found)
-        return top + math.log(sum(math.exp(x - top) for x in found))
+    matches = [logprob for token, logprob in tokens if token.strip() == wanted]
+    if matches:
+        top = max(matches)
+        return top + math.log(sum(math.exp(x - top) for x in matches))
     parts = [token for token, _ in tokens if token.strip() and wanted.startswith(token.strip())]
     if parts:
         raise ValueError(
             f"option {option!r} takes several tokens of {model} ({parts[0]!r} begins it), and an "
-            "endpoint tells log-probs of one: choose options of one token each"
+            "endpoint returns log-probs of one: choose options of one token each"
         )
     return -math.inf
 
 
-def _after(error: HTTPError, wait: float) -> float:
-    """Seconds to wait: what the server asks for, if it does."""
+def _wait(error: HTTPError, wait: float) -> float:
+    """Seconds to wait: ours, or the server's ``Retry-After`` where that is longer."""
     try:
         return max(wait, float(error.headers.get("Retry-After", "")))
     except ValueError:
         return wait
 
 
-def _refused(url: str, code: int, said: str, key: str | None) -> str:
-    mend = f"check the key in {key}" if code in (401, 403) else "check model and base_url"
-    return f"{url} refused with {code}: {said or 'no reason given'}; {mend}"
+def _refused(url: str, code: int, reason: str, key: str | None) -> str:
+    fix = f"check the key in {key}" if code in (401, 403) else "check model and base_url"
+    return f"{url} refused with {code}: {reason or 'no reason given'}; {fix}"

@@ -1,4 +1,4 @@
-"""A generator that remembers on disk: killed and begun again, it asks nothing twice."""
+"""A journal of answers on disk: a killed run that starts again repeats no request."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class Journaled:
-    """Wraps a generator; each answer becomes a line of a JSONL file before it is handed on.
+    """Wrap a generator: each answer is written to a JSONL file before it is returned.
 
-    The key of an answer is a hash of who was asked (the generator's ``identity``) and what
-    (messages and seed, or messages and options). A kill costs at most the ``batch`` in hand.
+    The key of an answer is a hash of the generator's ``identity`` and of the request (messages and
+    seed, or messages and options). A kill loses at most the ``batch`` in progress.
 
     Args:
-        generator: who answers what is not in the file.
-        path: the file; it is made where it is not there.
-        batch: requests handed on at once.
+        generator: answers the requests that are not in the file.
+        path: the file, made on the first write.
+        batch: number of requests sent to the generator at once.
     """
 
     def __init__(self, generator: Generator, path: str | Path, batch: int = 64):
@@ -32,8 +32,8 @@ class Journaled:
         self.generator = generator
         self.path = Path(path)
         self.batch = batch
-        self.asked = 0  # requests that went to the generator
-        self.found = 0  # requests that the file, or an earlier one of the same call, answered
+        self.asked = 0  # requests sent to the generator
+        self.found = 0  # requests answered by the file, or by an earlier one of the same call
         self._known = reopen(self.path)
 
     @property
@@ -41,10 +41,10 @@ class Journaled:
         return self.generator.identity
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answers from the file, the others from the generator."""
+        """Answer from the file, else by the generator."""
 
-        def ask(some: list[Request]) -> list[dict[str, Any]]:
-            return [c._asdict() for c in self.generator.generate(some)]
+        def ask(batch: list[Request]) -> list[dict[str, Any]]:
+            return [c._asdict() for c in self.generator.generate(batch)]
 
         keys = [self._key("generate", r.messages, r.seed) for r in requests]
         return [Completion(r["text"], r["finished"]) for r in self._answer(keys, requests, ask)]
@@ -52,10 +52,10 @@ class Journaled:
     def option_logprobs(
         self, prompts: Sequence[list[Message]], options: Sequence[str]
     ) -> list[list[float]]:
-        """Log-probs from the file, the others from the generator."""
+        """Score options from the file, else by the generator."""
 
-        def ask(some: list[list[Message]]) -> list[dict[str, Any]]:
-            scored = self.generator.option_logprobs(some, options)
+        def ask(batch: list[list[Message]]) -> list[dict[str, Any]]:
+            scored = self.generator.option_logprobs(batch, options)
             return [{"logprobs": [_finite(x) for x in row]} for row in scored]
 
         keys = [self._key("options", prompt, list(options)) for prompt in prompts]
@@ -73,9 +73,9 @@ class Journaled:
         self.found += len(keys) - len(new)
         todo = list(new)
         for start in range(0, len(todo), self.batch):
-            piece = todo[start : start + self.batch]
-            answers = ask([new[key] for key in piece])
-            self._write(dict(zip(piece, answers, strict=True)))
+            batch = todo[start : start + self.batch]
+            answers = ask([new[key] for key in batch])
+            self._write(dict(zip(batch, answers, strict=True)))
         return [self._known[key] for key in keys]
 
     def _write(self, answers: dict[str, dict[str, Any]]) -> None:
@@ -88,7 +88,7 @@ class Journaled:
 
 
 def reopen(path: Path) -> dict[str, dict[str, Any]]:
-    """The answers of a file by their keys; a last line that a kill left in half is cut off it.
+    """Read a journal's answers by key, and cut off a last line that a kill left incomplete.
 
     Raises:
         ValueError: a line before the last is broken.
@@ -104,7 +104,7 @@ def reopen(path: Path) -> dict[str, dict[str, Any]]:
             known[row.pop("key")] = row
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{path} line {number} is no answer of a journal: take that line out"
+                f"{path} line {number} is not an answer of a journal: remove that line"
             ) from error
         end += len(line) + 1
     if lines[-1]:
@@ -113,5 +113,5 @@ def reopen(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """Replace infinity, which JSON does not have, by None."""
     return value if value - value == 0 else None

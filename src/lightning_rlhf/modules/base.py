@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.data.rows_data import RowsData
@@ -20,6 +19,7 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.training import checkpoint, guards, hparams
+from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 
 
 class Table(NamedTuple):
@@ -27,44 +27,6 @@ class Table(NamedTuple):
 
     columns: list[str]
     rows: list[list[Any]]
-
-
-def fused_adamw(params: Iterable[Any], lr: float, eps: float = 1e-8) -> Optimizer:
-    """Torch's fused AdamW without weight decay, which Lightning may clip under bf16-mixed.
-
-    Fused optimizers say they unscale gradients themselves; Lightning then refuses to clip at all,
-    with or without a gradient scaler.
-    """
-    optimizer = AdamW(params, lr=lr, weight_decay=0.0, eps=eps, fused=True)
-    optimizer._step_supports_amp_scaling = False
-    return optimizer
-
-
-def warmup_cosine(optimizer: Optimizer, steps: float, warmup: float) -> LambdaLR:
-    """Linear warm-up over a share of the run, then a cosine to 0; constant if it has no end."""
-    rise = max(1.0, warmup * steps) if steps != float("inf") else 100.0
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise if rise > 1 else 1.0
-        if steps == float("inf"):
-            return 1.0
-        progress = min(1.0, (step - rise) / max(1.0, steps - rise))
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
-
-    return LambdaLR(optimizer, factor)
-
-
-def planned_steps(trainer: Trainer) -> float:
-    """How many optimizer steps a fit will take; infinite where nothing ends it.
-
-    Lightning sets up the train loader to count them, before a resumed run has read where its loader
-    stood, and does not look again: the loader would start over. So it is made to set it up once
-        more.
-    """
-    steps = trainer.estimated_stepping_batches
-    trainer.fit_loop._combined_loader = None
-    return steps
 
 
 class AlignmentModule(LightningModule):
@@ -80,7 +42,8 @@ class AlignmentModule(LightningModule):
         backbone: the base and its roles; a description until ``configure_model``.
         lr: peak learning rate.
         warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW without weight decay.
+        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW without weight decay,
+            with the method's ``adam_eps``.
         lr_scheduler: optimizer to a scheduler, stepped after every update (one that waits for a
             plateau: after every epoch, by its ``monitor`` or val/loss); None for a cosine to 0.
     """
@@ -91,6 +54,7 @@ class AlignmentModule(LightningModule):
     def __init__(
         self,
         backbone: Backbone,
+        *,
         lr: float,
         warmup: float = 0.1,
         optimizer: OptimizerCallable | None = None,
@@ -130,7 +94,7 @@ class AlignmentModule(LightningModule):
         """The peak learning rate of a trained role."""
         return self.lr
 
-    def weight_of(self, batch: Any) -> int:
+    def batch_weight(self, batch: Any) -> int:
         """What a batch weighs in an epoch's mean."""
         raise NotImplementedError
 
@@ -205,14 +169,14 @@ class AlignmentModule(LightningModule):
         training = stage == "train"
         self.log_dict(
             {f"{stage}/{name}": value for name, value in loss.metrics.items()},
-            batch_size=self.weight_of(batch),
+            batch_size=self.batch_weight(batch),
             sync_dist=not training,
         )
         self.log(
             f"{stage}/loss",
             loss.value.detach(),
             prog_bar=True,
-            batch_size=self.weight_of(batch),
+            batch_size=self.batch_weight(batch),
             sync_dist=not training,
         )
         return loss.value

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch
@@ -28,6 +27,7 @@ from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.logprob_cache import LogprobCache, weights_fingerprint
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class DPOModule(AlignmentModule):
         reference_cache: a file that keeps reference log-probs, computed once per text; None
             computes them on the fly.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     def __init__(
@@ -90,11 +88,9 @@ class DPOModule(AlignmentModule):
         wpo: bool = False,
         reference_cache: str | None = None,
         lr: float = 2e-5,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
         if beta <= 0:
             raise ValueError(f"beta must be above 0, got {beta}")
         if backbone.lora is not None and backbone.lora.dropout > 0:
@@ -180,7 +176,7 @@ class DPOModule(AlignmentModule):
             self._cache = LogprobCache(self.reference_cache, weights + precision.encode())
         return self._cache
 
-    def weight_of(self, batch: PreferenceBatch) -> int:
+    def batch_weight(self, batch: PreferenceBatch) -> int:
         if not isinstance(batch, PreferenceBatch):
             raise ValueError("DPOModule trains on pairs: rankings train RewardModule")
         return len(batch.chosen)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch, UnpairedBatch
@@ -16,6 +15,7 @@ from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.layout import mismatched
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class KTOModule(AlignmentModule):
@@ -31,9 +31,7 @@ class KTOModule(AlignmentModule):
         up_weight: of completions with a thumb up.
         down_weight: of completions with a thumb down.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     def __init__(
@@ -44,11 +42,9 @@ class KTOModule(AlignmentModule):
         up_weight: float = 1.0,
         down_weight: float = 1.0,
         lr: float = 2e-5,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
         if beta <= 0:
             raise ValueError(f"beta must be above 0, got {beta}")
         self.loss = loss
@@ -97,7 +93,7 @@ class KTOModule(AlignmentModule):
             )
         return super().training_step(batch, batch_idx)
 
-    def weight_of(self, batch: UnpairedBatch | PreferenceBatch) -> int:
+    def batch_weight(self, batch: UnpairedBatch | PreferenceBatch) -> int:
         if not isinstance(batch, UnpairedBatch | PreferenceBatch):
             raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
         return batch.tokens.completions

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
@@ -15,12 +14,15 @@ from lightning_rlhf.functional.advantages import gae, masked_normalize, masked_r
 from lightning_rlhf.functional.early import backward_early
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.ppo import policy_loss, ppo_loss, token_rewards, value_loss
-from lightning_rlhf.functional.running import explained_variance
+from lightning_rlhf.functional.rollout_statistics import explained_variance
+from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.sampler import RolloutEngine, Sample, Sampling
-from lightning_rlhf.modules.online import OnlineModule, Seen, Shaping, Updates
-from lightning_rlhf.modules.rollout import Rollout, row_mask
+from lightning_rlhf.modules.online import OnlineModule
+from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
+from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, RoleReward, Score
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 CRITIC = "critic"
 
@@ -73,9 +75,7 @@ class PPOModule(OnlineModule):
         updates: steps to a rollout, and how far they go.
         engine: what samples; None for the backbone itself.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     trained = (POLICY, CRITIC)
@@ -88,17 +88,12 @@ class PPOModule(OnlineModule):
         sampling: Sampling = Sampling(),
         shaping: Shaping = Shaping(),
         value: Value = Value(),
-        updates: Updates = Updates(),
+        updates: UpdateSchedule = UpdateSchedule(),
         engine: RolloutEngine | None = None,
         lr: float = 1e-5,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
-            lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, reward, sampling, shaping, updates, engine, lr, **optim)
         self.critic = critic
         self.value = value
 
@@ -120,14 +115,15 @@ class PPOModule(OnlineModule):
     def learning_rate(self, role: str) -> float:
         return self.value.lr if role == CRITIC and self.value.lr is not None else self.lr
 
-    def slot_after(self, samples: list[Sample]) -> list[bool]:
-        after = self.value.score_at == "after"
-        return [after and s.finished and len(s.ids) < self.sampling.max_new_tokens for s in samples]
+    def score_after_eos(self, samples: list[Sample]) -> list[bool]:
+        after, longest = self.value.score_at == "after", self.sampling.max_new_tokens
+        return [after and s.finished and len(s.ids) < longest for s in samples]
 
-    def look(self, tokens: TokenBatch, after: list[bool]) -> Seen:
-        logprobs, values = self._policy_and_critic(tokens, with_end_positions(tokens, after))
+    def forward_roles(self, tokens: TokenBatch, score_after_eos: list[bool]) -> RoleOutputs:
+        critic = with_end_positions(tokens, score_after_eos)
+        logprobs, values = self._policy_and_critic(tokens, critic)
         reference = self.backbone.logprobs(tokens, REFERENCE, self.sampling.temperature)
-        return Seen(logprobs, reference, values)
+        return RoleOutputs(logprobs, reference, values)
 
     def _policy_and_critic(self, tokens: TokenBatch, critic: TokenBatch) -> tuple[Tensor, Tensor]:
         temperature = self.sampling.temperature
@@ -136,7 +132,7 @@ class PPOModule(OnlineModule):
         logprobs = self.backbone.logprobs(tokens, POLICY, temperature)
         return logprobs, self.backbone.values(critic, CRITIC)
 
-    def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
+    def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:
         how = self.value
         assert rollout.values is not None
         assert rollout.value_lengths is not None

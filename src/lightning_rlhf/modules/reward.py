@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 
@@ -23,6 +22,7 @@ from lightning_rlhf.functional.reward import (
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.modules.base import AlignmentModule, Table
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 REWARD = "reward"
 
@@ -40,9 +40,7 @@ class RewardModule(AlignmentModule):
         ranking: for rows of K: "pairs" (every ordered pair, InstructGPT), "plackett_luce", or
             "rating" (regress to the rows' ratings).
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     trained = (REWARD,)
@@ -53,11 +51,9 @@ class RewardModule(AlignmentModule):
         centering: float = 0.0,
         ranking: Literal["pairs", "plackett_luce", "rating"] = "pairs",
         lr: float = 1e-4,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
         self.centering = centering
         self.ranking = ranking
         self.calibration = BinaryCalibrationError(n_bins=10)
@@ -97,7 +93,7 @@ class RewardModule(AlignmentModule):
         """
         self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
 
-    def weight_of(self, batch: PreferenceBatch | RankingBatch) -> int:
+    def batch_weight(self, batch: PreferenceBatch | RankingBatch) -> int:
         if isinstance(batch, RankingBatch):
             return int(batch.group[-1]) + 1
         return len(batch.chosen)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rlhf.batches import UpdateBatch
 from lightning_rlhf.functional.advantages import rloo_advantages
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.rloo import rloo_loss
+from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import RolloutEngine, Sampling
-from lightning_rlhf.modules.online import OnlineModule, Shaping, Updates
+from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
+from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class RLOOModule(OnlineModule):
@@ -27,9 +29,7 @@ class RLOOModule(OnlineModule):
         updates: steps to a rollout, and how far they go.
         engine: what samples; None for the backbone itself.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW, eps 1e-5.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     def __init__(
@@ -38,23 +38,18 @@ class RLOOModule(OnlineModule):
         reward: Score | Reward | list[Reward] | str = "reward",
         sampling: Sampling = Sampling(samples=4),
         shaping: Shaping = Shaping(),
-        updates: Updates = Updates(epochs=1),
+        updates: UpdateSchedule = UpdateSchedule(epochs=1),
         engine: RolloutEngine | None = None,
         lr: float = 1e-5,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(
-            backbone, reward, sampling, shaping, updates, engine, lr, warmup, optimizer,
-            lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, reward, sampling, shaping, updates, engine, lr, **optim)
         if sampling.samples < 2:
             raise ValueError("RLOOModule compares siblings: give Sampling(samples=2) or more")
 
-    def judge(self, rollout: Rollout, kl: Tensor, rewards: Tensor, group: Tensor) -> Rollout:
+    def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:
         rewards = rewards - self.kl_coef * kl.sum(1)
-        return rollout._replace(advantages=rloo_advantages(rewards, group))
+        return rollout._replace(advantages=rloo_advantages(rewards, rollout.group))
 
     def objective(self, batch: UpdateBatch) -> Loss:
         how = self.updates

@@ -1,17 +1,38 @@
-"""A rollout: what was sampled, and what is known of it; cut into the batches of its updates."""
+"""A rollout: sampled completions with their scores and advantages, cut into update batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_rlhf.batches import UpdateBatch, to_device
+from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.functional.ppo import KLEstimator, token_kl
+from lightning_rlhf.models.sampler import Sample
+from lightning_rlhf.rewards.base import Answers
+
+
+class RoleOutputs(NamedTuple):
+    """Outputs of every role over sampled completions, without gradient."""
+
+    logprobs: Tensor  # (N,) of the policy
+    reference: Tensor  # (N,)
+    values: Tensor | None = None  # (V,) of the critic
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RoleOutputs]) -> RoleOutputs:
+        """Join the outputs of several minibatches."""
+        values = [part.values for part in parts if part.values is not None]
+        return cls(
+            torch.cat([part.logprobs for part in parts]),
+            torch.cat([part.reference for part in parts]),
+            torch.cat(values) if values else None,
+        )
 
 
 class Rollout(NamedTuple):
@@ -20,76 +41,170 @@ class Rollout(NamedTuple):
     prompt_ids: list[list[int]]  # G
     completion_ids: list[list[int]]  # C
     finished: Tensor  # (C,) bool
-    scores: Tensor  # (C,) as the rewards gave them, weighted
+    scores: Tensor  # (C,) weighted sum of the rewards' raw scores
     logprobs: Tensor  # (C, L) of the policy that sampled
     reference: Tensor  # (C, L)
     advantages: Tensor  # (C, L), or (C,) where a completion is one action
     order: list[list[int]]  # the prompts of each update
     values: Tensor | None = None  # (C, L + 1) of the critic
     returns: Tensor | None = None  # (C, L + 1)
-    value_lengths: list[int] | None = None  # C, places where the critic was read
+    value_lengths: list[int] | None = None  # C, positions where the critic was read
+
+    @classmethod
+    def assemble(
+        cls,
+        prompts: list[list[int]],
+        samples: list[Sample],
+        *,
+        order: list[list[int]],
+        outputs: RoleOutputs,
+        scores: Tensor,
+        score_after_eos: list[bool],
+        old_logprobs: Literal["trainer", "sampler"],
+    ) -> Rollout:
+        """Lay flat outputs out as rows; the advantages are still 0.
+
+        Args:
+            prompts: G lists of token ids.
+            samples: C completions.
+            order: the prompts of each update.
+            outputs: over all C completions, in order.
+            scores: (C,).
+            score_after_eos: C, whether the critic was read at the end token too.
+            old_logprobs: whose log-probs the ratios are taken to.
+        """
+        completions = [sample.ids for sample in samples]
+        lengths = [len(ids) for ids in completions]
+        width, device = max(lengths), outputs.logprobs.device
+        own = outputs.logprobs
+        if old_logprobs == "sampler":
+            own = sampler_logprobs(samples, device)
+        values, value_lengths = None, None
+        if outputs.values is not None:
+            value_lengths = [n + extra for n, extra in zip(lengths, score_after_eos, strict=True)]
+            values = as_rows(outputs.values, value_lengths, width + 1)
+        logprobs = as_rows(own, lengths, width)
+        return cls(
+            prompt_ids=prompts,
+            completion_ids=completions,
+            finished=torch.tensor([sample.finished for sample in samples], device=device),
+            scores=scores,
+            logprobs=logprobs,
+            reference=as_rows(outputs.reference, lengths, width),
+            advantages=torch.zeros_like(logprobs),
+            order=order,
+            values=values,
+            value_lengths=value_lengths,
+        )
 
     @property
     def samples(self) -> int:
-        """Completions to a prompt."""
+        """Number of completions per prompt."""
         return len(self.completion_ids) // len(self.prompt_ids)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each completion."""
+        """Number of tokens of each completion."""
         return [len(ids) for ids in self.completion_ids]
 
+    @property
+    def group(self) -> Tensor:
+        """(C,) int64, the prompt of each completion."""
+        prompts = torch.arange(len(self.prompt_ids), device=self.logprobs.device)
+        return prompts.repeat_interleave(self.samples)
+
     def kl(self, estimator: KLEstimator) -> Tensor:
-        """(C, L) nats per token between the policy that sampled and the reference."""
+        """(C, L) KL of the policy that sampled to the reference, nats per token."""
         kl = token_kl(self.logprobs, self.reference, estimator)
         return kl.masked_fill(~row_mask(self.lengths, kl), 0.0)
 
     def batch(self, update: int) -> UpdateBatch:
-        """What one update learns from, on the device of what is known."""
+        """Cut out the batch of one update, on the rollout's device."""
         prompts = self.order[update]
         tokens = completion_batch(self.prompt_ids, self.completion_ids, prompts)
         tokens = to_device(tokens, self.logprobs.device)
         chosen = [p * self.samples + k for p in prompts for k in range(self.samples)]
         mask = row_mask([self.lengths[c] for c in chosen], self.logprobs)
         advantages = self.advantages[chosen]
-        known = UpdateBatch(
+        batch = UpdateBatch(
             tokens=tokens,
             logprobs=self.logprobs[chosen][mask],
             reference=self.reference[chosen][mask],
             advantages=advantages[mask] if advantages.dim() == 2 else advantages,
         )
         if self.values is None or self.returns is None or self.value_lengths is None:
-            return known
+            return batch
         lengths = [self.value_lengths[c] for c in chosen]
         mask = row_mask(lengths, self.values)
-        after = [n > self.lengths[c] for n, c in zip(lengths, chosen, strict=True)]
-        return known._replace(
-            critic=with_end_positions(tokens, after),
+        at_end = [n > self.lengths[c] for n, c in zip(lengths, chosen, strict=True)]
+        return batch._replace(
+            critic=with_end_positions(tokens, at_end),
             values=self.values[chosen][mask],
             returns=self.returns[chosen][mask],
         )
 
     def state(self) -> dict[str, Any]:
-        """Tensors and numbers, as a checkpoint may hold them."""
+        """Tensors on the CPU and numbers, for a checkpoint."""
         fields = self._asdict()
         return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in fields.items()}
 
     @classmethod
     def of_state(cls, state: dict[str, Any], device: torch.device) -> Rollout:
-        """The reverse of ``state``."""
+        """Rebuild a rollout from its ``state``."""
         fields: dict[str, Any] = {
             k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()
         }
         return cls(**fields)
 
 
+def shuffled(batch: PromptBatch) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Shuffle prompts and their rows, so that the first pass can take them in order."""
+    picked = torch.randperm(len(batch.prompt_ids)).tolist()
+    return (
+        [batch.prompt_ids[i].tolist() for i in picked],
+        [json.loads(batch.rows[i]) for i in picked],
+    )
+
+
+def reward_inputs(
+    prompts: list[list[int]],
+    rows: list[dict[str, Any]],
+    samples: list[Sample],
+    minibatches: list[TokenBatch],
+    *,
+    decode: Callable[[list[int]], str],
+) -> Answers:
+    """Decode completions for the rewards.
+
+    Args:
+        prompts: G lists of token ids.
+        rows: G rows of the data.
+        samples: C completions, those of one prompt together.
+        minibatches: the same completions, cut into batches that fit.
+        decode: token ids to text.
+    """
+    k = len(samples) // len(prompts)
+    return Answers(
+        prompts=[text for text in map(decode, prompts) for _ in range(k)],
+        completions=[decode(sample.ids) for sample in samples],
+        rows=[row for row in rows for _ in range(k)],
+        tokens=minibatches,
+        texts=[decode(prompts[i // k] + sample.ids) for i, sample in enumerate(samples)],
+    )
+
+
 def as_rows(values: Tensor, lengths: Sequence[int], width: int) -> Tensor:
-    """(N,) to (C, width), zeros behind each row's end."""
+    """Lay (N,) values out as (C, width) rows, zeros after each row's end."""
     rows = pad_sequence(list(values.split(list(lengths))), batch_first=True)
     return torch.nn.functional.pad(rows, (0, width - rows.shape[1]))
 
 
 def row_mask(lengths: Sequence[int], like: Tensor) -> Tensor:
-    """(C, L) bool: the first tokens of each row, so many as it is long."""
+    """(C, L) bool, True on the first ``lengths[c]`` tokens of row c."""
     n = torch.tensor(list(lengths), device=like.device)
     return torch.arange(like.shape[1], device=like.device) < n[:, None]
+
+
+def sampler_logprobs(samples: Sequence[Sample], device: torch.device) -> Tensor:
+    """(N,) log-probs as the sampler gave them."""
+    return torch.tensor([lp for sample in samples for lp in sample.logprobs], device=device)

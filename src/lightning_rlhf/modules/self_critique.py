@@ -1,4 +1,4 @@
-"""Constitutional AI, supervised stage: answer, critique, revise."""
+"""Constitutional AI, supervised stage: draft, critique, revise."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lightning_rlhf.modules.writing import WritingModule
 
 
 class SelfCritiqueModule(WritingModule):
-    """A model critiques and revises its own answers by a constitution (arXiv 2212.08073, sec. 3).
+    """Let a model critique and revise its answers by a constitution (arXiv 2212.08073, sec. 3).
 
-    ``predict`` over ``PromptData`` writes a row for each prompt: the draft, and of each round the
-    principle, critique and revision. What is trained on them is another stage's affair.
+    ``predict`` over ``PromptData`` writes a row for each prompt: the draft, and for each round the
+    principle, critique and revision. Later stages train on these rows.
 
     Args:
         backbone: the base and its roles.
         loop: rounds, principles, examples, seed; None for the defaults.
-        generator: who answers: a role of the backbone, or a model elsewhere.
+        generator: the model that answers: a role of the backbone, or a model elsewhere.
         sampling: how a role answers.
         template: how messages become text, as in the data modules.
         journal: the file of answers, see ``WritingModule``.
@@ -32,11 +32,12 @@ class SelfCritiqueModule(WritingModule):
         backbone: Backbone,
         loop: SelfCritique | None = None,
         generator: str | Generator = POLICY,
+        *,
         sampling: Sampling = Sampling(max_new_tokens=256),
         template: str = "auto",
         journal: str | None = None,
     ):
-        super().__init__(backbone, sampling, template, journal)
+        super().__init__(backbone, sampling, template, journal=journal)
         self.loop = loop or SelfCritique()
         self.generator = generator
 
@@ -44,10 +45,10 @@ class SelfCritiqueModule(WritingModule):
     def constitution(self) -> Constitution:
         return self.loop.constitution
 
-    def asked(self) -> list[str | Generator]:
+    def generators(self) -> list[str | Generator]:
         return [self.generator]
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
-        """The chains of a batch of prompts."""
-        chains = self.loop.run(self.answering(self.generator), self.rows_of(batch))
+        """Make the chains of a batch of prompts."""
+        chains = self.loop.run(self.journaled(self.generator), self.rows_of(batch))
         return [chain.to_row() for chain in chains]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.sft import sft_loss
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class SFTModule(AlignmentModule):
@@ -17,23 +16,19 @@ class SFTModule(AlignmentModule):
     Args:
         backbone: the base and its roles.
         lr: peak learning rate.
-        warmup: share of the run over which the learning rate rises.
-        optimizer: ``(params, lr=...)`` to an optimizer; None for fused AdamW.
-        lr_scheduler: optimizer to a scheduler; None for a cosine to 0.
+        **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         lr: float = 2e-4,
-        warmup: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, lr, warmup, optimizer, lr_scheduler)
+        super().__init__(backbone, lr=lr, **optim)
 
     def objective(self, batch: TokenBatch) -> Loss:
         return sft_loss(self.backbone.logprobs(batch, POLICY))
 
-    def weight_of(self, batch: TokenBatch) -> int:
+    def batch_weight(self, batch: TokenBatch) -> int:
         return len(batch.target_ids)  # the loss is a mean over tokens

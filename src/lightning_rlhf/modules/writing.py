@@ -1,4 +1,4 @@
-"""What modules share that write rows under ``trainer.predict`` and train nothing."""
+"""Base of the modules that write rows under ``trainer.predict`` and train nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lightning_rlhf.modules.base import AlignmentModule
 
 
 class WritingModule(AlignmentModule):
-    """Rows from prompts; every answer of a model is in a journal before it is used.
+    """Write rows from prompts; each answer of a model is journaled before it is used.
 
-    So a killed ``predict`` that is begun again asks for nothing twice and writes the same rows.
+    So a killed ``predict`` that starts again repeats no request and writes the same rows.
 
     Args:
         backbone: the base and its roles.
@@ -32,25 +32,27 @@ class WritingModule(AlignmentModule):
 
     trained: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, backbone: Backbone, sampling: Sampling, template: str, journal: str | None):
+    def __init__(
+        self, backbone: Backbone, sampling: Sampling, template: str, *, journal: str | None
+    ):
         super().__init__(backbone, lr=0.0)
         self.sampling = sampling
         self.template = template
         self.journal = journal
-        self.left: list[Path] = []  # files beside the rows
+        self.artifacts: list[Path] = []  # files beside the rows
         self._journals: dict[str, Journaled] = {}
 
     @property
     def constitution(self) -> Constitution:
-        """By which rows are made.
+        """The constitution of the rows.
 
         Raises:
             ValueError: it cannot be read, or has no texts for this stage.
         """
         raise NotImplementedError
 
-    def asked(self) -> list[str | Generator]:
-        """Whoever answers: roles of the backbone by their names, or generators."""
+    def generators(self) -> list[str | Generator]:
+        """List the models that answer: names of roles, or generators."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
@@ -60,36 +62,38 @@ class WritingModule(AlignmentModule):
         super().setup(stage)
 
     def add_roles(self) -> None:
-        for role in self.asked():
+        for role in self.generators():
             if isinstance(role, str):
                 # without LoRA the base itself is the role, and need not be copied to be frozen
                 self.backbone.add_role(role, trainable=self.backbone.lora is None)
 
     def on_predict_start(self) -> None:
-        """Roles have their weights by now: their names in the journal are made of these."""
-        self._journals, self.left = {}, []
+        """Start without journals: their keys hash the roles' weights, which are loaded by now."""
+        self._journals, self.artifacts = {}, []
         if self.trainer.world_size > 1:
             raise ValueError(
-                f"{type(self).__name__} writes one journal: give Trainer(devices=1), or cut the "
+                f"{type(self).__name__} writes one journal: give Trainer(devices=1), or split the "
                 "prompts into several files"
             )
         self.backbone.eval()
 
-    def answering(self, who: str | Generator) -> Journaled:
-        """A role, or a generator, behind the journal."""
-        name = who if isinstance(who, str) else f"{type(who).__name__} {id(who)}"
+    def journaled(self, generator: str | Generator) -> Journaled:
+        """Wrap a role, or a generator, in the journal."""
+        if isinstance(generator, str):
+            name = generator
+        else:
+            name = f"{type(generator).__name__} {id(generator)}"
         if name not in self._journals:
-            found: Generator
-            if isinstance(who, str):
-                found = RoleGenerator(self.backbone, who, self.sampling, self.template)
-            else:
-                found = who
+            if isinstance(generator, str):
+                generator = RoleGenerator(
+                    self.backbone, generator, self.sampling, template=self.template
+                )
             path = self.journal or Path(self.trainer.default_root_dir) / "journal.jsonl"
-            self._journals[name] = Journaled(found, path)
+            self._journals[name] = Journaled(generator, path)
         return self._journals[name]
 
     def rows_of(self, batch: Any) -> list[dict[str, Any]]:
-        """The source's rows behind a batch of prompts, each with its ``prompt``."""
+        """Read the source's rows behind a batch of prompts, each with its ``prompt``."""
         if not isinstance(batch, PromptBatch):
             raise ValueError(
                 f"{type(self).__name__} reads prompts: give it PromptData, "
@@ -99,16 +103,16 @@ class WritingModule(AlignmentModule):
         return [{**row, "prompt": prompt_of(row)} for row in rows]
 
     def on_predict_end(self) -> None:
-        """Leave the constitution beside the rows, and say what it took."""
-        self.leave("constitution.yaml", self.constitution.to_yaml())
+        """Write the constitution beside the rows, and print the number of answers."""
+        self.write_artifact("constitution.yaml", self.constitution.to_yaml())
         for name, journal in self._journals.items():
             self.print(
                 f"{name}: {journal.asked} answers made, {journal.found} found in the journal"
             )
 
-    def leave(self, name: str, text: str) -> None:
-        """A file in the run's folder."""
+    def write_artifact(self, name: str, text: str) -> None:
+        """Write a file into the run's folder and add it to ``artifacts``."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-        self.left.append(folder / name)
+        self.artifacts.append(folder / name)

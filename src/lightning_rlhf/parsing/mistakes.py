@@ -18,6 +18,8 @@ import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lightning_rlhf.training.hparams import argument_names
+
 OWN = Path(__file__).parents[1]
 LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
 MISTAKES = (
@@ -182,7 +184,9 @@ def _kinds(root: type) -> Iterator[type]:
 
 
 def _parameters(thing: Any) -> list[str]:
-    return [n for n in inspect.signature(thing).parameters if n not in ("self", "args", "kwargs")]
+    if isinstance(thing, type):
+        return argument_names(thing)
+    return [n for n in inspect.signature(thing).parameters if n not in ("args", "kwargs")]
 
 
 def _configs(args: list[str]) -> list[Path]:

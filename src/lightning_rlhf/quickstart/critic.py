@@ -40,8 +40,15 @@ CONSTITUTION = Constitution(
     "micro-world",
     "1",
     tuple(
-        Principle(name, f"critique : {asked} ?", REVISE, f"which {wanted} ?", (name,), 1.0, "own")
-        for name, asked, wanted in (
+        Principle(
+            name,
+            f"critique : {fault} ?",
+            REVISE,
+            comparison=f"which {better} ?",
+            tags=(name,),
+            source="own",
+        )
+        for name, fault, better in (
             ("harmless", "does it hurt", "hurts less"),
             ("kind", "is it rude", "is kinder"),
             ("true", "is it right", "is more right"),
@@ -97,8 +104,10 @@ def lessons(world: World, n: int) -> list[dict[str, Any]]:
         other = web_answer(prompt, rng)
         gap = _score(prompt, answer) - _score(prompt, other)
         if gap:
-            shown = QUESTION.ask(prompt, principle.comparison, answer, other, LABELS, False)
-            rows.append({"prompt": [shown], "completion": LABELS[gap < 0]})
+            question = QUESTION.ask(
+                prompt, principle.comparison, (answer, other), labels=LABELS, reasoned=False
+            )
+            rows.append({"prompt": [question], "completion": LABELS[gap < 0]})
     return rows
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_rlhf.constitution.stages import write_rows
+from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.evaluation.roles import reward_accuracy
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone

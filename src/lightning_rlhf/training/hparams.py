@@ -22,9 +22,24 @@ def describe(module: nn.Module) -> dict[str, Any]:
 
 
 def _arguments(thing: Any) -> dict[str, Any]:
-    names = list(inspect.signature(type(thing).__init__).parameters)[1:]
+    names = argument_names(type(thing))
     found = {name: _plain(getattr(thing, name)) for name in names if hasattr(thing, name)}
     return {name: value for name, value in found.items() if value is not _UNSAYABLE}
+
+
+def argument_names(kind: type) -> list[str]:
+    """Names of a constructor's arguments, and of those that ``**`` hands on to its parent's."""
+    names: dict[str, None] = {}
+    for parent in kind.__mro__:
+        if "__init__" not in vars(parent):
+            continue
+        signature = inspect.signature(vars(parent)["__init__"]).parameters
+        kinds = {p.kind for p in signature.values()}
+        rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names |= dict.fromkeys([n for n, p in signature.items() if p.kind not in rest][1:])
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return list(names)
 
 
 def _plain(value: Any) -> Any:

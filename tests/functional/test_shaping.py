@@ -1,4 +1,4 @@
-"""Running figures against brute force and closed forms."""
+"""Reward shaping by hand, and its running state against brute force and closed forms."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_rlhf.functional.running import (
-    AdaptiveKL,
-    RunningMoments,
-    distinct_n,
-    explained_variance,
-)
+from lightning_rlhf.functional.shaping import AdaptiveKL, RewardShaper, RunningMoments, Shaping
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
 
@@ -93,43 +88,73 @@ def test_adaptive_kl_stays_above_zero() -> None:
             AdaptiveKL(**wrong)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), max_size=7), max_size=5), st.integers(1, 3))
-def test_distinct_by_brute_force(completions, n: int) -> None:
-    seen, total = [], 0
-    for ids in completions:
-        for start in range(len(ids)):
-            if start + n <= len(ids):
-                total += 1
-                gram = ids[start : start + n]
-                if gram not in seen:
-                    seen.append(gram)
-    assert distinct_n(completions, n) == (len(seen) / total if total else 0.0)
+SCORES = torch.tensor([0.0, 2.0, 4.0, 10.0])
+ALL_FINISHED = torch.ones(4, dtype=torch.bool)
+PLAIN = Shaping(missing_eos_penalty=0.0)
 
 
-def test_distinct_by_hand() -> None:
-    assert distinct_n([[1, 2, 1, 2], [1, 2]], 2) == 2 / 4  # 12 21 12 | 12; none spans the two
-    assert distinct_n([[7]], 2) == 0.0
-    with pytest.raises(ValueError, match="at least 1"):
-        distinct_n([[1]], 0)
+def test_scores_stay_as_they_are_unless_asked() -> None:
+    assert torch.equal(RewardShaper(PLAIN).shape(SCORES, ALL_FINISHED), SCORES)
 
 
-def test_explained_variance_in_closed_form() -> None:
-    torch.manual_seed(0)
-    returns = torch.randn(500)
-    assert explained_variance(returns, returns).item() == 1.0
-    assert explained_variance(returns + 3, returns).item() == pytest.approx(1.0)
-    assert explained_variance(torch.zeros(500), returns).item() == 0.0
-    assert explained_variance(-returns, returns).item() == pytest.approx(-3.0)  # 1 - 4
-    assert explained_variance(0.5 * returns, returns).item() == pytest.approx(0.75)
+def test_the_first_rollout_centers_all() -> None:
+    shaper = RewardShaper(Shaping(center=True, missing_eos_penalty=0.0))
+    assert shaper.shape(SCORES, ALL_FINISHED).tolist() == [-4.0, -2.0, 0.0, 6.0]
+    assert shaper.shape(SCORES + 1, ALL_FINISHED).tolist() == [-3.0, -1.0, 1.0, 7.0]
+    assert shaper.center == 4.0
 
 
-def test_explained_variance_is_always_a_number() -> None:
-    alike = torch.full((7,), 0.1)
-    assert explained_variance(alike + 1, alike).item() == 1.0
-    assert explained_variance(torch.arange(7.0), alike).item() == 0.0
-    assert explained_variance(torch.zeros(1), torch.ones(1)).item() == 1.0
-    assert explained_variance(torch.zeros(0), torch.zeros(0)).item() == 0.0
-    half = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
-    found = explained_variance(half, half)
-    assert found.dtype == torch.float32 and not found.requires_grad
+def test_scores_are_clipped_after_they_are_normalized() -> None:
+    """The deviation of 0, 2, 4 and 10 is sqrt(56 / 3) = 4.32: only 10 is clipped."""
+    shaper = RewardShaper(Shaping(normalize=True, clip=1.0, missing_eos_penalty=0.0))
+    shaped = shaper.shape(SCORES, ALL_FINISHED)
+    deviation = (56 / 3) ** 0.5
+    assert shaped.tolist() == pytest.approx([0.0, 2 / deviation, 4 / deviation, 1.0], abs=1e-6)
+
+
+def test_normalization_runs_over_all_rollouts() -> None:
+    shaper = RewardShaper(Shaping(normalize=True, missing_eos_penalty=0.0))
+    shaper.shape(torch.tensor([1.0, 3.0]), ALL_FINISHED[:2])
+    shaped = shaper.shape(torch.tensor([5.0, 7.0]), ALL_FINISHED[:2])
+    deviation = (20 / 3) ** 0.5  # of 1, 3, 5 and 7
+    assert shaped.tolist() == pytest.approx([5 / deviation, 7 / deviation], rel=1e-6)
+
+
+def test_a_completion_without_end_is_penalized_after_the_clip() -> None:
+    shaper = RewardShaper(Shaping(clip=1.0, missing_eos_penalty=2.0))
+    finished = torch.tensor([True, True, False, False])
+    assert shaper.shape(SCORES, finished).tolist() == [0.0, 1.0, -1.0, -1.0]
+
+
+def test_a_fixed_coefficient_stays() -> None:
+    shaper = RewardShaper(Shaping(kl_coef=0.1))
+    shaper.update_kl(torch.full((8,), 50.0))
+    assert shaper.kl_coef == 0.1
+    assert RewardShaper(Shaping(kl_coef=0.0)).kl_coef == 0.0
+
+
+def test_the_coefficient_follows_the_mean_kl_of_a_rollout() -> None:
+    """A KL 10 % above the target, over 8 of 16 completions: 5 % up; far below it: 10 % down."""
+    shaper = RewardShaper(Shaping(kl_coef=0.1, kl_target=5.0, kl_horizon=16))
+    shaper.update_kl(torch.tensor([5.0, 6.0] * 4))
+    assert shaper.kl_coef == pytest.approx(0.1 * 1.05)
+    shaper.update_kl(torch.zeros(8))
+    assert shaper.kl_coef == pytest.approx(0.1 * 1.05 * 0.9)
+
+
+def test_a_restored_shaper_continues_exactly(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shaping = Shaping(0.1, 2.0, 40, center=True, normalize=True, clip=1.5)
+    whole, restored = RewardShaper(shaping), RewardShaper(shaping)
+    for rollout in range(6):
+        scores = 3 * torch.randn(5, generator=generator) + rollout
+        finished = torch.rand(5, generator=generator) < 0.5
+        kl = 4 * torch.rand(5, generator=generator)
+        shaped = whole.shape(scores, finished)
+        assert torch.equal(restored.shape(scores, finished), shaped)
+        whole.update_kl(kl)
+        restored.update_kl(kl)
+        assert restored.kl_coef == whole.kl_coef
+        torch.save(restored.state_dict(), tmp_path / "state.pt")
+        restored = RewardShaper(shaping)
+        restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))

@@ -1,18 +1,53 @@
-"""What stands between the stages: gates, and rows of one stage made into rows of the next."""
+"""Demonstrations from chains: revisions that pass the gates, mixed with helpful rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.gates import GateReport, Gates, check
 from lightning_rlhf.constitution.seeds import pick
-from lightning_rlhf.constitution.self_critique import demonstrations
 
 BROKEN = ("role_confusion", "no_end", "loops", "length")  # rows that fail one are left out
+
+
+def demonstrations(
+    chains: Sequence[Chain], rounds: Sequence[int] | Literal["all", "last"] = "all"
+) -> list[dict[str, Any]]:
+    """Build rows for imitation: the revisions of all rounds, as in the paper, or of some.
+
+    Args:
+        chains: from ``SelfCritique.run``.
+        rounds: "all", "last", or numbers from 1.
+    """
+    rows = []
+    for chain in chains:
+        for round in _numbers(rounds, len(chain.rounds)):
+            chain.check_round(round, first=1)
+            rows.append(
+                {
+                    "id": f"{chain.id}/r{round}",
+                    "prompt": chain.prompt,
+                    "completion": chain.answer(round),
+                    "finished": chain.finished(round),
+                    "source_id": chain.id,
+                    "round": round,
+                    "principle": chain.rounds[round - 1].principle,
+                    "constitution": chain.constitution["sha256"],
+                }
+            )
+    return rows
+
+
+def _numbers(rounds: Sequence[int] | str, last: int) -> Sequence[int]:
+    if not isinstance(rounds, str):
+        return rounds
+    if rounds not in ("all", "last"):
+        raise ValueError(f'rounds must be "all", "last" or numbers from 1, got {rounds!r}')
+    return range(1 if rounds == "all" else last, last + 1)
 
 
 def write_demonstrations(
@@ -25,23 +60,24 @@ def write_demonstrations(
     gates: Gates | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Revisions to imitate, behind the gates and mixed with helpful rows: ``rows.jsonl``.
+    """Write revisions that pass the gates, mixed with helpful rows, as ``rows.jsonl``.
 
-    The paper trains on the revisions of all rounds and on as good as equally many helpful rows,
+    The paper trains on the revisions of all rounds and on about equally many helpful rows,
     since helpfulness falls with every revision (arXiv 2212.08073, section 3.3, figure 5).
 
     Args:
-        chains: the rows of ``SelfCritiqueModule``.
-        folder: where to; ``gates.json`` lies beside the rows.
-        helpful: rows of ``prompt`` and ``completion``.
-        share: of all rows that are to be helpful ones; fewer where the file has fewer.
+        chains: file of the rows of ``SelfCritiqueModule``.
+        folder: output folder; it also gets ``gates.json``.
+        helpful: file of rows with ``prompt`` and ``completion``.
+        share: helpful rows as a share of all rows; fewer where the file has fewer.
         pure: train on revisions alone.
         rounds: "all" or "last".
         gates: their limits.
-        seed: of which helpful rows are drawn.
+        seed: of the draw of helpful rows.
 
     Raises:
-        ValueError: neither helpful rows nor ``pure``; or a gate trips, which stops what follows.
+        ValueError: neither helpful rows nor ``pure`` is given, or no revision is left.
+        GateTripped: a gate tripped, which stops the stages that follow.
     """
     if helpful is None and not pure:
         raise ValueError(
@@ -50,13 +86,13 @@ def write_demonstrations(
         )
     if not 0 <= share < 1:
         raise ValueError(f"share must lie in [0, 1), got {share}")
-    read = [Chain.from_row(row) for row in read_rows(chains)]
-    report = check(read, gates)
-    write_report(Path(folder) / "gates.json", report)
+    sources = [Chain.from_row(row) for row in read_rows(chains)]
+    report = check(sources, gates)
+    _write_report(Path(folder) / "gates.json", report)
     report.stop()
     bad = {i for r in report.results if r.gate in BROKEN and r.limit is not None for i in r.failed}
-    told = report.stamped(demonstrations(read, rounds))
-    kept = [row for row in told if row["id"] not in bad]
+    revisions = report.stamped(demonstrations(sources, rounds))
+    kept = [row for row in revisions if row["id"] not in bad]
     if not kept:
         raise ValueError(f"{chains}: no revision is left to imitate; {folder}/gates.json says why")
     mixed = list(read_rows(helpful)) if helpful is not None and not pure else []
@@ -88,7 +124,6 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_report(path: Path, report: GateReport) -> None:
-    """All gates over all rows, tripped or not."""
+def _write_report(path: Path, report: GateReport) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report.to_row(), indent=1, ensure_ascii=False))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from lightning_rlhf.constitution.chain import Chain
+from lightning_rlhf.constitution.demonstrations import read_rows, write_demonstrations, write_rows
 from lightning_rlhf.constitution.gates import Gates, GateTripped
-from lightning_rlhf.constitution.generator import Completion, Message, ScriptedGenerator
-from lightning_rlhf.constitution.principles import load
+from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
-from lightning_rlhf.constitution.stages import read_rows, write_demonstrations, write_rows
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 
 OFF = Gates(**dict.fromkeys(Gates().limits))
 LOOSE = Gates(**dict.fromkeys(Gates().limits, 1.0))

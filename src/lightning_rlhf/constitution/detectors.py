@@ -1,4 +1,4 @@
-"""Signs of a bad revision, each told from the text alone."""
+"""Detectors of bad revisions, each from the text alone: the measurements behind the gates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFUSALS = (
     "it would be inappropriate", "as an ai", "as a language model", "against my guidelines",
 )  # fmt: skip
 DECLINES = re.compile(rf"\b(?:{'|'.join(map(re.escape, REFUSALS))})\b")
-OPENING = 200  # characters: later mentions are talk about refusing, or a part declined
+OPENING = 200  # characters: a later mention is talk about refusing, or declines a part
 CONFUSED = re.compile(
     r"^\W*(?:critique|criticism|revision|revised (?:answer|response|version)|rewrite)\b\W*:"
     r"|\b(?:critique|revision) ?request\b"
@@ -27,15 +27,15 @@ CONFUSED = re.compile(
     r"|^\W*(?:human|user|assistant)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
-SPREAD = 3  # different prompts whose answers share a phrase, before it is called one
-REPEATED = 0.5  # share of word triples that have come before
+SPREAD = 3  # prompts whose answers must share a phrase before it counts
+REPEATED = 0.5  # share of word triples that are repeats
 
 
 class Phrase(NamedTuple):
-    """Words that stand in more answers than drafts."""
+    """Word n-gram that is in more answers than drafts."""
 
     text: str
-    before: float  # share of drafts that hold it
+    before: float  # share of drafts with it
     after: float  # share of answers
 
     @property
@@ -44,12 +44,12 @@ class Phrase(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation around them."""
+    """Split a text into lower-case words without punctuation."""
     return re.findall(r"\w+(?:['’]\w+)*", text.lower())
 
 
 def is_copy(draft: str, answer: str, similar: float) -> bool:
-    """Whether an answer that is not the draft has almost all of its words in their order."""
+    """True if an answer differs from its draft but keeps almost all of its words in order."""
     if draft.strip() == answer.strip():
         return False
     matcher = SequenceMatcher(None, draft.split(), answer.split(), autojunk=False)
@@ -57,44 +57,44 @@ def is_copy(draft: str, answer: str, similar: float) -> bool:
 
 
 def confuses_roles(answer: str) -> bool:
-    """Whether an answer talks about the critique or the revision, or plays a speaker."""
+    """True if an answer mentions the critique or revision, or writes a speaker's turn."""
     return CONFUSED.search(answer) is not None
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text begins by declining."""
+    """True if a text begins by declining."""
     opening = text[:OPENING].lower().replace("’", "'")
     return DECLINES.search(opening) is not None
 
 
 def loops(answer: str, n: int = 3, least: int = 8) -> bool:
-    """Whether most n-grams of an answer have come before in it."""
-    said = answer.split()
-    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    """True if most n-grams of an answer are repeats."""
+    tokens = answer.split()
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return len(grams) >= least and 1 - len(set(grams)) / len(grams) > REPEATED
 
 
 def length_ratio(draft: str, answer: str) -> float:
-    """Words of an answer to words of its draft; an empty draft counts as one word."""
+    """Ratio of an answer's words to its draft's; an empty draft counts as one word."""
     return len(answer.split()) / max(1, len(draft.split()))
 
 
 def phrases(text: str, n: int) -> set[str]:
-    """The word n-grams of a text."""
-    said = words(text)
-    return {" ".join(said[i : i + n]) for i in range(len(said) - n + 1)}
+    """Set of a text's word n-grams."""
+    tokens = words(text)
+    return {" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
 
 
 def risen(
     answers: Sequence[tuple[str, str]], drafts: Sequence[str], n: int, top: int = 10
 ) -> list[Phrase]:
-    """The phrases whose share of texts rose most against the drafts, equal ones by name.
+    """Find the phrases whose share of texts rose most from drafts to answers; ties go by name.
 
     Args:
-        answers: each with the name of what it is an answer to: a phrase counts from three of them.
-        drafts: one for each answer.
-        n: words of a phrase.
-        top: how many phrases.
+        answers: (prompt's id, text). A phrase counts if answers to three prompts have it.
+        drafts: one per answer.
+        n: words per phrase.
+        top: number of phrases.
     """
     after: Counter[str] = Counter()
     sources: dict[str, set[str]] = {}
@@ -103,9 +103,9 @@ def risen(
             after[phrase] += 1
             sources.setdefault(phrase, set()).add(source)
     before = Counter(p for text in drafts for p in phrases(text, n))
-    found = [
+    candidates = [
         Phrase(p, before[p] / len(drafts), k / len(answers))
         for p, k in after.items()
         if len(sources[p]) >= SPREAD
     ]
-    return sorted((p for p in found if p.rise > 0), key=lambda p: (-p.rise, p.text))[:top]
+    return sorted((p for p in candidates if p.rise > 0), key=lambda p: (-p.rise, p.text))[:top]

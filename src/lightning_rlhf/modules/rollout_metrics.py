@@ -1,0 +1,77 @@
+"""Metrics and the table of a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from lightning_rlhf.functional.ppo import KLEstimator
+from lightning_rlhf.functional.rollout_statistics import distinct_n
+from lightning_rlhf.models.sampler import Sample
+from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask, sampler_logprobs
+
+
+def rollout_metrics(
+    rollout: Rollout, scores: Mapping[str, Tensor], kl_coef: float, kl_estimator: KLEstimator
+) -> dict[str, float]:
+    """Compute the ``objective/`` and ``completions/`` metrics.
+
+    Args:
+        rollout: scored.
+        scores: (C,) of each reward by its name; a single reward is not listed by name.
+        kl_coef: the KL coefficient of this rollout.
+        kl_estimator: of the KL in ``non_score_reward``.
+    """
+    mask = row_mask(rollout.lengths, rollout.logprobs)
+    entropy = -rollout.logprobs.masked_fill(~mask, 0.0)
+    penalty = kl_coef * rollout.kl(kl_estimator).sum(1).mean()
+    metrics: dict[str, Tensor | float] = {
+        "objective/kl": rollout.kl("k1").sum(1).mean(),
+        "objective/kl_k3": rollout.kl("k3").sum(1).mean(),
+        "objective/entropy": entropy.sum(1).mean(),
+        "objective/scores": rollout.scores.mean(),
+        "objective/score_std": rollout.scores.std(unbiased=False),
+        "objective/non_score_reward": -penalty,
+        "objective/rlhf_reward": rollout.scores.mean() - penalty,
+        "objective/kl_coef": kl_coef,
+        "completions/mean_length": sum(rollout.lengths) / len(rollout.lengths),
+        "completions/eos_share": rollout.finished.float().mean(),
+        "completions/distinct_2": distinct_n(rollout.completion_ids, 2),
+    }
+    if len(scores) > 1:
+        metrics |= {f"objective/scores/{name}": values.mean() for name, values in scores.items()}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def sampler_gap(samples: Sequence[Sample], outputs: RoleOutputs) -> float:
+    """Mean absolute difference of the sampler's log-probs from the trainer's, per token."""
+    own = sampler_logprobs(samples, outputs.logprobs.device)
+    return float((own - outputs.logprobs).abs().mean())
+
+
+def rollout_table(
+    rollout: Rollout, scores: Mapping[str, Tensor], decode: Callable[[list[int]], str]
+) -> Table:
+    """List every completion of a rollout, with its score, KL and length.
+
+    Args:
+        rollout: scored.
+        scores: (C,) of each reward by its name; several get a column each.
+        decode: token ids to text.
+    """
+    several = scores if len(scores) > 1 else {}
+    prompts = [decode(ids) for ids in rollout.prompt_ids]
+    columns = ["prompt", "completion", "score", "kl", "length", "finished"]
+    rows = zip(
+        [prompt for prompt in prompts for _ in range(rollout.samples)],
+        [decode(ids) for ids in rollout.completion_ids],
+        rollout.scores.tolist(),
+        rollout.kl("k1").sum(1).tolist(),
+        rollout.lengths,
+        rollout.finished.tolist(),
+        *(values.tolist() for values in several.values()),
+        strict=True,
+    )
+    return Table([*columns, *several], [list(row) for row in rows])

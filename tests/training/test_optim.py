@@ -1,0 +1,68 @@
+"""Optimizer options reach every method, its flags and its checkpoints, though written down once."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_type_hints
+
+import pytest
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule
+
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.sft import SFTModule
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
+from lightning_rlhf.training.hparams import argument_names, describe
+from lightning_rlhf.training.optim import OptimizerOptions
+
+METHODS = {
+    "SFTModule": 2e-4, "RewardModule": 1e-4, "DPOModule": 2e-5, "KTOModule": 2e-5,
+    "PPOModule": 1e-5, "GRPOModule": 1e-5, "RLOOModule": 1e-5,
+}  # fmt: skip
+BASE = ["--model.backbone=lightning_rlhf.Backbone", "--model.backbone.name_or_path=base"]
+
+
+def build(method: str, *args: str) -> LightningModule:
+    options = {**cli_options(), "run": False, "save_config_callback": None}
+    here = ["--trainer.accelerator=cpu", "--data=lightning_rlhf.PromptData", "--data.source=none"]
+    cli = AlignmentCLI(
+        LightningModule,
+        LightningDataModule,
+        **options,
+        args=[*here, f"--model={method}", *BASE, *args],
+    )
+    assert isinstance(cli.model, LightningModule)
+    return cli.model
+
+
+def test_the_typed_options_are_the_bases_own() -> None:
+    hints = get_type_hints(AlignmentModule.__init__)
+    tail = list(inspect.signature(AlignmentModule).parameters)[2:]
+    assert {name: hints[name] for name in tail} == get_type_hints(OptimizerOptions)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_shows_and_takes_them(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build(method, "--print_config")
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert printed["lr"] == METHODS[method]
+    defaults = [printed[name] for name in OptimizerOptions.__annotations__]
+    assert defaults == [0.1, None, None]
+
+    module = build(method, "--model.warmup=0.3", "--model.optimizer=torch.optim.SGD")
+    described = describe(module)
+    assert described["lr"] == METHODS[method]
+    assert described["warmup"] == 0.3
+    assert described["lr_scheduler"] is None
+    assert callable(module.optimizer)
+
+
+def test_names_of_arguments_end_where_nothing_is_handed_on() -> None:
+    class Child(SFTModule):
+        def __init__(self, gamma: float, **rest: float):
+            super().__init__(**rest)
+
+    tail = ["backbone", "lr", "warmup", "optimizer", "lr_scheduler"]
+    assert argument_names(Child) == ["gamma", *tail]
+    assert argument_names(SFTModule) == tail
