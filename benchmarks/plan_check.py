@@ -113,7 +113,7 @@ def _both(work: Work, device: Device) -> tuple[float, float, float]:
         write_model(folder, work.model)
         precision = "bf16-mixed" if DTYPES[work.model] == "bfloat16" else "32-true"
         planned = _planned(work, folder, precision, device)
-        side = Side(OURS, work, folder, device, **GIVE_BACK)
+        side = Side(OURS, work, folder, device=device, **GIVE_BACK)
         try:
             side.ask("step")
             rise = side.ask("step")["peak"]
@@ -128,7 +128,7 @@ def _fitted(work: Work) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, work.model)
         planned = _planned(work, folder, work.precision, "cpu")
-        side = Side(FITTED, work, folder, "cpu", **GIVE_BACK)
+        side = Side(FITTED, work, folder, device="cpu", **GIVE_BACK)
         side.end()
     return planned, side.first["static"], side.first["rise"]
 

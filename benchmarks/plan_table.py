@@ -44,8 +44,8 @@ class PPOShaped(AlignmentModule):
 
     def add_roles(self) -> None:
         self.add_policy_and_reference()
-        self.backbone.add_role("reward", trainable=False, like="policy", head=True)
-        self.backbone.add_role("critic", like="policy", head=True)
+        self.backbone.add_role("reward", trainable=False, init_from="policy", head=True)
+        self.backbone.add_role("critic", init_from="policy", head=True)
 
     def objective(self, batch: Any) -> Loss:
         tokens = batch.tokens

@@ -92,7 +92,7 @@ def compare(work: Work, reps: int) -> list[Round]:
         sides, first = {}, {}
         try:
             for name in [*TRL, *OURS]:  # the first records its rollout, ours replay it
-                sides[name] = harness.Side(name, work, folder, "cpu")  # type: ignore[arg-type]
+                sides[name] = harness.Side(name, work, folder, device="cpu")  # type: ignore[arg-type]
                 first[name] = sides[name].ask("step")
             _same(first, work)
             rounds = [

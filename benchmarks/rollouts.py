@@ -25,7 +25,7 @@ from versus.measure import _measured
 from lightning_rlhf import Backbone, LoRA
 from lightning_rlhf.models import decoding
 from lightning_rlhf.models.loading import DType
-from lightning_rlhf.models.sampler import HFRollout, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sampling
 
 OURS, UNMERGED, THEIRS = "ours", "ours, not merged", "transformers"
 LONGEST = 64
@@ -102,15 +102,15 @@ def ours(backbone: Backbone, k: int, merge: bool) -> Callable[[], None]:
         ends: dict[int, int] = {}  # by the identity of a row's list
         left = iter(lengths(k))
 
-        def ended(ids: list[int], rules: decoding.Rules) -> bool:
+        def ended(ids: list[int], rules: decoding.StopRules) -> bool:
             if len(ids) == 1:
                 ends[id(ids)] = next(left)
             return len(ids) == ends[id(ids)]
 
         own, decoding._ended = decoding._ended, ended
         try:
-            sampling = Sampling(max_new_tokens=LONGEST, samples=k)
-            found = HFRollout(merge).sample(backbone, "policy", prompts(), sampling)
+            sampling = Sampling(max_new_tokens=LONGEST, num_samples=k)
+            found = HFSampler(merge).sample(backbone, "policy", prompts(), sampling)
         finally:
             decoding._ended = own
         assert sorted(len(sample.ids) for sample in found) == sorted(lengths(k))

@@ -65,15 +65,15 @@ def ppo(backbone: Backbone) -> OnlineModule:
 
 def rloo(backbone: Backbone) -> OnlineModule:
     return RLOOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
-        updates=UpdateSchedule(epochs=1, minibatches=2),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, num_samples=4),
+        shaping=Shaping(kl_coef=KL_COEF), updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
 
 def grpo(backbone: Backbone) -> OnlineModule:
     # advantages of variance 1: a nat costs more, or differences of noise are worth any KL
     return GRPOModule(
-        backbone, lr=1e-3, sampling=Sampling(ANSWER, samples=4),
+        backbone, lr=1e-3, sampling=Sampling(ANSWER, num_samples=4),
         shaping=Shaping(kl_coef=2 * KL_COEF), updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def grpo(backbone: Backbone) -> OnlineModule:
 def dr_grpo(backbone: Backbone) -> OnlineModule:
     return GRPOModule(
         backbone, advantage=dr_grpo_advantages, loss_aggregation="length", lr=1e-3,
-        sampling=Sampling(ANSWER, samples=4), shaping=Shaping(kl_coef=KL_COEF),
+        sampling=Sampling(ANSWER, num_samples=4), shaping=Shaping(kl_coef=KL_COEF),
         updates=UpdateSchedule(epochs=1, minibatches=2),
     )  # fmt: skip
 

@@ -33,9 +33,9 @@ from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
-from lightning_rlhf.modules.ppo import PPOModule, Value
+from lightning_rlhf.modules.ppo import Critic, PPOModule
 from lightning_rlhf.modules.rloo import RLOOModule
 
 README = Path(__file__).parent / "README.md"
@@ -166,12 +166,14 @@ def _module(folder: str, method: Method, lr: float, kl_coef: float, seed: int) -
     seed_everything(seed, verbose=False)
     backbone = Backbone(folder, lora=LoRA(r=16), dtype="float32")
     shaping = Shaping(kl_coef=kl_coef, missing_eos_penalty=0.0)  # stories go on
-    sampling = Sampling(max_new_tokens=LENGTH, samples=4)
+    sampling = Sampling(max_new_tokens=LENGTH, num_samples=4)
     if method == "rloo":
-        return RLOOModule(backbone, compound, sampling, shaping, UpdateSchedule(1, 2), lr=lr)
+        return RLOOModule(
+            backbone, compound, sampling, shaping=shaping, updates=UpdateSchedule(1, 2), lr=lr
+        )
     return PPOModule(
         backbone, compound, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2), lr=lr,
-        value=Value(lam=1.0),
+        critic=Critic(lam=1.0),
     )  # fmt: skip
 
 
@@ -192,7 +194,7 @@ def _fit(module: OnlineModule, rollouts: int, seed: int) -> float:
 def _figures(backbone: Backbone, role: str, samples: int) -> Figures:
     chat = ChatTemplate(backbone.tokenizer)
     prompts = [chat.encode_prompt(text) for text in openings(held_out=True)]
-    said = HFRollout().sample(backbone, role, prompts, Sampling(LENGTH, samples=samples))
+    said = HFSampler().sample(backbone, role, prompts, Sampling(LENGTH, num_samples=samples))
     tokens = completion_batch(prompts, [s.ids for s in said], range(len(prompts)))
     own, reference = backbone.logprobs(tokens, role), backbone.logprobs(tokens, REFERENCE)
     apart = reference - own

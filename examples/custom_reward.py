@@ -32,7 +32,11 @@ def main(
     seed_everything(0, verbose=False)
     backbone = Backbone(model, lora=LoRA(r=16), dtype="float32")
     module = RLOOModule(
-        backbone, says_word, Sampling(max_new_tokens=16, samples=4), Shaping(kl_coef=0.02), lr=5e-3
+        backbone,
+        says_word,
+        Sampling(max_new_tokens=16, num_samples=4),
+        Shaping(kl_coef=0.02),
+        lr=5e-3,
     )
     data = PromptData(rows_of(source, word), val_fraction=0.0, batch_size=16)
     Trainer(max_steps=rollouts, max_epochs=-1, accelerator="cpu", logger=False).fit(module, data)

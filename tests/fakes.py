@@ -1,4 +1,4 @@
-"""An online module without a model: its figures and rollouts are given."""
+"""An online module without a model: its metrics and rollouts are given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch.utils.data import DataLoader
 
-from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.samples import Table
 
 COLUMNS = ["prompt", "completion", "score", "kl", "length", "finished"]
 HEALTHY = {
@@ -52,12 +52,12 @@ ILL: dict[str, Callable[[int], dict[str, float]]] = {
 
 
 def figures(name: str, rollout: int) -> dict[str, float]:
-    """The figures of a rollout, counted from 1, of a run with one illness."""
+    """Metrics of a rollout, counted from 1, in a run with one illness."""
     return {**HEALTHY, **ILL[name](rollout)}
 
 
 class FakeOnline(LightningModule):
-    """Two updates per rollout; what a rollout logs and says depends on its number alone."""
+    """Two updates per rollout; its metrics and texts depend on the rollout's number alone."""
 
     def __init__(self, log: Callable[[int], dict[str, float]] | None = None, updates: int = 2):
         super().__init__()

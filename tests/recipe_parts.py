@@ -1,38 +1,38 @@
-"""What the recipes of tests name by class path."""
+"""Classes and functions that the recipes of tests name by their path."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from kill_harness import die
 from support import number_pairs
 
 
 class KillAt(Callback):
-    """Ends the process at a step, as a power cut would, where the environment says so."""
+    """End the process at the stage and step that the variable KILL_AT names."""
 
     def __init__(self, stage: str):
         self.stage = stage
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if os.environ.get("KILL_AT") == f"{self.stage} {trainer.global_step}":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
 
 def write_pairs(folder: str, seed: int, n: int = 24) -> dict[str, int]:
-    """Rows in the stage's folder."""
+    """Write rows into the stage's folder."""
     rows = number_pairs(n, seed % 1000)
     Path(folder, "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"pairs": n}
 
 
 def gate(source: str, least: int = 1) -> dict[str, Any]:
-    """Stops a recipe whose rows are too few."""
+    """Stop a recipe that has too few rows."""
     rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
     if len(rows) < least:
         raise ValueError(f"{source} has {len(rows)} rows, fewer than {least}")

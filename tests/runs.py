@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
 
-from lightning_rlhf import (
-    Backbone,
-    DemonstrationData,
-    DPOModule,
-    GRPOModule,
-    KTOModule,
-    LoRA,
-    PPOModule,
-    PreferenceData,
-    PromptData,
-    RewardModule,
-    RLOOModule,
-    Sampling,
-    SFTModule,
-    UpdateSchedule,
-)
+from lightning_rlhf import Backbone, LoRA
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
-from support import NUMBERS, number_pairs
-
-
-def low_numbers(
-    prompts: list[str], completions: list[str], rows: list[dict[str, Any]]
-) -> list[float]:
-    """A reward: the share of a completion's words that are low numbers."""
-    low = set(NUMBERS[:20])
-    return [sum(w in low for w in text.split()) / max(1, len(text.split())) for text in completions]
-
-
-class Method(NamedTuple):
-    """A module as the contract knows it: an entry here is all that a further one takes."""
-
-    module: Any  # makes one from a backbone and lr
-    data: Any  # makes its data from rows
-    monitor: str = "val/loss"  # what a validation measures
-
-
-METHODS = {
-    "sft": Method(SFTModule, DemonstrationData),
-    "reward": Method(RewardModule, PreferenceData),
-    "dpo": Method(DPOModule, PreferenceData),
-    "kto": Method(KTOModule, PreferenceData),
-}
-SHORT, PAIRED = Sampling(max_new_tokens=6), Sampling(max_new_tokens=6, samples=2)
-ONLINE = {
-    "ppo": Method(
-        partial(PPOModule, reward=low_numbers, sampling=SHORT, updates=UpdateSchedule(epochs=3)),
-        PromptData,
-    ),
-    "grpo": Method(partial(GRPOModule, reward=low_numbers, sampling=PAIRED), PromptData),
-    "rloo": Method(partial(RLOOModule, reward=low_numbers, sampling=PAIRED), PromptData),
-}
-EVERY = METHODS | ONLINE
+from methods import METHODS
+from support import number_pairs
 
 
 class Runs:
@@ -88,9 +39,9 @@ class Runs:
         self, method: str, quantization: Any = None, rows: int = 48, **kwargs: Any
     ) -> tuple[AlignmentModule, RowsData]:
         seed_everything(0, verbose=False)
-        made = EVERY[method]
+        made = METHODS[method]
         return (
-            made.module(self.backbone(quantization=quantization), lr=5e-3),
+            made.make(self.backbone(quantization=quantization), lr=5e-3),
             made.data(number_pairs(rows), **{"val_fraction": 0.25, "batch_size": 4, **kwargs}),
         )
 

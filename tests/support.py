@@ -1,4 +1,4 @@
-"""What tests share beside fixtures."""
+"""Functions and data that tests share, beside fixtures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = Constitution(  # in the words of the tiny base
 
 
 def shared(path: str) -> Path:
-    """A file that lies beside some checkouts; the test that wants it skips elsewhere."""
+    """Find a file that lies beside some checkouts; skip the test where it is missing."""
     file = SHARED / path
     if not file.exists():
         pytest.skip(f"needs shared/{path} beside the checkout")
@@ -27,7 +27,7 @@ def shared(path: str) -> Path:
 
 
 def number_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Pairs a tiny model learns at once: better answers have low numbers, worse ones high."""
+    """Pairs that a tiny model learns at once: low numbers are chosen, high ones rejected."""
     generator = torch.Generator().manual_seed(seed)
 
     def words(low: int, high: int) -> str:

@@ -19,7 +19,7 @@ FORBIDDEN = {"functional": LIBRARIES, "constitution": {"torch", *LIBRARIES}}
 DISTRIBUTION = {"yaml": "pyyaml", "lightning_fabric": "pytorch_lightning"}  # where names differ
 # vLLM: imported by who asks for it, with a sentence; typing_extensions: by type checkers
 OURS_OR_ASKED_FOR = {"lightning_rlhf", "vllm", "typing_extensions"}
-PARTS = {"base", "online", "rollout", "rollout_metrics", "update_schedule", "writing"}
+PARTS = {"base", "online", "rollout", "rollout_metrics", "samples", "update_schedule", "writing"}
 TITLES = {"self_critique": "SelfCritiqueModule", "ai_feedback": "AIFeedbackModule"}
 WRITERS = set(TITLES)
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -12,18 +12,13 @@ from lightning_rlhf.callbacks import SampleTable, SaveRoles
 from lightning_rlhf.cli.main import AlignmentCLI, cli_options
 from lightning_rlhf.recipes.prepare import prepare
 from lightning_rlhf.recipes.recipe import read_recipe
+from methods import TITLES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-METHODS = sorted(CONFIGS.glob("*.yaml"))
+FOUND = sorted(CONFIGS.glob("*.yaml"))
 CARDS = sorted((CONFIGS / "cards").glob("*.yaml"))
-RECIPES = [c for c in METHODS if "\nstages:" in c.read_text()]
-RUNNABLE = [
-    c for c in METHODS if "class_path: lightning_rlhf" in c.read_text() and c not in RECIPES
-]
-TITLES = {
-    "sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "kto": "KTOModule",
-    "ppo": "PPOModule", "grpo": "GRPOModule", "rloo": "RLOOModule",
-}  # fmt: skip
+RECIPES = [c for c in FOUND if "\nstages:" in c.read_text()]
+RUNNABLE = [c for c in FOUND if "class_path: lightning_rlhf" in c.read_text() and c not in RECIPES]
 
 TRAINED = {
     "rlhf": ["sft", "reward", "ppo"],
@@ -95,7 +90,7 @@ def test_dpo_becomes_ppo_by_class_path() -> None:
     cli = build(
         *with_configs(CONFIGS / "dpo.yaml"),
         "--model=lightning_rlhf.PPOModule", "--data=lightning_rlhf.PromptData",
-        "--model.reward=os.path.join", "--model.critic=head",
+        "--model.reward=os.path.join", "--model.critic.kind=head",
         "--model.sampling.max_new_tokens=24", "--model.updates.minibatches=2",
     )  # fmt: skip
     assert type(cli.model).__name__ == "PPOModule"

@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule
 from lightning_rlhf.batches import to_device
 from lightning_rlhf.data.collate import pad_rows
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
-from lightning_rlhf.models.vllm_sampler import VLLMRollout
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
+from lightning_rlhf.models.vllm_sampler import VLLMSampler
 from lightning_rlhf.quickstart.model import word_tokenizer
 from support import NUMBERS, number_pairs
 
@@ -96,17 +96,17 @@ def mean_gap(backbone: Backbone, samples: list[Sample], prompts: list[list[int]]
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_rollouts_say_what_a_forward_says(tiny_base: str, quantization: Any) -> None:
     backbone = rolling_backbone(tiny_base, quantization)
-    sampling = Sampling(max_new_tokens=16, samples=4)
-    samples = HFRollout().sample(backbone, "policy", PROMPTS, sampling)
+    sampling = Sampling(max_new_tokens=16, num_samples=4)
+    samples = HFSampler().sample(backbone, "policy", PROMPTS, sampling)
     assert mean_gap(backbone, samples, [p for p in PROMPTS for _ in range(4)]) < 0.05
 
 
 def test_greedy_rollouts_on_gpu_and_cpu_agree(tiny_base: str) -> None:
     backbone = rolling_backbone(tiny_base, dtype="float32")
     sampling = Sampling(max_new_tokens=16, temperature=0.0)
-    there = HFRollout().sample(backbone, "policy", PROMPTS, sampling)
+    there = HFSampler().sample(backbone, "policy", PROMPTS, sampling)
     backbone.to("cpu")
-    here = HFRollout().sample(backbone, "policy", PROMPTS, sampling)
+    here = HFSampler().sample(backbone, "policy", PROMPTS, sampling)
     assert [s.ids for s in there] == [s.ids for s in here]
 
 
@@ -122,11 +122,11 @@ def test_vllm_samples_the_trained_role_and_follows_its_changes(tmp_path: Any) ->
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     backbone = rolling_backbone(str(tmp_path))
-    engine = VLLMRollout(gpu_memory=0.2, options={"enforce_eager": True})
-    sampling = Sampling(max_new_tokens=16, samples=4, temperature=1.0)
+    sampler = VLLMSampler(gpu_memory=0.2, options={"enforce_eager": True})
+    sampling = Sampling(max_new_tokens=16, num_samples=4, temperature=1.0)
     prompts = [p for p in PROMPTS for _ in range(4)]
     for _ in range(2):
-        samples = engine.sample(backbone, "policy", PROMPTS, sampling)
+        samples = sampler.sample(backbone, "policy", PROMPTS, sampling)
         assert len(samples) == len(prompts)
         assert mean_gap(backbone, samples, prompts) < 0.1
         with torch.no_grad():

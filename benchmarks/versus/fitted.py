@@ -1,4 +1,4 @@
-"""Our side through a real Trainer: how far a whole step rises above what is held between steps."""
+"""Our side in a real Trainer: how far memory rises in a step above what is held between steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_rlhf.planning.meta import storages
 
 
 class Peak(Callback):
-    """MiB between the ends of two optimizer steps, the second step's."""
+    """Memory in MiB from the end of the first optimizer step to the end of the second."""
 
     def __init__(self, accumulate: int):
         self.accumulate = accumulate

@@ -1,4 +1,4 @@
-"""Two or more sides of one piece of work, step by step in turn, and the tables made of them."""
+"""Run two or more sides of one piece of work, step by step in turn, and make tables of them."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ class Work(NamedTuple):
     rows: list[Row]
     checkpointing: bool = False
     quantization: str | None = None
-    # what only a real Trainer shows
+    # only a real Trainer shows these
     lora: bool = True
     accumulate: int = 1
     precision: str = "32-true"
     optimizer: str | None = None  # of torch.optim; None: the module's own
 
 
-class Found(NamedTuple):
-    """What one side measured, a figure a round."""
+class Measured(NamedTuple):
+    """Figures of one side, one per round."""
 
     seconds: list[float]
     wall: list[float]
@@ -90,7 +90,7 @@ def equal(prompt: int, completion: int, rows: int = 1, k: int = 2) -> list[Row]:
 
 
 def ragged(rows: int, k: int, median_length: int, seed: int = 0) -> list[Row]:
-    """Rows of lognormal lengths, sigma 0.7, prompts and completions alike."""
+    """Rows of lognormal lengths, sigma 0.7, for prompts and completions."""
     draw = random.Random(seed)
 
     def length() -> int:
@@ -100,7 +100,7 @@ def ragged(rows: int, k: int, median_length: int, seed: int = 0) -> list[Row]:
 
 
 def sizes(rows: list[Row]) -> str:
-    """Tokens of the same rows: each completion padded, as it is, and with its prompt once."""
+    """Token counts of the same rows: padded, unpadded, and with each prompt once."""
     whole = [len(row["prompt"]) + len(c) for row in rows for c in row["completions"]]
     once = sum(len(row["prompt"]) + sum(map(len, row["completions"])) for row in rows)
     return f"{max(whole) * len(whole)} padded, {sum(whole)} real, {once} shared"
@@ -114,19 +114,19 @@ def _row(draw: random.Random, prompt: int, completions: Sequence[int]) -> Row:
 
 
 def tokens(rows: list[Row]) -> int:
-    """Prompt and completion, of every completion: one numerator for every side."""
+    """Number of tokens of every completion with its prompt: one numerator for every side."""
     return sum(len(row["prompt"]) + len(c) for row in rows for c in row["completions"])
 
 
-def compare(work: Work, peers: Sequence[str], reps: int, device: Device) -> dict[str, Found]:
+def compare(work: Work, peers: Sequence[str], reps: int, device: Device) -> dict[str, Measured]:
     """Measure all sides in turn, round by round, after one step each to warm up.
 
     Raises:
-        RuntimeError: two sides whose losses differ: they do not do the same work.
+        RuntimeError: the losses of two sides differ, so they do not do the same work.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, work.model)
-        sides = {name: Side(name, work, folder, device) for name in (OURS, *peers)}
+        sides = {name: Side(name, work, folder, device=device) for name in (OURS, *peers)}
         try:
             _same_loss({name: side.ask("step") for name, side in sides.items()}, work)
             rounds: list[dict[str, dict[str, float]]] = []
@@ -137,7 +137,7 @@ def compare(work: Work, peers: Sequence[str], reps: int, device: Device) -> dict
             for side in sides.values():
                 side.end()
     return {
-        name: Found(
+        name: Measured(
             *([r[name][figure] for r in rounds] for figure in ("seconds", "wall", "peak")),
             **shares[name],
         )
@@ -156,20 +156,18 @@ def write_model(folder: str, name: str) -> None:
 
 def _same_loss(first: dict[str, dict[str, float]], work: Work) -> None:
     ours = first[OURS]["loss"]
-    for name, found in first.items():
-        if abs(found["loss"] - ours) > TOLERANCE[DTYPES[work.model]] * abs(ours):
-            raise RuntimeError(
-                f"{work.name}: the loss is {ours} for us, {found['loss']} for {name}"
-            )
+    for name, side in first.items():
+        if abs(side["loss"] - ours) > TOLERANCE[DTYPES[work.model]] * abs(ours):
+            raise RuntimeError(f"{work.name}: the loss is {ours} for us, {side['loss']} for {name}")
 
 
 class Side:
     """A process that waits to be asked for a step."""
 
-    def __init__(self, name: str, work: Work, model: str, device: Device, **environment: str):
+    def __init__(self, name: str, work: Work, model: str, *, device: Device, **environment: str):
         file = Path(model) / f"{name.replace(' ', '_')}.json"
-        said = {"side": name, "model": model, "dtype": DTYPES[work.model], "device": device}
-        file.write_text(json.dumps({**work._asdict(), **said}))
+        side = {"side": name, "model": model, "dtype": DTYPES[work.model], "device": device}
+        file.write_text(json.dumps({**work._asdict(), **side}))
         python, script = SCRIPTS.get(name, (str(PEER), "peer.py"))
         self.name = name
         self.log = Path(model) / f"{file.stem}.log"
@@ -206,7 +204,7 @@ class Side:
 
 
 def command(marker: str, works: Sequence[Work], in_short: int, peers: Sequence[str]) -> None:
-    """The command line of a comparison; its short version is the first works, in two rounds."""
+    """Parse the command line of a comparison and run it; short: the first works, in two rounds."""
 
     def main(
         reps: int = 5, device: Device = "cpu", short: bool = False, write: bool = False
@@ -234,9 +232,9 @@ def run(
         sys.exit("no .peer/bin/python: `make .peer/.ready` installs the peer")
     lines = [HEAD, "|---" * len(COLUMNS) + "|"]
     for work in works:
-        found = compare(work, peers, reps, device)
-        lines += rows_of(work, found)
-        print("\n".join(lines[-len(found) :]), file=sys.stderr, flush=True)
+        sides = compare(work, peers, reps, device)
+        lines += rows_of(work, sides)
+        print("\n".join(lines[-len(sides) :]), file=sys.stderr, flush=True)
     table = "\n".join(lines)
     print(table)
     if write:
@@ -249,13 +247,13 @@ COLUMNS = ["work", "side", "seconds", "wall", "peak MiB", "tokens/s", "time ×",
 HEAD = "| " + " | ".join(COLUMNS) + " |"
 
 
-def rows_of(work: Work, found: dict[str, Found]) -> list[str]:
-    """A line a side: medians, and for peers the ratio to us with its smallest and largest."""
+def rows_of(work: Work, sides: dict[str, Measured]) -> list[str]:
+    """Lines of a table, one per side: medians, and for peers the ratio to us with its range."""
     lines = []
-    for name, side in found.items():
+    for name, side in sides.items():
         ratios = ["", ""]
         if name != OURS:
-            pairs = (side.seconds, found[OURS].seconds), (side.peak, found[OURS].peak)
+            pairs = (side.seconds, sides[OURS].seconds), (side.peak, sides[OURS].peak)
             ratios = [spread([a / b for a, b in zip(*p, strict=True)]) for p in pairs]
         per_second = tokens(work.rows) / median(side.seconds)
         lines.append(
@@ -267,7 +265,7 @@ def rows_of(work: Work, found: dict[str, Found]) -> list[str]:
 
 
 def spread(ratios: list[float]) -> str:
-    """Median, and the smallest and largest round's."""
+    """Median of the rounds, with the smallest and the largest."""
     return f"**{median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f})"
 
 

@@ -1,6 +1,6 @@
-"""What both sides of a comparison share: weights by name, and the measuring of one step.
+"""Parts that both sides of a comparison share: weights by name, and the measurement of one step.
 
-Only torch is imported: each side runs this in an environment of its own.
+This file imports only torch: each side runs it in an environment of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fill(named: Iterable[tuple[str, Tensor]]) -> list[Tensor]:
 
 
 def autocast(work: dict[str, Any]) -> AbstractContextManager:
-    """bf16 where the base is bf16; adapters are fp32 on every side."""
+    """Return a bf16 context where the base is bf16; adapters are fp32 on every side."""
     if work["dtype"] == "float32":
         return nullcontext()
     return torch.autocast(work["device"], dtype=torch.bfloat16)
@@ -47,7 +47,7 @@ def autocast(work: dict[str, Any]) -> AbstractContextManager:
 def optimizer(
     parameters: list[Tensor], lr: float = 1e-5, eps: float = 1e-8
 ) -> torch.optim.Optimizer:
-    """The same on every side."""
+    """Make the optimizer, the same on every side."""
     return torch.optim.AdamW(parameters, lr=lr, eps=eps, weight_decay=0.0, fused=True)
 
 
@@ -59,9 +59,9 @@ def serve(
     """Answer "step", "static" and "profile" on standard input, a line of JSON each.
 
     Args:
-        step: gives its loss, or whatever figures are to be told beside the measured ones.
+        step: returns its loss, or figures to report beside the measured ones.
         device: cuda is measured by its own clock.
-        static: MiB that are held between steps.
+        static: returns the MiB held between steps.
     """
     answers = sys.stdout
     sys.stdout = sys.stderr  # what a library prints is not an answer
@@ -69,10 +69,10 @@ def serve(
     for line in sys.stdin:
         if line.strip() == "static":
             assert static is not None
-            found = {"static": static()}
+            figures = {"static": static()}
         else:
-            found = _profiled(step) if line.strip() == "profile" else _measured(step, device)
-        print(json.dumps(found), file=answers, flush=True)
+            figures = _profiled(step) if line.strip() == "profile" else _measured(step, device)
+        print(json.dumps(figures), file=answers, flush=True)
 
 
 def _measured(step: Callable[[], float | dict[str, float]], device: str) -> dict[str, float]:
@@ -82,10 +82,10 @@ def _measured(step: Callable[[], float | dict[str, float]], device: str) -> dict
     before = mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     cpu, wall = os.times(), time.perf_counter()
-    told = step()
+    result = step()
     seconds, after = time.perf_counter() - wall, os.times()
     return {
-        **_figures(told),
+        **_figures(result),
         "seconds": after.user + after.system - cpu.user - cpu.system,
         "wall": seconds,
         "peak": mib("VmHWM") - before,
@@ -100,11 +100,11 @@ def _measured_on_cuda(step: Callable[[], float | dict[str, float]]) -> dict[str,
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     wall = time.perf_counter()
     start.record()
-    told = step()
+    result = step()
     end.record()
     torch.cuda.synchronize()
     return {
-        **_figures(told),
+        **_figures(result),
         "seconds": start.elapsed_time(end) / 1000,
         "wall": time.perf_counter() - wall,
         "peak": (torch.cuda.max_memory_allocated() - before) / 2**20,
@@ -112,19 +112,19 @@ def _measured_on_cuda(step: Callable[[], float | dict[str, float]]) -> dict[str,
     }
 
 
-def _figures(told: float | dict[str, float]) -> dict[str, float]:
-    return told if isinstance(told, dict) else {"loss": told}
+def _figures(result: float | dict[str, float]) -> dict[str, float]:
+    return result if isinstance(result, dict) else {"loss": result}
 
 
 def mib(field: str) -> float:
-    """Of this process, as the kernel counts it."""
+    """Return a memory field of this process, as the kernel counts it."""
     found = re.search(field + r":\s+(\d+)", STATUS.read_text())
     assert found is not None
     return int(found[1]) / 1024
 
 
 def _profiled(step: Callable[[], float | dict[str, float]]) -> dict[str, float]:
-    """Shares of a step's time in matrix products and in attention."""
+    """Return the shares of a step's time in matrix products and in attention."""
     with torch.profiler.profile() as profile:
         step()
     events = [(e.key, max(e.self_cpu_time_total, e.self_device_time_total))
@@ -136,7 +136,7 @@ def _profiled(step: Callable[[], float | dict[str, float]]) -> dict[str, float]:
 
 
 def load() -> dict[str, Any]:
-    """The work named on the command line; one thread, so that CPU seconds can be compared."""
+    """Read the work named on the command line; use one thread, so that CPU seconds compare."""
     work = json.loads(Path(sys.argv[1]).read_text())
     if work["device"] == "cpu":
         torch.set_num_threads(1)

@@ -19,7 +19,7 @@ MODULES = {"dpo": DPOModule, "reward": RewardModule, "sft": SFTModule}
 
 
 def build(work: dict[str, Any]) -> tuple[AlignmentModule, Any]:
-    """The module, loaded, its weights filled by name, and its batch."""
+    """Load the module, fill its weights by name, and collate its batch."""
     backbone = Backbone(
         work["model"],
         lora=LoRA(r=16, alpha=32) if work["lora"] else None,
@@ -37,11 +37,13 @@ def build(work: dict[str, Any]) -> tuple[AlignmentModule, Any]:
         measure.fill([("score.weight", backbone.head(role).weight)])
     rows = [
         TokenRow(
-            row["prompt"], row["completions"], [[True] * len(c) for c in row["completions"]],
-            list(range(len(row["completions"]))), None, None, None, "", "",
+            prompt_ids=row["prompt"],
+            completion_ids=row["completions"],
+            loss_mask=[[True] * len(c) for c in row["completions"]],
+            ranks=list(range(len(row["completions"]))),
         )
         for row in work["rows"]
-    ]  # fmt: skip
+    ]
     pairs = all(len(row["completions"]) == 2 for row in work["rows"])
     collate = preference_batch if pairs else ranking_batch
     batch = (token_batch if work["method"] == "sft" else collate)(rows)
@@ -64,7 +66,7 @@ def main() -> None:
         return float(loss)
 
     def static() -> float:
-        """MiB of weights and optimizer state, without what a step makes."""
+        """MiB of weights and optimizer state, without what a step allocates."""
         states = [t for state in optimizer.state.values() for t in state.values()]
         held = {t.untyped_storage().data_ptr(): t for t in [*storages(backbone), *states]}
         return sum(t.untyped_storage().nbytes() for t in held.values()) / 2**20

@@ -47,7 +47,7 @@ def dpo(work: dict[str, Any], args: dict[str, Any]) -> tuple[Trainer, dict[str, 
 
 
 def reward(work: dict[str, Any], args: dict[str, Any]) -> tuple[Trainer, dict[str, Any]]:
-    """Of a ranking every ordered pair; completions stand from best to worst."""
+    """Take every ordered pair of a ranking; completions stand from best to worst."""
     rows = [
         {"chosen_ids": r["prompt"] + better, "rejected_ids": r["prompt"] + worse}
         for r in work["rows"]

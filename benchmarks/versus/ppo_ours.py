@@ -13,24 +13,24 @@ import torch
 
 from lightning_rlhf import Backbone, LoRA, Shaping, UpdateSchedule
 from lightning_rlhf.batches import PromptBatch
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling
-from lightning_rlhf.modules.ppo import CRITIC, PPOModule, Value
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
+from lightning_rlhf.modules.ppo import CRITIC, Critic, PPOModule
 
 
 class Recorded:
-    """First the completions the peer sampled, so that the losses can be compared; then our own."""
+    """Return the peer's completions once, so that losses compare; then sample our own."""
 
-    def __init__(self, said: list[dict[str, Any]]):
-        self.said = {tuple(row["prompt"]): row for row in said}
-        self.engine = HFRollout()
+    def __init__(self, rows: list[dict[str, Any]]):
+        self.recorded = {tuple(row["prompt"]): row for row in rows}
+        self.sampler = HFSampler()
 
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        if not self.said:
-            return self.engine.sample(backbone, role, prompts, sampling)
-        rows = [self.said[tuple(prompt)] for prompt in prompts]
-        self.said = {}
+        if not self.recorded:
+            return self.sampler.sample(backbone, role, prompts, sampling)
+        rows = [self.recorded[tuple(prompt)] for prompt in prompts]
+        self.recorded = {}
         return [
             Sample(row["completion"], row["finished"], [0.0] * len(row["completion"]))
             for row in rows
@@ -38,7 +38,7 @@ class Recorded:
 
 
 def build(work: dict[str, Any]) -> PPOModule:
-    """The module, loaded, with the peer's heads."""
+    """Load the module and give it the peer's heads."""
     backbone = Backbone(
         work["model"],
         lora=LoRA(r=16, alpha=32),
@@ -49,12 +49,12 @@ def build(work: dict[str, Any]) -> PPOModule:
     record = json.loads(Path(work["model"], "rollout.json").read_text())
     module = PPOModule(
         backbone,
-        critic="head" if "head" in work["side"] else "adapter",
+        # the peer puts the score after the end token too
+        critic=Critic("head" if "head" in work["side"] else "adapter", score_at="after"),
         sampling=Sampling(max_new_tokens=work["new"]),
         shaping=Shaping(kl_coef=0.05, missing_eos_penalty=1.0),
-        value=Value(score_at="after"),  # as the peer has it
         updates=UpdateSchedule(epochs=work["epochs"], minibatches=1),
-        engine=Recorded(record),
+        sampler=Recorded(record),
     )
     module.configure_model()
     for role in ("reward", CRITIC):
@@ -74,10 +74,10 @@ def main() -> None:
         [torch.tensor(ids, device=work["device"]) for ids in work["prompts"]],
         ["{}"] * len(work["prompts"]),
     )
-    told: dict[str, list[float]] = {}
+    logged: dict[str, list[float]] = {}
 
     def log(name: str, value: Any, **_: Any) -> None:
-        told.setdefault(name, []).append(float(value))
+        logged.setdefault(name, []).append(float(value))
 
     def log_dict(values: dict[str, Any], **_: Any) -> None:
         for name, value in values.items():
@@ -86,8 +86,8 @@ def main() -> None:
     module.log, module.log_dict = log, log_dict  # type: ignore[method-assign, assignment]
 
     def step() -> dict[str, float]:
-        """One rollout with all its updates."""
-        told.clear()
+        """Make one rollout with all its updates."""
+        logged.clear()
         with measure.autocast(work):
             module.collect_rollout(batch)
         for _ in range(module.updates_per_rollout):
@@ -99,12 +99,12 @@ def main() -> None:
             optimizer.zero_grad()
         gc.collect()  # as the peer does
         return {
-            "score": told["objective/scores"][0],
-            "kl": told["objective/kl"][0],
-            "value_loss": sum(told["value/loss"]) / len(told["value/loss"]),
-            "rollout": told["time/rollout"][0],
-            "length": told["completions/mean_length"][0],
-            "finished": told["completions/eos_share"][0],
+            "score": logged["objective/scores"][0],
+            "kl": logged["objective/kl"][0],
+            "value_loss": sum(logged["value/loss"]) / len(logged["value/loss"]),
+            "rollout": logged["time/rollout"][0],
+            "length": logged["completions/mean_length"][0],
+            "finished": logged["completions/eos_share"][0],
             "imported": imported,
         }
 

@@ -1,8 +1,8 @@
 """TRL's side of the PPO comparison: its own ``train``, of one rollout with all its updates.
 
-Sides: "TRL", as its example has it: LoRA on the policy, which is its own reference with the adapter
-off; a value model trained whole and a reward model. "TRL, value LoRA": the value model carries an
-adapter too, which TRL does not offer but lets happen.
+Sides: "TRL", as in its example: LoRA on the policy, whose base is the reference; a value model
+whose weights are all trained; a reward model. "TRL, value LoRA": the value model has
+an adapter too. TRL does not offer that but accepts it.
 """
 
 from __future__ import annotations
@@ -93,25 +93,25 @@ def main() -> None:
     trainer = build(work)
     end = trainer.processing_class.eos_token_id
     record = Path(work["model"], "rollout.json")
-    told: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     generate = ppo_trainer.batch_generation
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         sequences, logits = generate(*args, **kwargs)
-        told["rollout"], told["sequences"] = time.perf_counter() - start, sequences
+        seen["rollout"], seen["sequences"] = time.perf_counter() - start, sequences
         return sequences, logits
 
     ppo_trainer.batch_generation = watched
-    trainer.log = told.update
+    trainer.log = seen.update
 
     def step() -> dict[str, float]:
-        """One rollout with all its updates."""
+        """Make one rollout with all its updates."""
         trainer.train()
         prompt = len(work["prompts"][0])
         rows = [
             {"prompt": ids[:prompt], "completion": _until(ids[prompt:], end)}
-            for ids in told["sequences"].tolist()
+            for ids in seen["sequences"].tolist()
         ]
         ended = [row["completion"][-1] == end for row in rows]
         if not record.exists():
@@ -120,10 +120,10 @@ def main() -> None:
             )
         missed = 1 - sum(ended) / len(rows)
         return {
-            "score": told["objective/scores"] + missed,  # its penalty taken back
-            "kl": told["objective/kl"],
-            "value_loss": told["loss/value_avg"],
-            "rollout": told["rollout"],
+            "score": seen["objective/scores"] + missed,  # without its penalty
+            "kl": seen["objective/kl"],
+            "value_loss": seen["loss/value_avg"],
+            "rollout": seen["rollout"],
             "length": sum(len(row["completion"]) for row in rows) / len(rows),
             "finished": 1 - missed,
             "imported": imported,

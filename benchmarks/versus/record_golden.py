@@ -76,7 +76,7 @@ GRPO_CASES: dict[str, dict[str, Any]] = {
 
 
 class Draw:
-    """Draw inputs, always the same ones."""
+    """Source of the inputs: the same seed draws the same ones."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
@@ -127,13 +127,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def arguments(**more: Any) -> dict[str, Any]:
-    """What every trainer is given."""
+    """Arguments that every trainer takes."""
     quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     return {"output_dir": tempfile.mkdtemp(), "bf16": False, "seed": SEED, **quiet, **more}
 
 
 def outputs(logprobs: Tensor, log_sum_sq: Tensor | None = None) -> SimpleNamespace:
-    """What TRL 1.16 reads from a model: token log-probs, and figures that it only logs."""
+    """Outputs that TRL 1.16 reads from a model: token log-probs, and figures that it only logs."""
     none = torch.zeros_like(logprobs)
     return SimpleNamespace(
         log_probs=logprobs, log_sum_sq_probs=log_sum_sq, entropy=none, mean_logits=none,
@@ -164,7 +164,7 @@ def dpo_batch(draw: Draw, pairs: int, beta: float) -> dict[str, Any]:
 
 
 def dpo_case(options: dict[str, Any], beta: float, mask: Tensor, *inputs: Tensor) -> dict[str, Any]:
-    """One loss through ``DPOTrainer._compute_loss``."""
+    """Compute one loss through ``DPOTrainer._compute_loss``."""
     from trl import DPOConfig, DPOTrainer
 
     policy, reference, log_sum_sq = inputs
@@ -243,7 +243,7 @@ def grouped(method: str, reward: Any = len, **options: Any) -> Any:
 
 
 def loss_of(trainer: Any, batch: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Loss and gradient of the batch's completions through ``_compute_loss``."""
+    """Compute the batch's loss and gradient through the trainer's ``_compute_loss``."""
     leaf = batch["logprobs"].clone().requires_grad_()
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
         leaf,
@@ -275,7 +275,7 @@ def rloo_case(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_advantages(scores: Tensor) -> dict[str, Any]:
-    """Advantages of our scores, whatever the little model samples."""
+    """Compute the advantages of our scores; the tiny model's samples do not matter."""
 
     def reward(completions: list[str], **_: Any) -> list[float]:
         return scores.tolist()
@@ -394,7 +394,7 @@ class PPOWorld:
         return torch.cat([queries, self.responses[rows]], 1), self.policy[rows]
 
     def forward(self, asked: Any, tokens: Tensor, pad: int) -> Any:
-        """The reference's logits; of the model in training also its values."""
+        """Return the reference's logits, or logits and values of the model in training."""
         rows = tokens[:, 0] - 2
         if asked is self.reference_model:
             return SimpleNamespace(logits=self._placed(self.reference[rows]))
@@ -408,7 +408,7 @@ class PPOWorld:
         return self._placed(self.values[rows][..., None]), self.scores[rows].clone(), None
 
     def _placed(self, rows: Tensor) -> Tensor:
-        """At the positions of a whole sequence; each stands one before the token it is of."""
+        """Pad to the positions of a whole sequence; an entry stands one before its token."""
         return torch.nn.functional.pad(rows, (0, 0, 1, 1)).contiguous()
 
 
@@ -439,7 +439,7 @@ def ppo_run(draw: Draw, **options: Any) -> dict[str, Any]:
         return whiten(values, mask, shift_mean)
 
     def backward(loss: Tensor) -> None:
-        """Record the variables of ``train`` in the place of its backward pass."""
+        """Record the variables of ``train`` instead of the backward pass."""
         seen = sys._getframe(1).f_locals
         names = ("logprobs", "ref_logprobs", "scores", "values", "sequence_lengths",
                  "rewards", "padding_mask", "padding_mask_p1", "kl", "non_score_reward",
@@ -473,7 +473,7 @@ def ppo_run(draw: Draw, **options: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON; fp32 numbers in the nine digits that tell any two of them apart."""
+    """Turn tensors into lists; nine digits tell any two fp32 numbers apart."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,7 +16,7 @@ from lightning_rlhf.modules.ai_feedback import AIFeedbackModule
 from lightning_rlhf.modules.dpo import DPOModule, Term
 from lightning_rlhf.modules.grpo import GRPOModule
 from lightning_rlhf.modules.kto import KTOModule
-from lightning_rlhf.modules.ppo import PPOModule, Value
+from lightning_rlhf.modules.ppo import Critic, PPOModule
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.modules.rloo import RLOOModule
 from lightning_rlhf.modules.self_critique import SelfCritiqueModule
@@ -30,6 +30,7 @@ __all__ = [
     "AIFeedbackModule",
     "Backbone",
     "ClassifierReward",
+    "Critic",
     "DPOModule",
     "DemonstrationData",
     "FindTokenBudget",
@@ -51,5 +52,4 @@ __all__ = [
     "Shaping",
     "Term",
     "UpdateSchedule",
-    "Value",
 ]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pytorch_lightning import Trainer
 
-from lightning_rlhf import Backbone, LoRA, PPOModule, PromptData, Sampling
+from lightning_rlhf import Backbone, Critic, LoRA, PPOModule, PromptData, Sampling
 from lightning_rlhf.callbacks import SaveRoles
-from runs import low_numbers
+from methods import low_numbers
 from support import number_pairs
 
 
@@ -17,7 +17,7 @@ def test_a_critic_that_is_a_head_alone_stays_in_the_checkpoint(
 ) -> None:
     backbone = Backbone(tiny_base, dtype="float32", lora=LoRA(r=4))
     sampling = Sampling(max_new_tokens=4)
-    module = PPOModule(backbone, reward=low_numbers, critic="head", sampling=sampling)
+    module = PPOModule(backbone, reward=low_numbers, critic=Critic("head"), sampling=sampling)
     Trainer(
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[SaveRoles(str(tmp_path))],

@@ -1,4 +1,4 @@
-"""The arithmetic of soft labels by hand, and judges that say nothing found out."""
+"""Soft labels computed by hand, and judges without information detected."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PAIR = {"id": "p", "prompt": "q", "first": "one", "second": "two"}
 
 
 def judge(p_a: dict[str, float | None]) -> ScriptedGenerator:
-    """Says A with a given probability for each "first|second" it sees; None: neither label."""
+    """Prefer A with a given probability for each "first|second"; None: neither label."""
 
     def score(messages: list[Message], option: str) -> float:
         p = p_a[next(m["content"] for m in reversed(messages) if "|" in m["content"])]
         if p is None:
             return -math.inf
         p = p if option == "A" else 1 - p
-        return math.log(p) - 2 if p else -math.inf  # -2: the judge could say other things as well
+        return math.log(p) - 2 if p else -math.inf  # -2: other tokens have probability too
 
     return ScriptedGenerator(lambda m, s: f"because {s}", score)
 
@@ -52,7 +52,7 @@ def feedback(**options: Any) -> AIFeedback:
         (0.5, 0.5, "tied", 0.5, 0.5),
         (0.9, 0.8, "inconsistent", 0.5, 0.55),  # A both times
         (0.1, 0.3, "inconsistent", 0.5, 0.4),
-        (1.0, 0.0, "decided", 1.0, 1.0),  # one label has no log-prob: that is an answer
+        (1.0, 0.0, "decided", 1.0, 1.0),  # one label without a log-prob is an answer
         (None, 0.1, "unparseable", 0.5, None),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_chain_of_thought_is_clamped_and_its_raw_value_kept() -> None:
     )
     (verdict,) = feedback(chain_of_thought=True, clamp=None).label(asked, [PAIR])
     assert verdict.p == verdict.raw and not verdict.clamped
-    (verdict,) = feedback().label(asked, [PAIR])  # without reasons nothing is clamped
+    (verdict,) = feedback().label(asked, [PAIR])  # without a chain of thought nothing is clamped
     assert verdict.p == pytest.approx(0.98)
     (verdict,) = feedback(chain_of_thought=True).label(
         judge({"one|two": 0.55, "two|one": 0.45}), [PAIR]
@@ -109,50 +109,50 @@ def always(label: str) -> ScriptedGenerator:
 
 
 @pytest.mark.parametrize("label", ["A", "B"])
-def test_a_judge_that_answers_a_position_says_nothing_and_is_told_so(label: str) -> None:
+def test_a_judge_of_positions_is_reported(label: str) -> None:
     pairs = [{"prompt": f"q{i}", "first": "one", "second": "two"} for i in range(20)]
-    labeller = AIFeedback(LAW)
-    verdicts = labeller.label(always(label), pairs)
+    labeler = AIFeedback(LAW)
+    verdicts = labeler.label(always(label), pairs)
     assert {v.p for v in verdicts} == {0.5} and {v.status for v in verdicts} == {"inconsistent"}
-    report = labeller.report(verdicts)
+    report = labeler.report(verdicts)
     assert report.always == label and report.position_bias == 1 and report.lean == 0
     assert f"the judge answers {label} in 100 % of both orders: its labels say nothing" in str(
         report
     )
-    rows = labeller.rows(verdicts)
+    rows = labeler.rows(verdicts)
     assert len(rows) == 20 and {row["label"] for row in rows} == {0.5}
     assert AIFeedback(LAW, undecided="drop").rows(verdicts) == []
 
 
 def test_rows_are_read_as_soft_pairs() -> None:
-    labeller = feedback()
+    labeler = feedback()
     better, worse = (
-        labeller.label(judge({"one|two": p, "two|one": 1 - p}), [{**PAIR, "kind": "k"}])[0]
+        labeler.label(judge({"one|two": p, "two|one": 1 - p}), [{**PAIR, "kind": "k"}])[0]
         for p in (0.9, 0.2)
     )
-    rows = [json.loads(json.dumps(row)) for row in labeller.rows([better, worse])]
+    rows = [json.loads(json.dumps(row)) for row in labeler.rows([better, worse])]
     assert read_pair(rows[0]) == Pair("q", "one", "two", pytest.approx(0.9), None)
     assert read_pair(rows[1]) == Pair("q", "two", "one", pytest.approx(0.8), None)
     assert [Verdict.from_row(row) for row in rows] == [better, worse]
     assert rows[0]["extra"] == {"kind": "k"} and rows[0]["constitution"]["sha256"] == LAW.sha256
-    lost = labeller.label(judge({"one|two": None, "two|one": None}), [PAIR])
+    lost = labeler.label(judge({"one|two": None, "two|one": None}), [PAIR])
     row = json.loads(json.dumps(lost[0].to_row(), allow_nan=False))
     assert Verdict.from_row(row) == lost[0] and row["label"] == 0.5
 
 
-def test_two_answers_alike_are_not_asked_about() -> None:
+def test_equal_answers_are_not_asked_about() -> None:
     asked = judge({})
-    labeller = feedback()
-    verdicts = labeller.label(asked, [{**PAIR, "second": "one"}])
+    labeler = feedback()
+    verdicts = labeler.label(asked, [{**PAIR, "second": "one"}])
     assert verdicts[0].status == "tied" and verdicts[0].p == 0.5 and asked.questions == []
-    assert labeller.rows(verdicts) == []
-    assert labeller.report(verdicts).counts["tied"] == 1
+    assert labeler.rows(verdicts) == []
+    assert labeler.report(verdicts).counts["tied"] == 1
 
 
-def test_one_order_is_drawn_where_only_one_is_asked() -> None:
+def test_one_order_is_drawn_without_swap() -> None:
     pairs = [{**PAIR, "id": str(i)} for i in range(400)]
     verdicts = feedback(swap=False).label(always("A"), pairs)
-    firsts = sum(v.p > 0.5 for v in verdicts)  # a judge of positions leans to neither side
+    firsts = sum(v.p > 0.5 for v in verdicts)  # a judge of positions prefers neither answer
     assert 150 < firsts < 250 and all(len(v.orders) == 1 for v in verdicts)
     assert feedback().report(verdicts).always is None
 
@@ -162,10 +162,10 @@ def test_worked_examples_name_each_label_equally_often() -> None:
         asked = always("A")
         AIFeedback(LAW, chain_of_thought=reasoned).label(asked, [PAIR])
         messages = asked.questions[0]
-        said = [
+        labels = [
             m["content"] for m in messages if m["role"] == "assistant" and len(m["content"]) < 3
         ]
-        assert sorted(said) == ["A", "A", "B", "B"]
+        assert sorted(labels) == ["A", "A", "B", "B"]
         assert [m["role"] for m in messages[:-1:2]] == ["user"] * len(messages[:-1:2])
         assert "one" in messages[-1 - 2 * reasoned]["content"]
 
@@ -179,31 +179,31 @@ def test_labels_depend_on_their_pair_alone(texts: list[str], seed: int, random: 
     def score(messages: list[Message], option: str) -> float:
         return -(seed_of(messages, option) % 1000) / 300
 
-    labeller = AIFeedback(LAW, chain_of_thought=True, shots=2, seed=seed)
+    labeler = AIFeedback(LAW, chain_of_thought=True, shots=2, seed=seed)
     pairs = [{"prompt": text, "first": text, "second": "other"} for text in texts]
-    once = {v.id: v for v in labeller.label(ScriptedGenerator(lambda m, s: str(s), score), pairs)}
+    once = {v.id: v for v in labeler.label(ScriptedGenerator(lambda m, s: str(s), score), pairs)}
     mixed = random.sample(pairs, len(pairs))
-    again = labeller.label(ScriptedGenerator(lambda m, s: str(s), score), mixed)
+    again = labeler.label(ScriptedGenerator(lambda m, s: str(s), score), mixed)
     assert {v.id: v for v in again} == once
-    (alone,) = labeller.label(ScriptedGenerator(lambda m, s: str(s), score), pairs[:1])
+    (alone,) = labeler.label(ScriptedGenerator(lambda m, s: str(s), score), pairs[:1])
     assert alone == once[alone.id]
 
 
 @given(st.floats(-50, 0), st.floats(-50, 0))
-def test_normalising_is_a_softmax(a: float, b: float) -> None:
+def test_normalizing_is_a_softmax(a: float, b: float) -> None:
     p = normalized((a, b))
     assert p == pytest.approx(math.exp(a) / (math.exp(a) + math.exp(b)))
     assert p + normalized((b, a)) == pytest.approx(1)
 
 
-def test_what_is_said_of_wrong_settings_and_pairs() -> None:
-    for options, said in [
+def test_errors_of_wrong_settings_and_pairs() -> None:
+    for options, error in [
         ({"undecided": "guess"}, 'undecided must be "half" or "drop"'),
         ({"clamp": (0.6, 0.4)}, "clamp must be a low and a high bound around 0.5"),
         ({"labels": ("A", "A")}, "labels must be two different texts"),
         ({"shots": 1}, "shots is 1, and there are 0 transcripts"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=error):
             feedback(**options)
     with pytest.raises(ValueError, match=r"Question.direct uses \{answer\}: use only"):
         Question("{answer}")

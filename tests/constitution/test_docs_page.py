@@ -1,4 +1,4 @@
-"""docs/constitution.md: its Python runs as it stands, its YAML is a constitution."""
+"""docs/constitution.md: its Python runs, and its YAML is a constitution."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Rows made to fail one gate each, and limits that stop the next stage."""
+"""Rows that fail one gate each, and limits that stop the next stage."""
 
 from __future__ import annotations
 
 import pytest
 
 from lightning_rlhf.constitution.demonstrations import demonstrations
-from lightning_rlhf.constitution.detectors import confuses_roles, is_refusal, loops, risen
+from lightning_rlhf.constitution.detectors import risen
 from lightning_rlhf.constitution.gates import Gates, GateTripped, check
 from lightning_rlhf.constitution.generator import Completion, Message
 from lightning_rlhf.constitution.readers import load
@@ -41,7 +41,7 @@ def test_each_bad_row_fails_its_gate_and_no_other() -> None:
     assert "loops" not in report.passed["loops"] and len(report.passed["loops"]) == 7
 
 
-def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
+def test_boilerplate_is_the_phrase_that_rose_most() -> None:
     answers = [f"you are valid and loved , number {'x' * i}" for i in range(6)] + ["no", "well"]
     drafts = ["the lid goes on it"] * 8
     named = [(str(i), answer) for i, answer in enumerate(answers)]
@@ -61,11 +61,11 @@ def test_boilerplate_is_what_rose_most_against_the_drafts() -> None:
     )
     assert report.passed["6"] and "boilerplate" in report.passed["6"]
     assert risen([(str(i), d) for i, d in enumerate(drafts)], drafts, 4) == []  # nothing rose
-    assert risen([("a", answers[0])] * 8, drafts, 4) == []  # rounds of one chain are no phrase
+    assert risen([("a", answers[0])] * 8, drafts, 4) == []  # rounds of one chain do not count
     assert check(rows, Gates(boilerplate=0.8, length=None)).clean("0")
 
 
-def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
+def test_limits_and_none_which_switches_a_gate_off() -> None:
     rows = [row(str(i), DRAFT) for i in range(4)]
     with pytest.raises(GateTripped, match="gate unchanged: 100% of rows, but at most 50%"):
         check(rows).stop()
@@ -80,7 +80,7 @@ def test_a_limit_is_kept_and_none_switches_a_gate_off() -> None:
         check([{"id": "x"}])
 
 
-def test_chains_are_checked_round_by_round_as_they_are_trained_on() -> None:
+def test_chains_are_checked_round_by_round() -> None:
     def answer(messages: list[Message], seed: int) -> Completion:
         return Completion("the same words as ever", len(messages) < 4)
 
@@ -93,28 +93,3 @@ def test_chains_are_checked_round_by_round_as_they_are_trained_on() -> None:
     assert report.to_row()["results"][0]["tripped"]
     (first, _) = report.stamped(demonstrations(chains))
     assert "loops" in first["gates"] and "unchanged" not in first["gates"]
-
-
-@pytest.mark.parametrize(
-    ("text", "confused"),
-    [
-        ("Critique: it is rude.", True),
-        ("**Revision:** Be kind.", True),
-        ("Here's my rewritten version of it", True),
-        ("In my previous answer I was rude.", True),
-        ("Sure.\nHuman: and now?", True),
-        ("Here is a list of three teas.", False),
-        ("The revision of the law came in 1990.", False),
-        ("An honest critique of the play is in the paper.", False),
-    ],
-)
-def test_role_confusion(text: str, confused: bool) -> None:
-    assert confuses_roles(text) is confused
-
-
-def test_refusals_and_loops_are_told_by_their_form() -> None:
-    assert is_refusal("I\u2019m unable to do that.") and is_refusal("As an AI, I have no body.")
-    assert not is_refusal("As an airline pilot I fly.")
-    assert not is_refusal("Pour it. " * 40 + "I cannot help beyond that.")  # a part, at the end
-    assert loops("no no no no no no no no no no no")
-    assert not loops("no no no") and not loops(LONG)

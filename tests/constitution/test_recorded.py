@@ -1,7 +1,6 @@
-"""Seeds, ids, digests and rows recorded at commit 779b233: later code must make the same ones.
+"""Seeds, ids, digests and rows recorded before a refactoring: later code must make the same ones.
 
-A journal and rows on disk hold them. Another value here means that a resumed run asks everything
-again, or that one row is two.
+Journals and rows on disk hold them. With other values a resumed run would repeat every request.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ JOURNAL = (
 
 
 def rounded(value: Any) -> Any:
-    """Nested values whose floats are cut to nine places: ``exp`` differs between platforms."""
+    """Round floats in nested values to nine places: ``exp`` differs between platforms."""
     if isinstance(value, float):
         return round(value, 9)
     if isinstance(value, dict):
@@ -94,10 +93,10 @@ def test_the_built_in_constitution() -> None:
     assert built_in.draw("comparison", 0, "a", 1).id == "honest-doubt"
 
 
-def test_chains_and_what_is_made_of_them() -> None:
+def test_chains_demonstrations_pairs_and_gates() -> None:
     made = chains()
     direct = SelfCritique(rounds=1, critique=False, transcripts=(), seed=5).run(model(), ROWS)
-    found = {
+    rows = {
         "chains": [chain.to_row() for chain in made],
         "direct": [chain.to_row() for chain in direct],
         "demonstrations": demonstrations(made),
@@ -107,7 +106,7 @@ def test_chains_and_what_is_made_of_them() -> None:
         "sampled": sampled_pairs(model(), ROWS, seed=5),
         "gates": check(made).to_row(),
     }
-    assert {name: digest(value) for name, value in found.items()} == {
+    assert {name: digest(value) for name, value in rows.items()} == {
         "chains": "64d362ca52496e88",
         "direct": "9cd6f76502a63ef7",
         "demonstrations": "1018fa9c53db7e5d",
@@ -125,8 +124,8 @@ def test_labels(chain_of_thought: bool, swap: bool) -> None:
     feedback = AIFeedback(chain_of_thought=chain_of_thought, swap=swap, shots=2, seed=5)
     verdicts = feedback.label(model(), made)
     rows = [verdict.to_row() for verdict in verdicts]
-    found = [rows, feedback.rows(verdicts), feedback.report(verdicts)._asdict()]
-    assert digest(found) == LABELS[chain_of_thought, swap]
+    recorded = [rows, feedback.rows(verdicts), feedback.report(verdicts)._asdict()]
+    assert digest(recorded) == LABELS[chain_of_thought, swap]
 
 
 def test_a_journal_is_read_back(tmp_path: Path) -> None:

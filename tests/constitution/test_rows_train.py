@@ -1,4 +1,4 @@
-"""What the stages write is what the data modules read: soft pairs and demonstrations."""
+"""The data modules read the rows of both stages: soft pairs and demonstrations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model() -> ScriptedGenerator:
     def score(messages: list[Message], option: str) -> float:
         text = messages[-1]["content"]
         if "w3\n" in text.split("(A)")[0]:
-            return -math.inf  # this judge cannot read it
+            return -math.inf  # unparseable
         first, second = (text.index(f"({label}) w") for label in "AB")
         better = text[first + 4 : second] > text[second + 4 :]
         return math.log(0.8 if better == (option == "A") else 0.2)

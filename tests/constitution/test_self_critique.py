@@ -1,4 +1,4 @@
-"""The loop against a chain written by hand, and draws that depend on nothing but their row."""
+"""The loop against a chain written by hand, and draws that depend on their row alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.chain import Chain, Draft, Round
-from lightning_rlhf.constitution.demonstrations import demonstrations
 from lightning_rlhf.constitution.generator import Completion, Message
-from lightning_rlhf.constitution.pairs import pairs, sampled_pairs
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.seeds import row_id, seed_of
 from lightning_rlhf.constitution.self_critique import SelfCritique
@@ -36,7 +34,7 @@ SHOT = shot("s", "r")
 
 
 def counting(messages: list[Message], seed: int) -> str:
-    """Says what it was asked last, of which answer, and how many turns it saw."""
+    """Answer with the last message and the number of messages."""
     return f"[{messages[-1]['content']} x{len(messages)}]"
 
 
@@ -62,7 +60,7 @@ def test_four_rounds_written_by_hand() -> None:
     generator = ScriptedGenerator(answer, identity={"model": "by hand"})
     (chain,) = loop.run(generator, [{"id": "sum", "prompt": "2 + 2 ?"}])
 
-    drawn = [TWO[name] for name in ("kind", "kind", "true", "kind")]  # what seed 3 draws
+    drawn = [TWO[name] for name in ("kind", "kind", "true", "kind")]  # by seed 3
     texts = [
         ("rude: fool", "you friend"),
         ("fine", "you friend"),
@@ -119,7 +117,7 @@ def test_without_a_critique_the_answer_is_revised_directly() -> None:
     assert chain.rounds[0].critique == "" and chain.rounds[0].critique_seed is None
 
 
-def test_a_conversation_keeps_its_turns_and_its_system_turn_first() -> None:
+def test_a_conversation_keeps_its_turns_with_the_system_turn_first() -> None:
     prompt = [{"role": "system", "content": "S"}, user("1"), assistant("2"), user("3")]
     generator = ScriptedGenerator(counting)
     (chain,) = SelfCritique(TWO, rounds=1, transcripts=[SHOT]).run(generator, [{"prompt": prompt}])
@@ -145,7 +143,7 @@ prompts = st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=
 
 @settings(max_examples=40, deadline=None)
 @given(prompts, st.integers(0, 3), st.randoms(use_true_random=False))
-def test_rows_depend_on_themselves_alone(texts: list[str], seed: int, random: Any) -> None:
+def test_chains_depend_on_their_row_alone(texts: list[str], seed: int, random: Any) -> None:
     def answer(messages: list[Message], seed: int) -> Completion:
         return Completion(str(seed_of(messages, seed) % 97), seed % 3 > 0)
 
@@ -160,42 +158,15 @@ def test_rows_depend_on_themselves_alone(texts: list[str], seed: int, random: An
     assert other.run(ScriptedGenerator(answer), rows)[0].draft.seed != alone.draft.seed
 
 
-def test_demonstrations_are_of_all_rounds_and_pairs_are_not_judged() -> None:
-    chains = SelfCritique(TWO, rounds=3, transcripts=()).run(
-        ScriptedGenerator(lambda m, s: str(s)), [{"id": "a", "prompt": "x"}]
-    )
-    rows = demonstrations(chains)
-    assert [(r["id"], r["round"]) for r in rows] == [("a/r1", 1), ("a/r2", 2), ("a/r3", 3)]
-    assert [r["completion"] for r in rows] == [chains[0].answer(k) for k in (1, 2, 3)]
-    assert {r["source_id"] for r in rows} == {"a"} and rows[0]["constitution"] == TWO.sha256
-    assert [r["round"] for r in demonstrations(chains, "last")] == [3]
-    assert [r["round"] for r in demonstrations(chains, [1])] == [1]
-    (pair,) = pairs(chains, "revision_vs_draft")
-    assert (pair["first"], pair["second"]) == (chains[0].answer(3), chains[0].draft.text)
-    (pair,) = pairs(chains, ("rounds", 2, 1))
-    assert (pair["first"], pair["second"]) == (chains[0].answer(2), chains[0].answer(1))
-    with pytest.raises(ValueError, match="row a has no round 4: give 0 to 3"):
-        pairs(chains, ("rounds", 4, 1))
-
-
-def test_sampled_pairs_are_two_seeds_of_one_prompt() -> None:
-    model = ScriptedGenerator(lambda m, s: f"{m[-1]['content']} {s}")
-    one, two = sampled_pairs(model, [{"id": "a", "prompt": "x"}, {"prompt": "y"}], seed=5)
-    seeds = [seed_of(5, "a", "sampled", side) for side in (0, 1)]
-    assert (one["first"], one["second"]) == (f"x {seeds[0]}", f"x {seeds[1]}")
-    assert one["seeds"] == seeds and one["id"] == "a/s0-s1" and two["source_id"] == row_id("y")
-    assert sampled_pairs(model, [{"prompt": "y"}], seed=5) == [two]
-
-
-def test_what_is_said_of_rows_that_cannot_be_asked() -> None:
+def test_errors_of_wrong_rows() -> None:
     loop = SelfCritique(TWO, transcripts=())
-    for rows, said in [
+    for rows, error in [
         ([{"prompt": [assistant("x")]}], "row 1: the prompt ends with the role 'assistant'"),
         ([{"question": "x"}], "row 1 has no prompt: give it one as text or as messages"),
         ([{"prompt": ["x"]}], "row 1: a message of the prompt lacks role or content"),
         ([{"id": 1, "prompt": t} for t in "xy"], "row 2 has the id '1' of another prompt"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=error):
             loop.run(ScriptedGenerator(counting), rows)
     with pytest.raises(ValueError, match="no principle with a critique text"):
         SelfCritique(Constitution("c", "1", (Principle("a", comparison="which?"),)))

@@ -1,4 +1,4 @@
-"""The story of a row holds what was asked, said and decided, and leads to where it came from."""
+"""A row's history: requests, answers, labels, and the chain that it came from."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_chain_is_told_whole(folder: Path) -> None:
+def test_a_whole_chain(folder: Path) -> None:
     (row,) = find([folder], "a")
     text = story(row)
     assert str(folder) in text and "model scripted" in text and load().sha256[:12] in text
     for round in row["rounds"]:
-        for said in (round["principle"], round["critique_request"], round["revision"]):
-            assert said in text
+        for part in (round["principle"], round["critique_request"], round["revision"]):
+            assert part in text
     assert "36 turns of worked examples" in text
 
 
-def test_a_row_leads_to_the_chain_it_came_from(folder: Path) -> None:
+def test_a_row_brings_its_chain(folder: Path) -> None:
     row, chain = find([folder], "a/r2")
     assert chain["id"] == "a" and row["completion"] == chain["rounds"][1]["revision"]
     assert "round 2 of chain a" in story(row) and "gates passed: loops" in story(row)
 
 
-def test_a_label_tells_both_orders(folder: Path) -> None:
+def test_both_orders_of_a_label(folder: Path) -> None:
     row, chain = find([folder / "labels.jsonl", folder / "chains.jsonl"], "a/r2-r0")
     assert row["chosen"] == chain["rounds"][1]["revision"]
     text = story(row)
@@ -67,7 +67,7 @@ def test_a_label_tells_both_orders(folder: Path) -> None:
     assert "decided: P(chosen is better) is 0.7500" in text
 
 
-def test_what_is_said_of_no_such_row(folder: Path) -> None:
+def test_errors_of_unknown_rows(folder: Path) -> None:
     with pytest.raises(ValueError, match="no row 'b' in"):
         find([folder], "b")
     with pytest.raises(FileNotFoundError, match="no file or folder at"):

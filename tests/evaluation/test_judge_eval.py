@@ -1,4 +1,4 @@
-"""A judge against people: shares, intervals and calibration that were worked out by hand."""
+"""A judge against people: shares, intervals and calibration computed by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASK = AIFeedback(LAW, transcripts=(), question=Question("{first}|{second}"))
 
 
 def by_number(messages: list[Message], option: str) -> float:
-    """Prefers the side with the larger number, the surer the larger it is."""
+    """Prefer the larger number, with more confidence the larger the difference is."""
     a, b = (float(text) for text in messages[-1]["content"].split("|"))
     p = 1 / (1 + math.exp(b - a))
     return math.log(p if option == "A" else 1 - p)
@@ -46,12 +46,12 @@ def test_a_judge_right_in_three_of_four() -> None:
     assert (bin.rows, bin.confidence, bin.accuracy) == (40, pytest.approx(sure), 0.75)
     assert report.ece == pytest.approx(sure - 0.75)
     firsts = sum(v.extra["human"] == 1 for v in report.verdicts)
-    assert 8 < firsts < 32  # which side people liked is not where it stands
+    assert 8 < firsts < 32  # the preferred answer is not always the first
     assert json.loads(json.dumps(report.to_row()))["accuracy"] == 0.75
-    assert "sides with people in 75.0% of 40 decided pairs" in str(report)
+    assert "agrees with people in 75.0% of 40 decided pairs" in str(report)
 
 
-def test_soft_labels_are_agreed_with_in_part() -> None:
+def test_agreement_with_soft_labels() -> None:
     rows = [{"prompt": "q", "chosen": "2", "rejected": "0", "label": 2 / 3}]
     report = judge_eval(ScriptedGenerator(lambda m, s: "", by_number), ASK, rows)
     assert report.agreement == pytest.approx(2 / 3) and report.accuracy == 1
@@ -77,13 +77,13 @@ def test_kappa_of_a_table_by_hand() -> None:
 
 def test_calibrated_verdicts_have_no_error_whichever_side_comes_first() -> None:
     draw = random.Random(0)
-    told = [(p, draw.random() < p) for p in (draw.random() for _ in range(20_000))]
-    bins = calibration(told, 5)
+    cases = [(p, draw.random() < p) for p in (draw.random() for _ in range(20_000))]
+    bins = calibration(cases, 5)
     assert all(abs(b.confidence - b.accuracy) < 0.03 for b in bins) and len(bins) == 5
-    assert calibration([(1 - p, not first) for p, first in told], 5)[0].rows == bins[0].rows
+    assert calibration([(1 - p, not first) for p, first in cases], 5)[0].rows == bins[0].rows
 
 
-def test_what_is_said_of_wrong_rows() -> None:
+def test_errors_of_wrong_rows() -> None:
     judge = ScriptedGenerator(lambda m, s: "", by_number)
     with pytest.raises(ValueError, match="row 1 lacks 'rejected': give prompt, chosen, rejected"):
         judge_eval(judge, ASK, [{"prompt": "q", "chosen": "1"}])

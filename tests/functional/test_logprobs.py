@@ -1,14 +1,12 @@
-"""Token log-probs and segments."""
+"""Token log-probs and their statistics."""
 
 from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 
-from lightning_rlhf.functional import logprobs, masking
-from lightning_rlhf.functional.sft import sft_loss
+from lightning_rlhf.functional import logprobs
 
 
 def test_uniform_logits_know_their_answer() -> None:
@@ -43,21 +41,3 @@ def test_bf16_logits_reduce_in_fp32() -> None:
     assert ours.dtype == torch.float32
     assert abs(ours.sum() - exact) < 1e-2
     assert abs(naive - exact) > 1
-
-
-def test_sft_loss_is_a_mean_over_tokens() -> None:
-    loss = sft_loss(torch.tensor([-1.0, -2.0, -6.0]))
-    assert loss.value == 3
-    assert loss.metrics["perplexity"].item() == pytest.approx(math.exp(3))
-
-
-def test_segment_sum_counts_empty_segments() -> None:
-    sums = masking.segment_sum(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 4)
-    assert sums.tolist() == [1, 0, 6, 0]
-
-
-def test_segment_lengths_are_bincount() -> None:
-    segments = torch.tensor([0, 2, 2, 4])
-    found = masking.segment_lengths(segments, 6)
-    assert torch.equal(found, torch.bincount(segments, minlength=6))
-    assert masking.segment_lengths(segments[:0], 2).tolist() == [0, 0]

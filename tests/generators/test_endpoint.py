@@ -1,4 +1,4 @@
-"""A real server on this machine: what is sent, what is made of answers, refusals and waits."""
+"""A local HTTP server: requests, answers, log-probs, refusals and retries."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lightning_rlhf.generators.endpoint import OpenAICompatible
 
 
 class Server:
-    """Answers by the last message's words; remembers what came."""
+    """Echo the last message; record the requests."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[str | None] = []
         self.failures: list[int] = []  # codes to answer with first
+        self.redirect = ""  # where a 3xx points
         self.top = [("A", math.log(0.5)), (" A", math.log(0.1)), ("B", math.log(0.3))]
         outer = self
 
@@ -33,8 +34,14 @@ class Server:
                 code = outer.failures.pop(0) if outer.failures else 200
                 data = json.dumps(outer.answer(body) if code == 200 else {"error": "no"}).encode()
                 self.send_response(code)
+                if code // 100 == 3:
+                    self.send_header("Location", outer.redirect)
                 self.end_headers()
                 self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                outer.headers.append(self.headers["Authorization"])
+                self.send_error(405)
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -44,10 +51,10 @@ class Server:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        said = body["messages"][-1]["content"]
+        text = body["messages"][-1]["content"]
         choice: dict[str, Any] = {
-            "message": {"content": f"echo {said} {body.get('seed')}"},
-            "finish_reason": "length" if said == "long" else "stop",
+            "message": {"content": f"echo {text} {body.get('seed')}"},
+            "finish_reason": "length" if text == "long" else "stop",
         }
         if body.get("logprobs"):
             top = [{"token": t, "logprob": x} for t, x in self.top]
@@ -102,7 +109,7 @@ def test_a_trailing_assistant_turn_is_continued(server: Server) -> None:
     assert server.bodies[0]["continue_final_message"] is True
 
 
-def test_busy_servers_are_tried_again_and_refusals_are_told(server: Server) -> None:
+def test_retries_of_a_busy_server_and_refusals(server: Server) -> None:
     generator = OpenAICompatible(server.url, "m", None, retries=2, backoff=0.01)
     server.failures = [429, 503]
     assert generator.generate([Request(user("q"), 1)])[0].text == "echo q 1"
@@ -115,7 +122,21 @@ def test_busy_servers_are_tried_again_and_refusals_are_told(server: Server) -> N
         generator.generate([Request(user("q"), 1)])
 
 
-def test_what_is_said_without_a_key_or_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_the_key_stays(
+    server: Server, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    other = Server()
+    server.failures, server.redirect = [code], f"{other.url}/chat/completions"
+    with pytest.raises(ValueError, match=rf"refused with {code}: .* check model and base_url"):
+        OpenAICompatible(server.url, "m", "SOME_KEY").generate([Request(user("q"), 1)])
+    assert server.headers == ["Bearer secret"] and other.headers == []
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_errors_without_a_key_or_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(ValueError, match="the environment variable NO_KEY holds no API key"):
         OpenAICompatible("http://x/v1", "m", "NO_KEY")

@@ -1,4 +1,4 @@
-"""What was answered is never asked again: duplicates, torn lines, and seven kills of a process."""
+"""No request is repeated: duplicates, incomplete lines, and seven kills of a process."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def scripted(name: str = "m") -> ScriptedGenerator:
     )
 
 
-def test_the_same_is_asked_once_in_a_call_and_after_it(tmp_path: Path) -> None:
+def test_a_request_is_sent_once_in_a_call_and_after_it(tmp_path: Path) -> None:
     model = scripted()
     journal = Journaled(model, tmp_path / "deep" / "j.jsonl", batch=2)
     asked = [request("a"), request("b", 1), request("a"), request("a", 1)]
     answers = [Completion("A0", True), Completion("B1", False), Completion("A0", True)]
     assert journal.generate(asked) == [*answers, Completion("A1", False)]
-    assert (journal.asked, journal.found, model.calls) == (3, 1, 2)  # two pieces of at most two
+    assert (journal.asked, journal.found, model.calls) == (3, 1, 2)  # two batches of at most two
 
     again = Journaled(model, journal.path)
     assert again.generate(asked) == [*answers, Completion("A1", False)]
@@ -59,7 +59,7 @@ def test_the_same_is_asked_once_in_a_call_and_after_it(tmp_path: Path) -> None:
     assert again.identity == {"model": "m"}
 
 
-def test_another_model_or_another_question_is_another_answer(tmp_path: Path) -> None:
+def test_another_model_or_request_is_another_answer(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     Journaled(scripted("m"), path).generate([request("a")])
     other = Journaled(scripted("n"), path)
@@ -69,7 +69,7 @@ def test_another_model_or_another_question_is_another_answer(tmp_path: Path) -> 
     assert other.asked == 3 and len(path.read_text().splitlines()) == 4
 
 
-def test_an_absent_option_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_an_infinite_log_prob_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     prompts = [request("a").messages]
     once = Journaled(scripted(), path).option_logprobs(prompts, ["A", "C"])
@@ -79,7 +79,7 @@ def test_an_absent_option_comes_back_as_it_was(tmp_path: Path) -> None:
     json.loads(path.read_text(), parse_constant=pytest.fail)  # plain JSON: no Infinity
 
 
-def test_a_torn_last_line_is_dropped_and_a_broken_one_before_it_told(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     Journaled(scripted(), path).generate([request("a"), request("b")])
     whole = path.read_bytes()
@@ -139,7 +139,7 @@ def judge(folder: Path, killer: Killer) -> None:
     (folder / "rows.json").write_text(json.dumps(rows))
 
 
-def test_seven_kills_lose_only_what_was_in_hand(tmp_path: Path) -> None:
+def test_seven_kills_lose_only_the_batch_in_progress(tmp_path: Path) -> None:
     run_killed(judge, tmp_path, KILLS)
     rows, asked, lines = {}, {}, {}
     for name in ("whole", "killed"):

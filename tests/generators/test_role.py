@@ -69,4 +69,4 @@ def test_an_answer_does_not_hold_its_end(backbone: Backbone) -> None:
 
 def test_one_answer_to_a_request(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="one answer"):
-        RoleGenerator(backbone, "policy", Sampling(samples=2))
+        RoleGenerator(backbone, "policy", Sampling(num_samples=2))

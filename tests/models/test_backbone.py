@@ -75,7 +75,7 @@ def test_fresh_role_is_the_base_and_a_copy_is_its_source(build, tokens):
     backbone = build("policy")
     backbone.add_role("fresh")
     backbone.add_role("bare", trainable=False)
-    backbone.add_role("copy", like="policy")
+    backbone.add_role("copy", init_from="policy")
     with torch.no_grad():
         fresh, bare, copy, policy = (
             backbone.logits(tokens, role) for role in ("fresh", "bare", "copy", "policy")
@@ -94,7 +94,7 @@ def test_adding_a_role_again_keeps_its_weights(build):
     backbone = build("policy", heads=("policy",))
     before = [p.clone() for p in backbone.role_parameters("policy")]
     kept = backbone.role_parameters("policy")
-    backbone.add_role("policy", head=True, like="policy")
+    backbone.add_role("policy", head=True, init_from="policy")
     assert all(a is b for a, b in zip(kept, backbone.role_parameters("policy"), strict=True))
     assert all(map(torch.equal, before, kept))
 
@@ -114,13 +114,13 @@ def test_copy_role_moves_a_reference_that_was_the_bare_base(build, tokens):
 
 def test_keeps_exactly_adapters_and_heads(build):
     backbone = build("policy", "reward", heads=("reward",))
-    kept = {key for key in backbone.state_dict() if backbone.keeps(key)}
+    kept = {key for key in backbone.state_dict() if backbone.is_saved(key)}
     names = dict(backbone.named_parameters())
     own = [*backbone.role_parameters("policy"), *backbone.role_parameters("reward")]
     assert kept == {name for name, p in names.items() if any(p is q for q in own)}
     assert len(kept) == 2 * 2 * 3 * 7 + 1
     backbone.requires_grad_(False)  # PEFT flips it as it pleases: the choice goes by name
-    assert kept == {key for key in backbone.state_dict() if backbone.keeps(key)}
+    assert kept == {key for key in backbone.state_dict() if backbone.is_saved(key)}
 
 
 # ---- precision ----
@@ -131,7 +131,7 @@ def test_keeps_exactly_adapters_and_heads(build):
 )
 def test_adapters_and_heads_are_fp32_on_any_base(build, tokens, quantization, dtype):
     backbone = build("policy", "reward", heads=("reward",), quantization=quantization, dtype=dtype)
-    backbone.add_role("critic", like="reward", head=True)
+    backbone.add_role("critic", init_from="reward", head=True)
     for role in ("policy", "reward", "critic"):
         assert {p.dtype for p in backbone.role_parameters(role)} == {torch.float32}
     assert backbone.base.lm_head.weight.dtype == getattr(torch, dtype)
@@ -286,7 +286,7 @@ def test_whole_model_trains_and_its_reference_stays(build, tokens):
         backbone.copy_role("policy", "reference")
         assert torch.equal(backbone.logits(tokens, "reference"), backbone.logits(tokens, "policy"))
     assert all(p.grad is None for p in backbone.role_parameters("reference"))
-    assert all(backbone.keeps(key) for key in backbone.state_dict())
+    assert all(backbone.is_saved(key) for key in backbone.state_dict())
 
 
 def test_whole_model_is_itself_also_while_nothing_is_trained(build, tokens):

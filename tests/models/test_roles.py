@@ -138,7 +138,7 @@ def test_peft_alone_would_freeze_the_other_roles(backbone):
 
 def test_a_new_role_leaves_trained_roles_alone(backbone):
     backbone.train_roles("policy")
-    backbone.add_role("judge", trainable=False, like="reward", head=True)
+    backbone.add_role("judge", trainable=False, init_from="reward", head=True)
     assert wrong_requires_grad(backbone, ("policy",)) == []
     assert backbone.roles["judge"].adapter
 

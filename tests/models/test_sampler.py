@@ -34,7 +34,7 @@ from lightning_rlhf.models import decoding
 from lightning_rlhf.models import sampler as rollout
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling, default_kv_tokens, stop_ids
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, default_kv_tokens, stop_ids
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.training.hparams import describe
 
@@ -83,9 +83,9 @@ def family(write_model, model_ids) -> Callable[..., Backbone]:
     return family
 
 
-def run(backbone, prompts=PROMPTS, engine=None, **sampling: Any) -> list[Sample]:
+def run(backbone, prompts=PROMPTS, sampler=None, **sampling: Any) -> list[Sample]:
     sampling = {"max_new_tokens": 8, **sampling}
-    return (engine or HFRollout()).sample(backbone, "policy", prompts, Sampling(**sampling))
+    return (sampler or HFSampler()).sample(backbone, "policy", prompts, Sampling(**sampling))
 
 
 def ids(samples: list[Sample]) -> list[list[int]]:
@@ -119,7 +119,7 @@ def test_greedy_is_transformers_own(family, name, caplog):
     expected = [theirs(backbone, p, max_new_tokens=8, do_sample=False)[0] for p in PROMPTS]
     assert len({len(e) for e in expected}) > 1, "rows end at different steps"
     for kv_tokens in (None, 40):
-        found = run(backbone, temperature=0.0, samples=2, kv_tokens=kv_tokens)
+        found = run(backbone, temperature=0.0, num_samples=2, kv_tokens=kv_tokens)
         assert ids(found) == [e for e in expected for _ in range(2)]
         assert [s.finished for s in found] == [s.ids[-1] in stop_ids(backbone) for s in found]
     assert ("without a cache" in caplog.text) == (name == "lfm2")
@@ -128,10 +128,10 @@ def test_greedy_is_transformers_own(family, name, caplog):
 def test_recomputing_is_what_the_cache_does(family, monkeypatch):
     backbone = family("llama")
     torch.manual_seed(0)
-    cached = run(backbone, samples=2)
+    cached = run(backbone, num_samples=2)
     monkeypatch.setattr(rollout, "why_uncached", lambda model: "a test")
     torch.manual_seed(0)
-    assert ids(run(backbone, samples=2)) == ids(cached)
+    assert ids(run(backbone, num_samples=2)) == ids(cached)
 
 
 def test_four_bit_bases_decode_what_they_compute(build):
@@ -209,7 +209,7 @@ def test_samples_are_distributed_as_every_completion_is_probable(small_world, te
     n = 12_000
     torch.manual_seed(5)
     found = ids(
-        run(small_world, WORLD, max_new_tokens=LENGTH, temperature=temperature, samples=n,
+        run(small_world, WORLD, max_new_tokens=LENGTH, temperature=temperature, num_samples=n,
             kv_tokens=30_000)
     )  # fmt: skip
     for i, expected in enumerate(truth):
@@ -264,7 +264,7 @@ def gap(backbone, samples, prompts, temperature) -> torch.Tensor:
 def test_log_probs_are_those_of_a_teacher_forced_forward(build, merge):
     backbone = build("policy")
     backbone.base.generation_config.eos_token_id = list(range(40, 60))
-    samples = run(backbone, samples=3, temperature=0.7, engine=HFRollout(merge))
+    samples = run(backbone, num_samples=3, temperature=0.7, sampler=HFSampler(merge))
     assert {s.finished for s in samples} == {True, False}
     prompts = [p for p in PROMPTS for _ in range(3)]
     assert gap(backbone, samples, prompts, 0.7).max() < 1e-4
@@ -283,7 +283,7 @@ def test_the_gap_of_a_bf16_base_is_its_rounding_merged_or_not(build):
     means = {}
     for merge in (False, True):
         torch.manual_seed(0)
-        samples = run(backbone, samples=16, engine=HFRollout(merge))
+        samples = run(backbone, num_samples=16, sampler=HFSampler(merge))
         means[merge] = float(gap(backbone, samples, prompts, 1.0).mean())
     assert 1e-4 < means[False] < 0.05, "bf16 is not exact, and not wrong"
     assert means[True] < 3 * means[False]
@@ -342,7 +342,7 @@ def test_layout_changes_no_row(build, base, monkeypatch):
 
     def sampled(backbone=backbone, prompts=PROMPTS, **options: Any) -> list[list[int]]:
         torch.manual_seed(2)
-        return ids(run(backbone, prompts, samples=3, **options))
+        return ids(run(backbone, prompts, num_samples=3, **options))
 
     expected = sampled()
     assert len({len(e) for e in expected}) > 3 and len(set(map(tuple, expected))) > 9
@@ -389,7 +389,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(build, monkeypatch):
         return own(model, inputs, *args)
 
     monkeypatch.setattr(decoding, "run_packed", counted)
-    run(backbone, [*PROMPTS, PROMPTS[0]], samples=5)
+    run(backbone, [*PROMPTS, PROMPTS[0]], num_samples=5)
     assert read == [sum(map(len, PROMPTS))], "one forward, equal prompts once, nothing padded"
 
 
@@ -416,7 +416,7 @@ def test_sampling_within_autocast_leaves_the_gradient(build, tokens, gradients, 
         backbone = build("policy")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             if rolled:
-                samples = run(backbone, samples=16, engine=HFRollout(merge))
+                samples = run(backbone, num_samples=16, sampler=HFSampler(merge))
                 prompts = [p for p in PROMPTS for _ in range(16)]
                 assert gap(backbone, samples, prompts, 1.0).mean() < 0.05
             backbone.logprobs(tokens, "policy").sum().backward()
@@ -491,9 +491,9 @@ def test_a_merge_leaves_tied_weights_alone(write_model, model_ids):
 def test_four_bits_are_never_merged_into(build):
     backbone = build("policy", quantization="nf4")
     assert not rollout.merging_pays(backbone, "policy", 10_000)
-    run(backbone, max_new_tokens=1, samples=512)
+    run(backbone, max_new_tokens=1, num_samples=512)
     with pytest.raises(ValueError, match="quantised weights would round the adapter away"):
-        run(backbone, engine=HFRollout(merge=True))
+        run(backbone, sampler=HFSampler(merge=True))
     plain = build("policy")
     assert rollout.merging_pays(plain, "policy", 512)
     assert not rollout.merging_pays(plain, "policy", 511)
@@ -506,7 +506,7 @@ def test_a_bare_base_and_a_whole_model_have_nothing_to_merge(build):
         with backbone.merged("reference"):
             assert backbone._active == "reference"
             assert all(before[n] is p for n, p in backbone.base.named_parameters())
-        said = HFRollout(merge=True).sample(backbone, "reference", PROMPTS, Sampling(2))
+        said = HFSampler(merge=True).sample(backbone, "reference", PROMPTS, Sampling(2))
         assert len(said) == len(PROMPTS)
 
 
@@ -519,7 +519,7 @@ def test_sampling_says_what_is_wrong():
         ({"min_new_tokens": 200}, "min_new_tokens must lie between 0 and max_new_tokens"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"samples": 0}, "samples"),
+        ({"num_samples": 0}, "num_samples"),
         ({"stop_strings": "text"}, "stop_strings is a list"),
         ({"stop_strings": [""]}, "stop_strings is a list"),
         ({"kv_tokens": 0}, "kv_tokens"),
@@ -536,10 +536,10 @@ def test_an_empty_prompt_is_refused_and_no_prompts_are_fine(build):
 
 
 class _Module(torch.nn.Module):
-    def __init__(self, sampling: Sampling, engine: HFRollout):
+    def __init__(self, sampling: Sampling, sampler: HFSampler):
         super().__init__()
         self.sampling = sampling
-        self.engine = engine
+        self.sampler = sampler
 
 
 def test_sampling_comes_from_yaml_and_is_described():
@@ -550,11 +550,11 @@ def test_sampling_comes_from_yaml_and_is_described():
     parsed = parser.parse_object({"sampling": {"stop_strings": ["\n"], "temperature": 0.5}})
     sampling = parser.instantiate(parsed).sampling
     assert sampling == Sampling(stop_strings=("\n",), temperature=0.5)
-    said = describe(_Module(sampling, HFRollout(merge=False)))
+    said = describe(_Module(sampling, HFSampler(merge=False)))
     assert (
         parser.instantiate(parser.parse_object({"sampling": said["sampling"]})).sampling == sampling
     )
-    assert said["engine"]["init_args"] == {"merge": False}
+    assert said["sampler"]["init_args"] == {"merge": False}
 
 
 def test_the_kv_budget_is_in_tokens_of_this_model(build):

@@ -1,4 +1,4 @@
-"""The vLLM engine's side of the protocol, against a stand-in that records what it is asked.
+"""The vLLM sampler's side of the protocol, against a stand-in that records what it is asked.
 
 The stand-in knows vLLM's documented forms and no model: tests/test_gpu.py runs the real one.
 """
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.sampler import Sample, Sampling
-from lightning_rlhf.models.vllm_sampler import VLLMRollout
+from lightning_rlhf.models.vllm_sampler import VLLMSampler
 
 
 class Logprob(NamedTuple):
@@ -93,7 +93,7 @@ PROMPTS = [[5, 6, 7], [8]]
 
 def test_samples_of_a_prompt_stand_together_with_their_own_log_probs(build, vllm):
     backbone = build("policy")
-    found = VLLMRollout().sample(backbone, "policy", PROMPTS, Sampling(2, samples=2))
+    found = VLLMSampler().sample(backbone, "policy", PROMPTS, Sampling(2, num_samples=2))
     assert found == [
         Sample([3, 10], False, [-0.03, -0.10]),
         Sample([3, 11], True, [-0.03, -0.11]),
@@ -104,13 +104,13 @@ def test_samples_of_a_prompt_stand_together_with_their_own_log_probs(build, vllm
 
 def test_sampling_is_plain_and_seeds_are_apart(build, vllm):
     backbone = build("policy")
-    engine = VLLMRollout()
-    sampling = Sampling(9, 2, 0.7, samples=3, stop_strings=("\n",))
+    sampler = VLLMSampler()
+    sampling = Sampling(9, 2, 0.7, num_samples=3, stop_strings=("\n",))
     torch.manual_seed(0)
     for _ in range(2):
-        engine.sample(backbone, "policy", PROMPTS, sampling)
+        sampler.sample(backbone, "policy", PROMPTS, sampling)
     torch.manual_seed(0)
-    engine.sample(backbone, "policy", PROMPTS, sampling)
+    sampler.sample(backbone, "policy", PROMPTS, sampling)
     (llm,) = vllm.made
     asked = [call[1] for call in llm.calls]
     plain = {k: v for k, v in asked[0][0].items() if k != "seed"}
@@ -126,9 +126,9 @@ def test_sampling_is_plain_and_seeds_are_apart(build, vllm):
 
 def test_the_engine_is_made_once_for_this_backbone(build, vllm):
     backbone = build("policy", quantization="nf4")
-    engine = VLLMRollout(0.3, max_model_len=64, options={"enforce_eager": True})
+    sampler = VLLMSampler(0.3, max_model_len=64, options={"enforce_eager": True})
     for _ in range(2):
-        engine.sample(backbone, "policy", PROMPTS, Sampling(2))
+        sampler.sample(backbone, "policy", PROMPTS, Sampling(2))
     (llm,) = vllm.made
     assert llm.options == {
         "model": backbone.path, "dtype": torch.float32, "enable_lora": True, "max_lora_rank": 8,
@@ -142,10 +142,10 @@ def test_the_engine_is_made_once_for_this_backbone(build, vllm):
 def test_an_adapter_gets_a_new_number_when_and_only_when_it_changed(build, vllm):
     backbone = build("policy", "other")
     backbone.add_role("reference", trainable=False)
-    engine = VLLMRollout(sleep=False)
+    sampler = VLLMSampler(sleep=False)
 
     def request(role: str) -> LoRARequest | None:
-        engine.sample(backbone, role, PROMPTS, Sampling(2))
+        sampler.sample(backbone, role, PROMPTS, Sampling(2))
         return vllm.made[0].calls[-1][2]
 
     first = request("policy")
@@ -169,8 +169,8 @@ def test_an_adapter_gets_a_new_number_when_and_only_when_it_changed(build, vllm)
 def test_what_cannot_be_done_is_said(build, vllm, monkeypatch):
     whole = build("policy", lora=None)
     with pytest.raises(ValueError, match="hands over adapters only"):
-        VLLMRollout().sample(whole, "policy", PROMPTS, Sampling(2))
-    assert VLLMRollout().sample(whole, "policy", [], Sampling(2)) == []
+        VLLMSampler().sample(whole, "policy", PROMPTS, Sampling(2))
+    assert VLLMSampler().sample(whole, "policy", [], Sampling(2)) == []
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match="pip install vllm"):
-        VLLMRollout().sample(build("policy"), "policy", PROMPTS, Sampling(2))
+        VLLMSampler().sample(build("policy"), "policy", PROMPTS, Sampling(2))

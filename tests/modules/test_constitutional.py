@@ -54,8 +54,8 @@ def critique(runs: Runs, rows: list[dict], batch_size: int = 4, **kwargs: object
     return [row for batch in batches for row in batch]
 
 
-def test_rows_do_not_depend_on_their_neighbours(runs: Runs, tmp_path: Path) -> None:
-    """One row made again alone equals itself; so do all in another order and other batches."""
+def test_rows_do_not_depend_on_their_batch(runs: Runs, tmp_path: Path) -> None:
+    """A row regenerated alone is the same; so are all rows in another order and other batches."""
     rows = prompts()
     whole = {row["id"]: row for row in critique(runs, rows, journal=str(tmp_path / "a.jsonl"))}
     assert len(whole) == 8
@@ -66,7 +66,7 @@ def test_rows_do_not_depend_on_their_neighbours(runs: Runs, tmp_path: Path) -> N
     assert len({row["draft"]["text"] for row in whole.values()}) > 1
 
 
-def test_a_row_says_who_made_it(runs: Runs) -> None:
+def test_a_row_stores_its_constitution_and_generator(runs: Runs) -> None:
     row = critique(runs, prompts(1))[0]
     chain = Chain.from_row(row)
     assert chain.constitution["sha256"] == RULES.sha256
@@ -77,7 +77,7 @@ def test_a_row_says_who_made_it(runs: Runs) -> None:
 
 
 def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
-    """Else a journal would answer for weights that are no more."""
+    """Else a journal would answer for weights that no longer exist."""
     backbone = runs.backbone().load()
     backbone.add_role("policy")
     before = RoleGenerator(backbone, "policy").identity
@@ -106,7 +106,7 @@ def test_labels_are_soft_and_train(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_revisions_are_judged_and_not_assumed(runs: Runs, tmp_path: Path) -> None:
-    """A judge that knows only a position leaves every label at one half."""
+    """A judge of positions gives every pair the label 0.5."""
     chains = critique(runs, prompts())
 
     def score(messages: list[Message], option: str) -> float:
@@ -137,9 +137,9 @@ def test_it_trains_nothing(runs: Runs) -> None:
 
 
 def test_a_judge_is_a_reward(runs: Runs) -> None:
-    """Ratings of 1 to 10, by the bare base, are what GRPO learns from."""
+    """GRPO learns from ratings of 1 to 10 by the bare base."""
     reward = JudgeReward(question="w1 {answer}", end="", template="raw")
-    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, samples=2), lr=1e-3)
+    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, num_samples=2), lr=1e-3)
     trainer = runs.trainer(max_steps=2, max_epochs=-1)
     trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
     assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1
@@ -149,11 +149,13 @@ def test_a_judge_is_a_reward(runs: Runs) -> None:
 def test_rows_and_constitution_become_artifacts(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In Weights & Biases; the same files lie beside the run without it."""
+    """In Weights & Biases; without it the same files are in the run's folder."""
     logger = WandbLogger(save_dir=tmp_path, project="tests", offline=True)
-    told: list[str] = []
+    files: list[str] = []
     monkeypatch.setattr(
-        type(logger.experiment), "log_artifact", lambda self, file, name, type: told.append(file)
+        type(logger.experiment),
+        "log_artifact",
+        lambda self, file, name, type: files.append(file),
     )
     rows = WriteRows(str(tmp_path / "rows.jsonl"))
     module = SelfCritiqueModule(
@@ -162,11 +164,11 @@ def test_rows_and_constitution_become_artifacts(
     trainer = runs.trainer(logger=logger, callbacks=[rows])
     trainer.predict(module, PromptData(prompts(2), val_fraction=0, batch_size=2))
     logger.experiment.finish()
-    assert [Path(file).name for file in told] == ["rows.jsonl", "constitution.yaml"]
-    assert load(Path(told[1])).sha256 == RULES.sha256
+    assert [Path(file).name for file in files] == ["rows.jsonl", "constitution.yaml"]
+    assert load(Path(files[1])).sha256 == RULES.sha256
 
 
-def test_the_bare_base_is_one_generator_whatever_stands_on_it(runs: Runs) -> None:
+def test_the_bare_base_is_one_generator_whatever_roles_it_has(runs: Runs) -> None:
     backbone = runs.backbone().load()
     backbone.add_role("judge", trainable=False)
     before = RoleGenerator(backbone, "judge").identity

@@ -1,6 +1,6 @@
 """Every flag of a Trainer has its effect on every module: the matrix of modules × flags.
 
-A further module is an entry of ``METHODS`` or ``ONLINE``. What is asserted is what a flag is for:
+Methods are those of ``tests/methods.py``. What is asserted is what a flag is for:
 steps taken, files written, the norm of a gradient as the optimizer sees it; not only that it ran.
 """
 
@@ -33,10 +33,11 @@ from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
 from lightning_rlhf.cli.main import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
-from runs import EVERY, Runs
+from methods import METHODS
+from runs import Runs
 from support import number_pairs
 
-pytestmark = pytest.mark.parametrize("method", EVERY)
+pytestmark = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def fit(
     if change is not None:
         change(module)
     watch = Watch()
-    watch.monitor = EVERY[method].monitor
+    watch.monitor = METHODS[method].monitor
     flags = {"num_sanity_val_steps": 0, "limit_val_batches": 1, **flags}
     trainer = runs.trainer(callbacks=[watch, *callbacks], **flags)
     trainer.fit(module, rows)
@@ -226,8 +227,9 @@ def test_limit_test_and_predict_batches(runs: Runs, method: str) -> None:
     trainer.test(module, data, verbose=False)
     assert watch.counts["test"] == 3
     assert any(name.startswith("test/") for name in trainer.callback_metrics)
-    if method == "sft":
-        data = PromptData(number_pairs(16), val_fraction=0, batch_size=2)
+    other = METHODS[method].predicts
+    if other is not None:
+        data = other(number_pairs(16), val_fraction=0, batch_size=2)
     assert [len(rows) > 0 for rows in trainer.predict(module, data)] == [True, True]
 
 
@@ -285,7 +287,7 @@ def test_checkpoints_by_time(runs: Runs, method: str) -> None:
 
 
 def test_checkpoints_by_best(runs: Runs, method: str) -> None:
-    monitor = EVERY[method].monitor
+    monitor = METHODS[method].monitor
     keep = ModelCheckpoint(runs.folder / "kept", "{step}", monitor=monitor, mode="max")
     _, watch = fit(
         runs, method, keep, enable_checkpointing=True, val_check_interval=2, limit_train_batches=6
@@ -297,7 +299,7 @@ def test_checkpoints_by_best(runs: Runs, method: str) -> None:
 
 def test_early_stopping(runs: Runs, method: str) -> None:
     """Nothing is ever better by so much: the second validation is the last."""
-    stop = EarlyStopping(EVERY[method].monitor, min_delta=1e9, patience=1)
+    stop = EarlyStopping(METHODS[method].monitor, min_delta=1e9, patience=1)
     trainer, watch = fit(runs, method, stop, val_check_interval=2, limit_train_batches=6)
     assert [step for step, _ in watch.validated] == [2, 4]
     assert trainer.global_step == 4

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from kill_harness import Kill, Killer, run_killed
 from lightning_rlhf import (
     Backbone,
+    Critic,
     LoRA,
     PPOModule,
     PreferenceData,
@@ -25,7 +26,6 @@ from lightning_rlhf import (
     SelfCritiqueModule,
     Shaping,
     UpdateSchedule,
-    Value,
 )
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.cli.main import quiet
@@ -72,16 +72,18 @@ def score_low_numbers(
 
 def make(method: str, base: str, reward: str) -> OnlineModule:
     """Make a module that has everything a checkpoint must carry."""
-    sampling = Sampling(max_new_tokens=6, samples=2)
+    sampling = Sampling(max_new_tokens=6, num_samples=2)
     shaping = Shaping(kl_target=0.5, kl_horizon=50, center=True, normalize=True, clip=3.0)
     backbone = Backbone(base, lora=LoRA(r=4), dtype="float32", adapters={"reward": reward})
     if method == "rloo":
         backbone.adapters.clear()
         updates = UpdateSchedule(epochs=2, minibatches=2, target_kl=0.1)
-        return RLOOModule(backbone, score_low_numbers, sampling, shaping, updates, lr=1e-2)
+        return RLOOModule(
+            backbone, score_low_numbers, sampling, shaping=shaping, updates=updates, lr=1e-2
+        )
     return PPOModule(
         backbone, sampling=sampling, shaping=shaping, updates=UpdateSchedule(2, 2),
-        value=Value(warmup_updates=3, lr=5e-3), lr=1e-2,
+        critic=Critic(warmup_updates=3, lr=5e-3), lr=1e-2,
     )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def predict(folder: Path, killer: Killer, base: str) -> None:
         template="raw",
         journal=str(folder / "journal.jsonl"),
     )
-    sample = killer.wrap("sample", responder.HFRollout.sample)
+    sample = killer.wrap("sample", responder.HFSampler.sample)
 
     def counted(*args: Any) -> Any:
         answers = sample(*args)
@@ -129,7 +131,7 @@ def predict(folder: Path, killer: Killer, base: str) -> None:
             file.writelines(json.dumps([*prompt, seed]) + "\n" for prompt, seed in each)
         return answers
 
-    responder.HFRollout.sample = counted  # type: ignore[method-assign]
+    responder.HFSampler.sample = counted  # type: ignore[method-assign]
     rows = [{"prompt": row["prompt"]} for row in number_pairs(8)]
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=folder,

@@ -11,18 +11,19 @@ from pytorch_lightning import seed_everything
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule, SFTModule
 from lightning_rlhf.functional import dpo
-from runs import METHODS, Runs
+from methods import METHODS
+from runs import Runs
 from support import number_pairs, shared
 
 
 def fitted(runs: Runs, method: str, quantization: Any = None, **kwargs: Any) -> dict[str, float]:
     seed_everything(0, verbose=False)
-    module, data, _ = METHODS[method]
+    made = METHODS[method]
     trainer = runs.trainer(max_epochs=3, gradient_clip_val=1.0, check_val_every_n_epoch=3)
     backbone = runs.backbone(quantization=quantization, lora=LoRA(r=8))
     trainer.fit(
-        module(backbone, lr=1e-2, **kwargs),
-        data(number_pairs(400), val_fraction=0.2, batch_size=16),
+        made.module(backbone, lr=1e-2, **kwargs),
+        made.data(number_pairs(400), val_fraction=0.2, batch_size=16),
     )
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from lightning_rlhf import (
     Backbone,
+    Critic,
     GRPOModule,
     PPOModule,
     PreferenceData,
@@ -22,12 +23,12 @@ from lightning_rlhf import (
     Sampling,
     Shaping,
     UpdateSchedule,
-    Value,
 )
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout, as_rows
-from runs import ONLINE, Runs, low_numbers
+from methods import ONLINE, low_numbers
+from runs import Runs
 from support import number_pairs
 
 SHORT = Sampling(max_new_tokens=6)
@@ -60,7 +61,7 @@ def ppo(runs: Runs, **kwargs: Any) -> PPOModule:
 @pytest.mark.parametrize("critic", ["adapter", "head"])
 def test_the_first_ratio_is_one_to_the_bit(runs: Runs, critic: Any) -> None:
     seen = Metrics()
-    module = ppo(runs, critic=critic, updates=UpdateSchedule(epochs=2, minibatches=2))
+    module = ppo(runs, critic=Critic(critic), updates=UpdateSchedule(epochs=2, minibatches=2))
     fit(runs, module, 3, callbacks=[seen])
     assert len(seen.rows) == 12
     for update in (0, 4, 8):
@@ -105,8 +106,8 @@ def test_without_a_reward_role_it_says_what_to_do(runs: Runs) -> None:
         fit(runs, ppo(runs, reward="reward"))
 
 
-def test_a_critic_on_the_policys_trunk_is_a_head_alone(runs: Runs) -> None:
-    module = ppo(runs, critic="head")
+def test_a_critic_on_the_policys_adapter_is_a_head_alone(runs: Runs) -> None:
+    module = ppo(runs, critic=Critic("head"))
     fit(runs, module, 1)
     (weight,) = module.backbone.role_parameters("critic")
     assert weight.shape == (1, 32) and weight.abs().sum() > 0
@@ -120,7 +121,9 @@ def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
     weights = []
     for checkpointing in (False, True):
         module = ppo(
-            runs, critic=critic, backbone=runs.backbone(gradient_checkpointing=checkpointing)
+            runs,
+            critic=Critic(critic),
+            backbone=runs.backbone(gradient_checkpointing=checkpointing),
         )
         fit(runs, module, 2)
         weights.append(runs.weights(module))
@@ -136,7 +139,9 @@ def rollout_of(module: OnlineModule) -> Rollout:
 @pytest.mark.parametrize("samples", [1, 3])
 def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
     module = ppo(
-        runs, sampling=Sampling(6, samples=samples), updates=UpdateSchedule(epochs=3, minibatches=3)
+        runs,
+        sampling=Sampling(6, num_samples=samples),
+        updates=UpdateSchedule(epochs=3, minibatches=3),
     )
     fit(runs, module, 1)
     rollout = rollout_of(module)
@@ -156,8 +161,8 @@ def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
 def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
     """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
     module = ppo(
-        runs, value=Value(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
-        sampling=Sampling(6, samples=8),
+        runs, critic=Critic(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
+        sampling=Sampling(6, num_samples=8),
     )  # fmt: skip
     fit(runs, module, 1, limit_train_batches=1)
     rollout, backbone = rollout_of(module), module.backbone
@@ -211,7 +216,7 @@ def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:
 
 
 def test_a_critic_warms_up_alone(runs: Runs) -> None:
-    module = ppo(runs, value=Value(warmup_updates=4), updates=UpdateSchedule(epochs=2))
+    module = ppo(runs, critic=Critic(warmup_updates=4), updates=UpdateSchedule(epochs=2))
 
     class Look(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -272,7 +277,7 @@ def test_wrong_batches_and_settings_are_one_sentence(runs: Runs) -> None:
     with pytest.raises(ValueError, match="give a temperature above 0"):
         ppo(runs, sampling=Sampling(temperature=0.0))
     for kind in (GRPOModule, RLOOModule):
-        with pytest.raises(ValueError, match=r"give Sampling\(samples=2\)"):
+        with pytest.raises(ValueError, match=r"give Sampling\(num_samples=2\)"):
             kind(Backbone("x"), low_numbers, sampling=SHORT)
 
 

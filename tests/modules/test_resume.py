@@ -1,4 +1,4 @@
-"""A run killed in mid-epoch and resumed is the run that was never killed, bit for bit."""
+"""A run that stops in mid-epoch and is resumed ends in the same bits as an unbroken run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from runs import EVERY, ONLINE, Runs
+from methods import METHODS, ONLINE
+from runs import Runs
 
 
 @pytest.fixture
@@ -18,17 +19,17 @@ def runs(light: Runs) -> Runs:
     return light
 
 
-class Killed(Exception):
+class Stopped(Exception):
     pass
 
 
-class KillAt(Callback):
+class StopAt(Callback):
     def __init__(self, step: int):
         self.step = step
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
-            raise Killed
+            raise Stopped
 
 
 def options(folder: Path) -> dict[str, Any]:
@@ -45,13 +46,13 @@ def options(folder: Path) -> dict[str, Any]:
 
 
 def enough(method: str, settings: dict[str, Any]) -> int:
-    """Rows for two epochs of some seven steps: a budget holds many prompts, PPO steps thrice."""
+    """Number of rows for two epochs of about seven steps: PPO takes three steps a batch."""
     rows = 40 if "max_tokens" not in settings else 96 if method in ONLINE else 48
     return rows // 2 if method == "ppo" else rows
 
 
 @pytest.mark.parametrize("settings", [{}, {"quantization": "nf4"}, {"max_tokens": 30}], ids=str)
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", METHODS)
 def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[str, Any]) -> None:
     settings = {**settings, "rows": enough(method, settings)}
     whole, data = runs.make(method, **settings)
@@ -60,27 +61,27 @@ def test_resume_in_mid_epoch_is_exact(runs: Runs, method: str, settings: dict[st
     steps = trainer.global_step
     assert steps > 12  # several checkpoints, two epochs
 
-    killed, data = runs.make(method, **settings)
-    how = options(runs.folder / "killed")
-    how["callbacks"].append(KillAt(6))
-    with pytest.raises(Killed):
-        runs.trainer(**how).fit(killed, data)
+    stopped, data = runs.make(method, **settings)
+    arguments = options(runs.folder / "stopped")
+    arguments["callbacks"].append(StopAt(6))
+    with pytest.raises(Stopped):
+        runs.trainer(**arguments).fit(stopped, data)
 
     resumed, data = runs.make(method, **settings)
-    torch.manual_seed(12345)  # whatever came before a resume must not matter
+    torch.manual_seed(12345)  # what came before a resume must not matter
     trainer = runs.trainer(**options(runs.folder / "resumed"))
-    trainer.fit(resumed, data, ckpt_path=str(runs.folder / "killed" / "step=4.ckpt"))
+    trainer.fit(resumed, data, ckpt_path=str(runs.folder / "stopped" / "step=4.ckpt"))
     assert trainer.global_step == steps
 
-    wanted, found = runs.weights(whole), runs.weights(resumed)
-    assert wanted.keys() == found.keys()
-    for name in wanted:
-        assert torch.equal(wanted[name], found[name]), name
+    expected, actual = runs.weights(whole), runs.weights(resumed)
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        assert torch.equal(expected[name], actual[name]), name
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "ppo"])
 def test_resume_after_an_epochs_last_step_is_exact(runs: Runs, method: str) -> None:
-    """Its loader stands at the end of one epoch: what it yields next is the other."""
+    """The loader stands at the end of one epoch: it must continue with the next."""
 
     def run(folder: str, **kwargs: Any) -> tuple[int, dict[str, torch.Tensor]]:
         module, data = runs.make(method, rows=24)
@@ -91,16 +92,16 @@ def test_resume_after_an_epochs_last_step_is_exact(runs: Runs, method: str) -> N
         trainer.fit(module, data, **kwargs)
         return trainer.global_step, runs.weights(module)
 
-    steps, wanted = run("whole")
+    steps, expected = run("whole")
     path = runs.folder / "whole" / f"step={steps // 2}.ckpt"
-    resumed, found = run("resumed", ckpt_path=str(path))
+    resumed, actual = run("resumed", ckpt_path=str(path))
     assert resumed == steps
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", METHODS)
 def test_global_generators_come_back(runs: Runs, method: str) -> None:
-    """Whatever draws random numbers in a step draws the same ones after a resume."""
+    """Code that draws random numbers in a step draws the same ones after a resume."""
 
     class Draw(Callback):
         def __init__(self) -> None:
@@ -111,9 +112,9 @@ def test_global_generators_come_back(runs: Runs, method: str) -> None:
 
     def run(folder: str, **kwargs: Any) -> dict[int, float]:
         module, data = runs.make(method, rows=enough(method, {}))
-        how, draw = options(runs.folder / folder), Draw()
-        how["callbacks"].append(draw)
-        runs.trainer(**how).fit(module, data, **kwargs)
+        arguments, draw = options(runs.folder / folder), Draw()
+        arguments["callbacks"].append(draw)
+        runs.trainer(**arguments).fit(module, data, **kwargs)
         return draw.drawn
 
     whole = run("whole")

@@ -21,33 +21,21 @@ from lightning_rlhf import DPOModule, PromptData, RewardModule
 from lightning_rlhf.callbacks import SampleTable, SaveRoles, WriteRows
 from lightning_rlhf.training.guards import check_trainer
 from lightning_rlhf.training.optim import fused_adamw, warmup_cosine
-from runs import METHODS, Runs
-
-NAMES = {
-    "sft": {"loss", "perplexity"},
-    "reward": {
-        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-    },
-    "dpo": {
-        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-        "logps/chosen", "logps/rejected",
-    },
-    "kto": {
-        "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "kl",
-    },
-}  # fmt: skip
+from methods import METHODS, OFFLINE
+from runs import Runs
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_metrics_have_their_names(runs: Runs, method: str) -> None:
     module, data = runs.make(method)
     trainer = runs.trainer()
     trainer.fit(module, data)
-    wanted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES[method]}
+    names = METHODS[method].metrics | {"loss"}
+    wanted = {f"{stage}/{name}" for stage in ("train", "val") for name in names}
     extra = {"val/calibration_error"} if method == "reward" else set()
     assert set(trainer.callback_metrics) == wanted | extra
     trainer.test(module, data, verbose=False)
-    assert {f"test/{name}" for name in NAMES[method]} <= set(trainer.callback_metrics)
+    assert {f"test/{name}" for name in names} <= set(trainer.callback_metrics)
 
 
 def test_lightnings_own_quantisation_is_refused(runs: Runs) -> None:
@@ -119,7 +107,7 @@ def test_loggers_without_tables_get_a_file(runs: Runs, logger: Any) -> None:
     assert "centering: 0.0" in hparams.read_text()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_roles_are_saved_at_the_end(runs: Runs, method: str) -> None:
     module, data = runs.make(method)
     runs.trainer(callbacks=[SaveRoles(str(runs.folder / "out"))], max_steps=1).fit(module, data)

@@ -276,7 +276,7 @@ DATA = [
         "(chosen is int, not text, first in row 3)",
     ),
     Mistake(
-        "a row longer than the model's window",
+        "a row longer than the model's context length",
         typed(rows=[*GOOD, LONG]),
         "rows.jsonl: a row takes 81 tokens, and the model has 64 positions "
         "(max_position_embeddings): give max_length=64, which cuts longer rows",

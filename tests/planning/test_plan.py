@@ -21,7 +21,6 @@ from lightning_rlhf.planning.plan import (
     WEIGHTS,
     Stepping,
     _run,
-    largest_batch,
     plan_step,
 )
 from lightning_rlhf.planning.tracker import HEAD, MemoryTracker
@@ -93,21 +92,12 @@ def test_meta_takes_what_a_real_step_takes(
     module.configure_model()
     module.train()
     backbone = module.backbone
-    batch = largest_batch(module, GROUPS[method])
-    tokens = getattr(batch, "tokens", batch)
-    real = tokens._replace(
-        **{
-            name: torch.zeros_like(value, device="cpu") if value.is_meta else value
-            for name, value in tokens._asdict().items()
-            if isinstance(value, torch.Tensor)
-        }
-    )
-    batch = real if batch is tokens else batch._replace(tokens=real)
+    batch = module.example_batch(GROUPS[method])
     stage = "forward"
     tracker = MemoryTracker(
         lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage, 512
     )
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     trained = [p for role in module.trained for p in backbone.role_parameters(role)]
     tracker.live["optimizer"] = 8 * sum(p.numel() for p in trained)

@@ -11,7 +11,9 @@ import pytest
 
 from kill_harness import forked
 from lightning_rlhf.cli.main import main
-from lightning_rlhf.reporting.page import _LIGHT, Results, _png
+from lightning_rlhf.reporting.palette import LIGHT
+from lightning_rlhf.reporting.picture import draw_png
+from lightning_rlhf.reporting.results import Results
 
 RECIPE = """
 folder: {folder}
@@ -83,8 +85,8 @@ class Written:
 @pytest.fixture(autouse=True)
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report's five pictures take longer than all the stages of these recipes."""
-    picture = _png(Results("", "", [], [], [], {}), _LIGHT, narrow=True)
-    monkeypatch.setattr("lightning_rlhf.reporting.page._png", lambda *_, **__: picture)
+    picture = draw_png(Results("", "", [], [], [], {}), LIGHT, narrow=True)
+    monkeypatch.setattr("lightning_rlhf.reporting.page.draw_png", lambda *_, **__: picture)
 
 
 @pytest.fixture

@@ -36,12 +36,12 @@ def test_its_lines_are_the_points_in_training_order() -> None:
     assert lines(1) == {"PPO": [(0.0, 0.1), (2.0, 0.9), (1.5, 1.4)]}
 
 
-def test_a_method_has_one_colour_and_the_legend_names_all() -> None:
+def test_a_method_has_one_color_and_the_legend_names_all() -> None:
     figure = frontier_figure(POINTS)
-    colours = [
+    colors = [
         {line.get_label(): line.get_color() for line in axes.get_lines()} for axes in figure.axes
     ]
-    assert colours[0]["PPO"] == colours[1]["PPO"] != colours[0]["DPO"]
+    assert colors[0]["PPO"] == colors[1]["PPO"] != colors[0]["DPO"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["PPO", "DPO"]
 
 
@@ -56,8 +56,8 @@ def test_it_is_a_png(tmp_path: Path) -> None:
     assert struct.unpack(">II", data[16:24]) == (1760, 672)
 
 
-def test_what_is_no_point_is_named() -> None:
+def test_a_point_that_is_not_finite_is_named() -> None:
     with pytest.raises(ValueError, match="at least one point"):
         frontier_figure([])
-    with pytest.raises(ValueError, match="RLOO is no number"):
+    with pytest.raises(ValueError, match="RLOO is not a number"):
         frontier_figure([Point("RLOO", math.nan, 0.5)])

@@ -8,16 +8,18 @@ import struct
 import subprocess
 import sys
 from base64 import b64decode
-from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from rich.console import Console
 
-from lightning_rlhf.reporting import page as report
-from lightning_rlhf.reporting.page import Answers, Curve, Results, Stage
+from lightning_rlhf.reporting import page, results
+from lightning_rlhf.reporting.palette import BADGES, DARK, LIGHT
+from lightning_rlhf.reporting.results import Answers, Curve, ReportColumn, Results
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" [bold]not markup[/bold] $x$ \u05e9"
 HOSTILE += " \x1b[31m \x00 \ud800"  # a terminal escape, a NUL, half a surrogate pair
@@ -28,9 +30,9 @@ RESULTS = Results(
     title="Three stages, $5 and $6",
     subtitle="A <small> model",
     stages=[
-        Stage("SFT", 21.4, {"fully_good": 0.353, "eos_share": 0.99, "kl": 0.0}),
-        Stage("reward", 9.25, {"reward_accuracy": 0.913}),
-        Stage("DPO", 131.0, {"fully_good": 0.724, "eos_share": 0.998, "kl": 0.34567}),
+        ReportColumn("SFT", 21.4, {"fully_good": 0.353, "eos_share": 0.99, "kl": 0.0}),
+        ReportColumn("reward", 9.25, {"reward_accuracy": 0.913}),
+        ReportColumn("DPO", 131.0, {"fully_good": 0.724, "eos_share": 0.998, "kl": 0.34567}),
     ],
     answers=[
         Answers("Greet me.", {"SFT": "hello hello", "DPO": HOSTILE}, {"SFT": 0.25, "DPO": 1.0}),
@@ -64,7 +66,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "new" / "folder"
-    assert report.write_report(RESULTS, folder) == (folder / "report.png", folder / "report.html")
+    assert page.write_report(RESULTS, folder) == (folder / "report.png", folder / "report.html")
     return folder
 
 
@@ -96,7 +98,7 @@ def png_size(data: bytes) -> tuple[int, int]:
     ],
 )
 def test_a_figure_is_a_percentage_or_three_digits(value, share, shown):
-    assert report._number(value, share) == shown
+    assert results.format_figure(value, share) == shown
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_figure_is_a_percentage_or_three_digits(value, share, shown):
     ],
 )
 def test_what_is_a_share(metric, values, is_share):
-    assert report._is_share(metric, values) is is_share
+    assert results.is_share(metric, values) is is_share
 
 
 def test_rows_hold_every_stage_and_a_dash_where_there_is_nothing():
@@ -169,14 +171,14 @@ def test_the_page_needs_nothing_but_itself(html):
 
 def test_results_json_is_the_results(folder):
     fields = json.loads((folder / "results.json").read_text())
-    rows = {"stages": Stage, "answers": Answers, "curves": Curve}
+    rows = {"stages": ReportColumn, "answers": Answers, "curves": Curve}
     lists = {name: [row(**x) for x in fields[name]] for name, row in rows.items()}
     assert Results(**fields | lists) == RESULTS
 
 
 def test_results_json_takes_the_scalars_of_numpy_and_torch(tmp_path):
-    stage = Stage("SFT", 1.0, {"good": np.float32(0.5), "eos": torch.tensor(0.25)})
-    report.write_report(RESULTS._replace(stages=[stage], answers=[], curves=[]), tmp_path)
+    stage = ReportColumn("SFT", 1.0, {"good": np.float32(0.5), "eos": torch.tensor(0.25)})
+    page.write_report(RESULTS._replace(stages=[stage], answers=[], curves=[]), tmp_path)
     (fields,) = json.loads((tmp_path / "results.json").read_text())["stages"]
     assert fields["metrics"] == {"good": 0.5, "eos": 0.25}
     assert [row[1] for row in RESULTS._replace(stages=[stage]).rows()] == ["50.0%", "25.0%", "1 s"]
@@ -185,16 +187,20 @@ def test_results_json_takes_the_scalars_of_numpy_and_torch(tmp_path):
 def test_the_picture_is_a_png_of_a_sensible_size(folder, tmp_path):
     width, height = png_size((folder / "report.png").read_bytes())
     assert 1200 < width < 2400 and 400 < height < width
-    bare = RESULTS._replace(stages=[Stage("SFT", 1.0, {})], curves=[], answers=[])
-    assert png_size(report.draw(bare, tmp_path / "bare.png").read_bytes())[0] == width
-    assert "before and after" not in report._page(bare)
+    bare = RESULTS._replace(stages=[ReportColumn("SFT", 1.0, {})], curves=[], answers=[])
+    assert png_size(page.draw(bare, tmp_path / "bare.png").read_bytes())[0] == width
+    assert "before and after" not in page.render_page(bare)
 
 
 def test_drawing_needs_neither_torch_nor_pyplot():
     code = f"""
-import runpy, sys
-report = runpy.run_path({report.__file__!r})
-report["_png"](report["Results"]("", "", [], [], [], {{}}), report["_LIGHT"], narrow=True)
+import sys, types
+package = sys.modules["lightning_rlhf"] = types.ModuleType("lightning_rlhf")
+package.__path__ = [{str(Path(page.__file__).parents[1])!r}]  # without its root, which imports all
+from lightning_rlhf.reporting.palette import LIGHT
+from lightning_rlhf.reporting.picture import draw_png
+from lightning_rlhf.reporting.results import Results
+draw_png(Results("", "", [], [], [], {{}}), LIGHT, narrow=True)
 assert not {{"torch", "matplotlib.pyplot"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -203,11 +209,11 @@ assert not {{"torch", "matplotlib.pyplot"}} & sys.modules.keys()
 def test_answers_of_an_unknown_stage_are_refused(tmp_path):
     wrong = RESULTS._replace(answers=[Answers("?", {"sft": "typo"}, {})])
     with pytest.raises(ValueError, match="'sft'"):
-        report.write_report(wrong, tmp_path)
+        page.write_report(wrong, tmp_path)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -219,26 +225,26 @@ def contrast(one: str, other: str) -> float:
 
 def test_contrast_is_what_wcag_asks_for():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    for ink, paper in report._BADGES:
+    for ink, paper in BADGES:
         assert contrast(ink, paper) >= 4.5  # AA, text
-    for theme in (report._LIGHT, report._DARK):
-        assert contrast(theme["ink"], theme["paper"]) >= 7  # AAA, text
-        assert contrast(theme["muted"], theme["paper"]) >= 4.5
-        for colour in report._COLOURS:
-            assert contrast(colour, theme["paper"]) >= 3  # AA, graphics
+    for theme in (LIGHT, DARK):
+        assert contrast(theme.ink, theme.paper) >= 7  # AAA, text
+        assert contrast(theme.muted, theme.paper) >= 4.5
+        for color in results._COLORS:
+            assert contrast(color, theme.paper) >= 3  # AA, graphics
 
 
 def test_a_badge_goes_from_red_to_green():
-    badges = [report._badge(score) for score in (0.0, 0.499, 0.5, 0.799, 0.8, 1.0)]
-    assert [badge[1:] for badge in badges] == [b for b in report._BADGES for _ in range(2)]
-    assert badges[-1][0].strip() == "100%" and report._badge(None) == ("", "", "")
+    badges = [page.badge(score) for score in (0.0, 0.499, 0.5, 0.799, 0.8, 1.0)]
+    assert [badge[1:] for badge in badges] == [b for b in BADGES for _ in range(2)]
+    assert badges[-1][0].strip() == "100%" and page.badge(None) == ("", "", "")
 
 
 def test_the_terminal_shows_the_same_and_obeys_no_answer():
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system="truecolor")
     told = {"SFT": "hello", "DPO": HOSTILE.replace("\ud800", "")}
     answers = [RESULTS.answers[0]._replace(by_stage=told)]
-    report.print_results(RESULTS._replace(answers=answers), console)
+    page.print_results(RESULTS._replace(answers=answers), console)
     printed = console.file.getvalue()
     assert "\x1b[31m \x00" not in printed and "\ufffd[31m" in printed
     plain = re.sub(r"\x1b\[[\d;]*m", "", printed)
@@ -251,14 +257,14 @@ def crowded() -> Results:
     metrics = {"fully_good": 1.0, "a_metric_whose_name_is_long": 1.0, "kl": -12345.0}
     answers = [Answers("W" * 300, dict.fromkeys(names, HOSTILE + "x" * 300), {"SFT": 1.0})]
     facts = {f"fact {i}" * 9: "f" * 99 for i in range(3)}
-    stages = [Stage(name, 5999.0, metrics) for name in names]
+    stages = [ReportColumn(name, 5999.0, metrics) for name in names]
     return Results("T" * 200, "s" * 200, stages, answers, RESULTS.curves, facts)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("results", [RESULTS, crowded()], ids=["usual", "crowded"])
 def test_no_window_scrolls_sideways(results, tmp_path):
-    html = report.write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    html = page.write_report(results, tmp_path).html.read_text(encoding="utf-8")
     frames = [
         f'<iframe style="border:0;width:{w}px" srcdoc="{escape(html)}"></iframe>' for w in WIDTHS
     ]

@@ -252,7 +252,7 @@ def test_rows_reach_the_function(runs: Runs) -> None:
         said = [re.findall(r"\d+", text)[-1:] for text in completions]
         return [float(n == [row["answer"]]) for n, row in zip(said, rows, strict=True)]
 
-    sampling = Sampling(max_new_tokens=3, samples=2)
+    sampling = Sampling(max_new_tokens=3, num_samples=2)
     module = PPOModule(runs.backbone(), correct, sampling=sampling, updates=UpdateSchedule(1, 1))
     runs.trainer(max_steps=1, max_epochs=-1).fit(
         module, PromptData(SUMS, val_fraction=0.0, batch_size=4)

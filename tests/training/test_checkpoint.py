@@ -10,7 +10,8 @@ import torch
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, RewardModule, SFTModule
 from lightning_rlhf.modules.base import AlignmentModule
-from runs import METHODS, Runs
+from methods import METHODS, OFFLINE
+from runs import Runs
 
 
 def save(runs: Runs, method: str, **kwargs: Any) -> Path:
@@ -23,12 +24,12 @@ def save(runs: Runs, method: str, **kwargs: Any) -> Path:
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
     runs: Runs, method: str, quantization: str | None
 ) -> None:
     found = torch.load(save(runs, method, quantization=quantization), weights_only=True)
-    role = METHODS[method][0].trained[0]
+    role = METHODS[method].module.trained[0]
     head = [f"backbone.heads.{role}.weight"] if method == "reward" else []
     rest = sorted(set(found["state_dict"]) - set(head))
     assert len(rest) == 2 * 7 * 2  # A and B of seven linear layers in two blocks
@@ -39,11 +40,11 @@ def test_adapters_heads_and_their_optimizer_and_no_frozen_weight(
     assert all(s["exp_avg"].abs().sum() > 0 for s in state.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OFFLINE)
 def test_loads_again_from_the_file_alone(runs: Runs, method: str) -> None:
     path = save(runs, method)
-    module = METHODS[method][0].load_from_checkpoint(path)
-    assert type(module) is METHODS[method][0]
+    module = METHODS[method].module.load_from_checkpoint(path)
+    assert type(module) is METHODS[method].module
     assert module.backbone.lora == LoRA(r=4)
     state = torch.load(path, weights_only=True)["state_dict"]
     for key, tensor in module.state_dict().items():

@@ -14,11 +14,8 @@ from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from lightning_rlhf.training.hparams import argument_names, describe
 from lightning_rlhf.training.optim import OptimizerOptions
+from methods import METHODS, TITLES
 
-METHODS = {
-    "SFTModule": 2e-4, "RewardModule": 1e-4, "DPOModule": 2e-5, "KTOModule": 2e-5,
-    "PPOModule": 1e-5, "GRPOModule": 1e-5, "RLOOModule": 1e-5,
-}  # fmt: skip
 BASE = ["--model.backbone=lightning_rlhf.Backbone", "--model.backbone.name_or_path=base"]
 
 
@@ -43,16 +40,18 @@ def test_the_typed_options_are_the_bases_own() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_shows_and_takes_them(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    title = TITLES[method]
+    rate = inspect.signature(METHODS[method].module).parameters["lr"].default
     with pytest.raises(SystemExit):
-        build(method, "--print_config")
+        build(title, "--print_config")
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert printed["lr"] == METHODS[method]
+    assert printed["lr"] == rate
     defaults = [printed[name] for name in OptimizerOptions.__annotations__]
     assert defaults == [0.1, None, None]
 
-    module = build(method, "--model.warmup=0.3", "--model.optimizer=torch.optim.SGD")
+    module = build(title, "--model.warmup=0.3", "--model.optimizer=torch.optim.SGD")
     described = describe(module)
-    assert described["lr"] == METHODS[method]
+    assert described["lr"] == rate
     assert described["warmup"] == 0.3
     assert described["lr_scheduler"] is None
     assert callable(module.optimizer)

@@ -17,7 +17,7 @@ from lightning_rlhf.callbacks.growing_table import GrowingTable
 from lightning_rlhf.callbacks.history import Row
 from lightning_rlhf.callbacks.rollout_file import reopen
 from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
-from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.samples import Table
 
 ACTIONS = ("warn", "checkpoint", "stop")
 EXACT, HALF = 1e-4, 0.2  # how far a first ratio may be off 1 in fp32, and in 16 or 4 bits

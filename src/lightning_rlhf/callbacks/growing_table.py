@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.samples import Table
 
 
 class GrowingTable:

@@ -9,10 +9,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 from lightning_rlhf.callbacks.token_budget import FindTokenBudget
+from lightning_rlhf.data.datamodules import PromptData
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.token_table import column
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.planning.budget import changes, in_gib, run_of
 from lightning_rlhf.planning.memory import free_memory
 from lightning_rlhf.planning.plan import Groups, Target
@@ -55,7 +55,7 @@ class MemoryGuard(Callback):
         )
         try:
             run = run_of(pl_module, data, str(trainer.precision), target, accumulates)
-            if not isinstance(pl_module, OnlineModule):  # whose completions are not there yet
+            if not isinstance(data, PromptData):  # their completions are still to be sampled
                 run = run._replace(groups=longest(data))
             planned = run.plan().peak.total
             if planned <= self.slack * free:

@@ -12,7 +12,7 @@ from lightning_rlhf.callbacks.growing_table import GrowingTable
 from lightning_rlhf.callbacks.rollout_file import reopen
 from lightning_rlhf.callbacks.run_folder import rank_file, run_folder
 from lightning_rlhf.callbacks.sample_table import write_table
-from lightning_rlhf.modules.base import Table
+from lightning_rlhf.modules.samples import Table
 
 
 @runtime_checkable

@@ -9,7 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_rlhf.callbacks.run_folder import run_folder
-from lightning_rlhf.modules.base import AlignmentModule, Table
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.samples import Table
 
 
 class SampleTable(Callback):

@@ -27,7 +27,7 @@ class SaveRoles(Callback):
         parent = Path(self.folder) if self.folder else run_folder(trainer)
         backbone = pl_module.backbone
         for role in pl_module.trained:
-            own = backbone.lora is not None and backbone.roles[role].trunk is None
+            own = backbone.lora is not None and backbone.roles[role].shares is None
             if role in backbone.heads and not own:
                 continue  # a head without an adapter lives in the checkpoint
             folder = backbone.save_role(role, parent / role)

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.recipes.recipe import read_recipe
 from lightning_rlhf.recipes.run import run
-from lightning_rlhf.reporting.page import Results
+from lightning_rlhf.reporting.results import Results
 
 RECIPE = Path(__file__).parents[1] / "quickstart" / "quickstart.yaml"
 SCALED = (  # what scale multiplies

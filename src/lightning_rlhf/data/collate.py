@@ -91,6 +91,23 @@ def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
     )
 
 
+def example_rows(groups: Sequence[Sequence[int]]) -> list[TokenRow]:
+    """Rows of given lengths, (prompt, completion, completion, ...), that mean nothing.
+
+    No two completions are alike, each is ranked, and one alone has a label.
+    """
+    return [
+        TokenRow(
+            prompt_ids=[0] * prompt,
+            completion_ids=[[i] * n for i, n in enumerate(completions)],
+            loss_mask=[[True] * n for n in completions],
+            ranks=list(range(len(completions))),
+            label=1.0 if len(completions) == 1 else None,
+        )
+        for prompt, *completions in groups
+    ]
+
+
 def completion_batch(
     prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]], prompts: Sequence[int]
 ) -> TokenBatch:

@@ -10,14 +10,14 @@ from torch import Tensor
 from lightning_rlhf.functional.head import tile_rows
 
 
-class Drawn(NamedTuple):
+class DrawnToken(NamedTuple):
     """The next token of every row."""
 
     token: Tensor  # (B,) int64
     logprob: Tensor  # (B,) fp32, under the distribution it was drawn from
 
 
-def draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> Drawn:
+def draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> DrawnToken:
     """Sample by inverting the cumulative distribution; or take the likeliest.
 
     One number to a row, and not one to every token of the vocabulary as the Gumbel and exponential
@@ -33,10 +33,10 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> Drawn:
     size = tile_rows(len(logits), logits.shape[1], logits.device)
     draws = [None] * len(logits) if uniform is None else uniform.split(size)
     tiles = [_draw(z, temperature, u) for z, u in zip(logits.split(size), draws, strict=False)]
-    return Drawn(*(torch.cat(column) for column in zip(*tiles, strict=True)))
+    return DrawnToken(*(torch.cat(column) for column in zip(*tiles, strict=True)))
 
 
-def _draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> Drawn:
+def _draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> DrawnToken:
     scaled = logits.float() if uniform is None else logits.float() / temperature
     above = scaled - scaled.amax(-1, keepdim=True)
     if uniform is None:
@@ -49,4 +49,4 @@ def _draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> Drawn:
         token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         token.clamp_(max=logits.shape[1] - 1)
     logprob = above.gather(1, token) - total.log()
-    return Drawn(token.squeeze(1), logprob.squeeze(1).float())
+    return DrawnToken(token.squeeze(1), logprob.squeeze(1).float())

@@ -14,12 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, build_opener
 from urllib.request import Request as HttpRequest
-from urllib.request import urlopen
 
 from lightning_rlhf.constitution.generator import Completion, Message, Request
 
 TOP = 20  # log-probs that a server returns per token
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Refuse redirects: urllib would send the key to the other host, and not the request."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
 
 
 class OpenAICompatible:
@@ -68,6 +75,7 @@ class OpenAICompatible:
         self.retries = retries
         self.backoff = backoff
         self.timeout = timeout
+        self._open = build_opener(_NoRedirect).open
 
     @property
     def identity(self) -> dict[str, str]:
@@ -152,7 +160,7 @@ class OpenAICompatible:
         if self.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
         request = HttpRequest(self.url, data, headers)  # the scheme was checked
-        with urlopen(request, timeout=self.timeout) as response:
+        with self._open(request, timeout=self.timeout) as response:
             try:
                 return json.load(response)
             except ValueError as error:

@@ -16,7 +16,7 @@ from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.fingerprint import fingerprint
 from lightning_rlhf.models.generation import answer
-from lightning_rlhf.models.sampler import HFRollout, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sampling
 
 OPTION_TOKENS = 4096  # of prompts and options in one forward
 
@@ -41,8 +41,10 @@ class RoleGenerator:
         sampling: Sampling = Sampling(max_new_tokens=256),
         template: str = "auto",
     ):
-        if sampling.samples != 1:
-            raise ValueError(f"a request has one answer: give Sampling(samples=1), not {sampling}")
+        if sampling.num_samples != 1:
+            raise ValueError(
+                f"a request has one answer: give Sampling(num_samples=1), not {sampling}"
+            )
         self.backbone = backbone
         self.role = role
         self.sampling = sampling
@@ -62,7 +64,7 @@ class RoleGenerator:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         prompts = [self._prompt(r.messages) for r in requests]
         seeds = [r.seed for r in requests]
-        said = HFRollout().sample(self.backbone, self.role, prompts, self.sampling, seeds)
+        said = HFSampler().sample(self.backbone, self.role, prompts, self.sampling, seeds)
         return [
             Completion(self._text(answer(self.backbone, sample)), sample.finished)
             for sample in said

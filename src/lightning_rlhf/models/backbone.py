@@ -32,7 +32,7 @@ class Role(NamedTuple):
     trainable: bool
     adapter: bool  # False: the bare base, or the whole model where there is no LoRA
     copied: bool = False  # where there is no LoRA: runs through the frozen copy
-    trunk: str | None = None  # the role whose adapter it runs through: it has a head alone
+    shares: str | None = None  # the role whose adapter it runs through: it has a head alone
 
 
 class Backbone(nn.Module):
@@ -122,9 +122,9 @@ class Backbone(nn.Module):
         return loading.load_tokenizer(self.path)
 
     @cached_property
-    def window(self) -> int | None:
+    def context_length(self) -> int | None:
         """Positions the model has; None where its config names no end. Can be had unloaded too."""
-        return loading.window(self.path)
+        return loading.context_length(self.path)
 
     @property
     def is_loaded(self) -> bool:
@@ -149,16 +149,16 @@ class Backbone(nn.Module):
         if self.model is None:
             named = self.lora is not None and self.lora.target_modules != "all-linear"
             if self.lora is not None and (self.adapters or named):
-                lora.rehearse(loading.skeleton(self.path), self.lora, self.adapters)
+                lora.validate_adapters(loading.skeleton(self.path), self.lora, self.adapters)
             dtype = loading.torch_dtype(self.dtype)
-            self.adopt(
+            self.attach(
                 loading.load_causal_lm(
                     self.path, self.quantization, dtype, torch.device(device), self.attention
                 )
             )
         return self
 
-    def adopt(self, model: PreTrainedModel) -> None:
+    def attach(self, model: PreTrainedModel) -> None:
         """Take a built model as the base, as ``load`` does; a memory plan's holds no data."""
         self.model = model.requires_grad_(False)
         if "embedding" in self.offload:
@@ -186,51 +186,51 @@ class Backbone(nn.Module):
         name: str,
         trainable: bool = True,
         head: bool = False,
-        like: str | None = None,
-        trunk: str | None = None,
+        init_from: str | None = None,
+        shares: str | None = None,
     ) -> None:
         """Create a role; a role that is there already keeps its weights.
 
-        It starts from its folder in ``adapters``, else as a copy of the role ``like``, else as a
-        fresh adapter, which is the bare base until trained. A frozen role with nothing to start
-        from *is* the bare base and costs nothing.
+        It starts from its folder in ``adapters``, else as a copy of the role ``init_from``, else
+        as a fresh adapter, which is the bare base until trained. A frozen role with nothing to
+        start from *is* the bare base and costs nothing.
 
         Args:
             name: an identifier; the modules use policy, reference, reward and critic.
             trainable: whether it receives gradients.
-            head: give it a scalar head; a copy of that of ``like``, if that has one.
-            like: the role it starts as a copy of.
-            trunk: the role whose weights it runs through, with nothing but a head of its own.
+            head: give it a scalar head; a copy of that of ``init_from``, if that has one.
+            init_from: the role it starts as a copy of.
+            shares: the role whose weights it runs through, with nothing but a head of its own.
 
         Raises:
             ValueError: a second trained role without LoRA, or an adapter of another base.
         """
         if name not in self.roles:
-            if trunk is not None:
-                self.roles[name] = Role(trainable, adapter=False, trunk=trunk)
+            if shares is not None:
+                self.roles[name] = Role(trainable, adapter=False, shares=shares)
             elif self.lora is None:
                 self._add_whole_role(name, trainable)
             else:
-                self._add_adapter_role(name, trainable, like)
+                self._add_adapter_role(name, trainable, init_from)
         if head and name not in self.heads:
             self.heads[name] = ScalarHead(self.hidden_size).to(self.base.device)
             self._read_head(name)
-            if like is not None and like in self.heads and name not in self.adapters:
-                self.head(name).load_state_dict(self.head(like).state_dict())
+            if init_from is not None and init_from in self.heads and name not in self.adapters:
+                self.head(name).load_state_dict(self.head(init_from).state_dict())
         self._restore_requires_grad()
 
-    def _add_adapter_role(self, name: str, trainable: bool, like: str | None) -> None:
+    def _add_adapter_role(self, name: str, trainable: bool, init_from: str | None) -> None:
         folder = self.adapters.get(name)
-        copied = like is not None and like in self.roles and self.roles[like].adapter
+        copied = init_from is not None and init_from in self.roles and self.roles[init_from].adapter
         if not trainable and folder is None and not copied:
             self.roles[name] = Role(trainable, adapter=False)
             return
         if folder is not None:
-            lora.put(self.base, name, *lora.read(Path(folder)), Path(folder))
+            lora.load_adapter(self.base, name, *lora.read(Path(folder)), Path(folder))
         elif copied:
-            assert like is not None
-            lora.inject(self.base, name, copy.deepcopy(self.base.peft_config[like]))
-            lora.copy(self.base, like, name)
+            assert init_from is not None
+            lora.inject(self.base, name, copy.deepcopy(self.base.peft_config[init_from]))
+            lora.copy(self.base, init_from, name)
         else:
             assert self.lora is not None
             lora.inject(self.base, name, self.lora.config())
@@ -270,7 +270,7 @@ class Backbone(nn.Module):
             return
         if not self.roles[target].adapter:
             self.roles.pop(target)
-            self.add_role(target, trainable=False, like=source)
+            self.add_role(target, trainable=False, init_from=source)
         lora.copy(self.base, source, target)
 
     # ---- roles ----
@@ -318,7 +318,7 @@ class Backbone(nn.Module):
 
     def _switch(self, name: str) -> None:
         """Switch the adapted layers, where they are not on that adapter yet."""
-        name = self.roles[name].trunk or name
+        name = self.roles[name].shares or name
         if self._merged not in (None, name):
             raise RuntimeError(f"the base holds role {self._merged!r}: leave merged() for {name!r}")
         adapter = name if self.roles[name].adapter and self._merged is None else None
@@ -342,7 +342,7 @@ class Backbone(nn.Module):
         """A role's own parameters in a stable order: adapter, or whole model without LoRA; head."""
         role = self.roles[name]
         own = list(lora.parameters(self.base, name).values()) if role.adapter else []
-        if self.lora is None and role.trunk is None:
+        if self.lora is None and role.shares is None:
             own = list(self.model_of(name).parameters())
         if name in self.heads:
             own += list(self.heads[name].parameters())
@@ -373,7 +373,7 @@ class Backbone(nn.Module):
             base["embedding"] = self.base.get_input_embeddings().weight
         return base | lora.parameters(self.base, REFERENCE)
 
-    def keeps(self, key: str) -> bool:
+    def is_saved(self, key: str) -> bool:
         """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.
 
         By name and not by ``requires_grad``, which PEFT flips as it switches adapters.
@@ -458,7 +458,7 @@ class Backbone(nn.Module):
         """
         folder = Path(folder)
         role = self.roles[name]
-        if self.lora is None or role.trunk is not None:
+        if self.lora is None or role.shares is not None:
             if name in self.heads:
                 raise ValueError(
                     f"a {name} role without an adapter of its own is saved by its checkpoint only"

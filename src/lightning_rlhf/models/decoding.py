@@ -21,7 +21,7 @@ PREFILL_TOKENS_ELSEWHERE = 8192
 LEAVING = 0.125  # share of the rows that must be finished before they leave
 
 
-class Rules(NamedTuple):
+class StopRules(NamedTuple):
     """What ends a completion, and how a token is drawn."""
 
     longest: int
@@ -31,7 +31,7 @@ class Rules(NamedTuple):
     said: Callable[[list[int]], bool] | None  # whether ids end with a stop string; None: no strings
 
 
-class Grown(NamedTuple):
+class Decoded(NamedTuple):
     """One completion."""
 
     ids: list[int]
@@ -51,7 +51,7 @@ class Rows(Protocol):
         """Let only these rows stay: (R,) int64."""
 
 
-def decode(rows: Rows, count: int, rules: Rules, uniform: Tensor | None) -> list[Grown]:
+def decode(rows: Rows, count: int, rules: StopRules, uniform: Tensor | None) -> list[Decoded]:
     """Grow rows until each has ended.
 
     A finished row goes on unheard until a share of the rows is finished; then they leave together.
@@ -89,10 +89,10 @@ def decode(rows: Rows, count: int, rules: Rules, uniform: Tensor | None) -> list
             rows.keep(kept)
             at, token = at[kept], token[kept]
         rows.step(token)
-    return [Grown(*parts) for parts in zip(ids, logprobs, done, strict=True)]
+    return [Decoded(*parts) for parts in zip(ids, logprobs, done, strict=True)]
 
 
-def _ended(ids: list[int], rules: Rules) -> bool:
+def _ended(ids: list[int], rules: StopRules) -> bool:
     if ids[-1] in rules.stops:
         return True
     return rules.said is not None and len(ids) >= rules.shortest and rules.said(ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import HFRollout, Sample, Sampling, stop_ids
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, stop_ids
 
 
 def generate(
@@ -25,7 +25,7 @@ def generate(
         temperature: 0 is greedy.
     """
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    return HFRollout().sample(backbone, role, prompts, sampling)
+    return HFSampler().sample(backbone, role, prompts, sampling)
 
 
 def answer(backbone: Backbone, sample: Sample) -> list[int]:

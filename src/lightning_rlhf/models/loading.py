@@ -104,7 +104,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def window(path: str) -> int | None:
+def context_length(path: str) -> int | None:
     """The positions a model has by its config; None where it names no end."""
     config = AutoConfig.from_pretrained(path).get_text_config()
     found = getattr(config, "max_position_embeddings", None)

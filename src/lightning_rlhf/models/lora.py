@@ -88,7 +88,7 @@ def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
     )
 
 
-def rehearse(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]) -> None:
+def validate_adapters(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]) -> None:
     """Put adapters on a model without data, so that what does not fit is said before it is loaded.
 
     Args:
@@ -101,10 +101,10 @@ def rehearse(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]) -> None
     """
     _check_targets(skeleton, shape.config().target_modules)
     for role, folder in adapters.items():
-        put(skeleton, role, *read(Path(folder)), Path(folder))
+        load_adapter(skeleton, role, *read(Path(folder)), Path(folder))
 
 
-def put(
+def load_adapter(
     model: nn.Module, role: str, config: LoraConfig, tensors: dict[str, Tensor], folder: Path
 ) -> None:
     """A role as a folder has it.

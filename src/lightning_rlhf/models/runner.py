@@ -112,7 +112,7 @@ class Runner(NamedTuple):
         if head is None:
             raise ValueError(
                 f"{type(self.model).__name__} has an output head of its own kind, which cannot "
-                'share a forward with a value head: give critic="adapter"'
+                'share a forward with a value head: give Critic("adapter")'
             )
         tokens, read = self.laid_out(tokens), self.laid_out(read)
         hidden = self.hidden(tokens)

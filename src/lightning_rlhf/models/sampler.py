@@ -19,7 +19,7 @@ from lightning_rlhf.models.decoding import (
     Prompts,
     RecomputedRows,
     Rows,
-    Rules,
+    StopRules,
     StopStrings,
     decode,
     why_uncached,
@@ -41,7 +41,7 @@ class Sampling:
             any more: their log-probs here are of what was drawn from, end tokens left out, and a
             KL to the policy or its reference made from them is wrong, and may be negative.
         temperature: divides the logits; 0 is greedy.
-        samples: completions of each prompt; they share its forward.
+        num_samples: completions of each prompt; they share its forward.
         stop_strings: a completion also ends with the token that completes one of them.
         kv_tokens: keys and values held at a time, in tokens over all rows; None adapts them to
             the device.
@@ -50,7 +50,7 @@ class Sampling:
     max_new_tokens: int = 128
     min_new_tokens: int = 0
     temperature: float = 1.0
-    samples: int = 1
+    num_samples: int = 1
     stop_strings: tuple[str, ...] = ()
     kv_tokens: int | None = None
 
@@ -64,8 +64,8 @@ class Sampling:
             )
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be 1 or more to each prompt, got {self.samples}")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be 1 or more per prompt, got {self.num_samples}")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
             raise ValueError(f"stop_strings is a list of texts, got {self.stop_strings!r}")
         if self.kv_tokens is not None and self.kv_tokens < 1:
@@ -80,16 +80,16 @@ class Sample(NamedTuple):
     logprobs: list[float]  # the sampler's own, at its temperature; greedy: at temperature 1
 
 
-class RolloutEngine(Protocol):
+class CompletionSampler(Protocol):
     """Whatever completes prompts as a role."""
 
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        """``len(prompts) * samples`` completions, those of one prompt together, in order."""
+        """``len(prompts) * num_samples`` completions, those of one prompt together, in order."""
 
 
-class HFRollout:
+class HFSampler:
     """Samples with the backbone itself, over transformers' cache.
 
     Every row's random numbers are drawn from the device's global generator at once, before the
@@ -114,7 +114,7 @@ class HFRollout:
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """See ``RolloutEngine``.
+        """See ``CompletionSampler``.
 
         Args:
             backbone: loaded.
@@ -129,7 +129,7 @@ class HFRollout:
         """
         if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
             raise ValueError(f"prompt {empty[0]} has no token to go on from: give it a BOS token")
-        rows = [i for i in range(len(prompts)) for _ in range(sampling.samples)]
+        rows = [i for i in range(len(prompts)) for _ in range(sampling.num_samples)]
         model = backbone.model_of(role)
         uniform = None
         if sampling.temperature > 0 and rows:
@@ -219,7 +219,7 @@ def _chunks(
         yield chunk
 
 
-def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: Rules) -> Rows:
+def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: StopRules) -> Rows:
     """Rows that have read their prompts, equal ones once."""
     runner, pad_id = backbone.runner_of(role), backbone.tokenizer.pad_token_id
     place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
@@ -231,11 +231,11 @@ def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: Rules) 
     return RecomputedRows(runner, prompts, pad_id)
 
 
-def _rules(backbone: Backbone, sampling: Sampling) -> Rules:
+def _rules(backbone: Backbone, sampling: Sampling) -> StopRules:
     said = None
     if sampling.stop_strings:
         said = StopStrings(backbone.tokenizer, sampling.stop_strings, sampling.min_new_tokens).said
-    return Rules(
+    return StopRules(
         sampling.max_new_tokens,
         sampling.min_new_tokens,
         sampling.temperature,

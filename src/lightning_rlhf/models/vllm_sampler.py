@@ -19,7 +19,7 @@ from lightning_rlhf.models.sampler import Sample, Sampling, stop_ids
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 
 
-class VLLMRollout:
+class VLLMSampler:
     """Samples with a vLLM engine in this process, which holds the same base a second time.
 
     Before each rollout the role's adapter is written to a folder, if it changed, and given to vLLM
@@ -52,7 +52,7 @@ class VLLMRollout:
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        """See ``RolloutEngine``. ``kv_tokens`` is vLLM's own affair and is not looked at.
+        """See ``CompletionSampler``. ``kv_tokens`` is vLLM's own affair and is not looked at.
 
         Raises:
             ImportError: vLLM is not installed.
@@ -67,10 +67,10 @@ class VLLMRollout:
         first = int(torch.randint(2**40, ()))
         parameters = [
             _vllm().SamplingParams(
-                n=sampling.samples, temperature=sampling.temperature, top_p=1.0, top_k=-1,
+                n=sampling.num_samples, temperature=sampling.temperature, top_p=1.0, top_k=-1,
                 min_p=0.0, max_tokens=sampling.max_new_tokens, min_tokens=sampling.min_new_tokens,
                 stop=list(sampling.stop_strings), stop_token_ids=ends, logprobs=0,
-                skip_special_tokens=False, seed=first + i * sampling.samples,
+                skip_special_tokens=False, seed=first + i * sampling.num_samples,
             )
             for i in range(len(prompts))
         ]  # fmt: skip
@@ -87,8 +87,8 @@ class VLLMRollout:
     def _awake(self, backbone: Backbone) -> Any:
         if backbone.lora is None:
             raise ValueError(
-                "VLLMRollout hands over adapters only: give the backbone lora=LoRA(), "
-                "or sample with HFRollout"
+                "VLLMSampler hands over adapters only: give the backbone lora=LoRA(), "
+                "or sample with HFSampler"
             )
         if self._llm is None:
             self._llm = self._start(backbone)
@@ -149,6 +149,6 @@ def _vllm() -> Any:
         import vllm
     except ImportError as error:
         raise ImportError(
-            "VLLMRollout needs vLLM and an NVIDIA GPU: pip install vllm, or sample with HFRollout"
+            "VLLMSampler needs vLLM and an NVIDIA GPU: pip install vllm, or sample with HFSampler"
         ) from error
     return vllm

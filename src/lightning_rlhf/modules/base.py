@@ -1,11 +1,11 @@
-"""What every method shares: the backbone's life in a Trainer, optimizer, checkpoints, metrics."""
+"""Base of every method: its life in a Trainer, optimizer, checkpoints, metrics, samples."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,26 +14,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
+from lightning_rlhf.data.collate import example_rows, preference_batch
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.generation import generate
+from lightning_rlhf.modules import samples
+from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint, guards, hparams
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
-
-
-class Table(NamedTuple):
-    """Rows to look at."""
-
-    columns: list[str]
-    rows: list[list[Any]]
 
 
 class AlignmentModule(LightningModule):
     """A method of preference optimization on a backbone.
 
-    A subclass says which roles it trains, creates the others in ``add_roles``, and turns a batch
-    into a ``Loss`` in ``objective``. Optimization is automatic, so every Trainer flag works.
+    A subclass names the roles it trains, creates the others in ``add_roles``, and turns a batch
+    into a ``Loss`` in ``objective``. A method that is not trained on pairs also overrides
+    ``example_batch`` and ``row_completions``, from which a run's memory is planned. Optimization is
+    automatic, so every Trainer flag works.
 
     Inside somebody's own LightningModule, call this one's ``configure_model``, ``training_step``,
     ``configure_optimizers``, ``on_save_checkpoint`` and ``on_load_checkpoint`` from theirs.
@@ -49,6 +46,8 @@ class AlignmentModule(LightningModule):
     """
 
     trained: ClassVar[tuple[str, ...]] = (POLICY,)  # roles that receive gradients
+    row_completions: ClassVar[int | None] = 2  # of a row it is trained on; None: any number
+    compares_forwards: ClassVar[bool] = False  # of one text, so that dropout would be in the result
     adam_eps: ClassVar[float] = 1e-8
 
     def __init__(
@@ -61,19 +60,21 @@ class AlignmentModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
         super().__init__()
+        if self.compares_forwards and backbone.lora is not None and backbone.lora.dropout > 0:
+            name = type(self).__name__
+            raise ValueError(f"{name} compares two forwards of one text: give LoRA(dropout=0)")
         self.backbone = backbone
         self.lr = lr
         self.warmup = warmup
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.strict_loading = (
-            False  # a checkpoint carries no frozen weight; ours is checked by name
-        )
+        # a checkpoint holds no frozen weight; what it must hold is checked by name
+        self.strict_loading = False
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
         guards.warn_of_other_lightning()
 
-    # ---- to be given by a method ----
+    # ---- the contract: what a method gives ----
 
     def add_roles(self) -> None:
         """Create the roles this method needs."""
@@ -81,27 +82,78 @@ class AlignmentModule(LightningModule):
             self.backbone.add_role(name)
 
     def add_policy_and_reference(self) -> None:
-        """The policy, and its reference: the policy as it was found, or the bare base."""
-        found = POLICY in self.backbone.roles  # trained before, or read from a folder
+        """Create the policy, and its reference: a frozen copy of it, or the bare base."""
+        exists = POLICY in self.backbone.roles  # trained before, or read from a folder
         self.backbone.add_role(POLICY)
-        self.backbone.add_role(REFERENCE, trainable=False, like=POLICY if found else None)
+        self.backbone.add_role(REFERENCE, trainable=False, init_from=POLICY if exists else None)
 
     def objective(self, batch: Any) -> Loss:
-        """A batch's loss and metrics."""
+        """Loss and metrics of a batch.
+
+        It must also run on meta tensors, since a run's memory is planned by running it so: token
+        batches and floating-point tensors then hold no values, only index tensors do. So no shape
+        may depend on values (no boolean indexing, ``nonzero`` or ``.item()``): weigh by a mask
+        instead. A metric that needs values can be left out where ``tensor.is_meta``.
+        """
+        raise NotImplementedError
+
+    def batch_weight(self, batch: Any) -> int:
+        """Weight of a batch in an epoch's mean."""
         raise NotImplementedError
 
     def learning_rate(self, role: str) -> float:
-        """The peak learning rate of a trained role."""
+        """Peak learning rate of a trained role."""
         return self.lr
 
-    def batch_weight(self, batch: Any) -> int:
-        """What a batch weighs in an epoch's mean."""
-        raise NotImplementedError
+    def example_batch(self, groups: Sequence[Sequence[int]]) -> Any:
+        """Batch of rows without content, as ``objective`` takes it: pairs, if not overridden.
+
+        Args:
+            groups: tokens of each row, (prompt, completion, completion, ...).
+        """
+        return preference_batch(example_rows(groups))
+
+    def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
+        """Rows of the largest step that settings allow, as in ``example_batch``.
+
+        No row is read: rows are full, and the prompt takes half of each.
+
+        Args:
+            data: not set up.
+            completions: to a prompt, for a method that takes any number.
+
+        Raises:
+            ValueError: more than two for a method that knows only pairs.
+        """
+        if completions != 2 and self.row_completions is not None:
+            raise ValueError(
+                f"--completions {completions}: only a RewardModule learns from rankings, not "
+                f"{type(self).__name__}; leave it out"
+            )
+        prompt = data.max_length // 2
+        row = (prompt, *[data.max_length - prompt] * (self.row_completions or completions))
+        rows = data.batch_size if data.max_tokens is None else max(1, data.max_tokens // sum(row))
+        return [row] * rows
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """Complete prompts as the policy: rows of prompt and completion.
+
+        A method that scores the rows it is trained on overrides this, and calls it for prompts.
+        """
+        if not isinstance(batch, PromptBatch):
+            raise ValueError(
+                f"{type(self).__name__} completes PromptData, not {type(batch).__name__}"
+            )
+        return samples.complete(self.backbone, batch)
+
+    def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
+        """Greedy completions of n held-out prompts, a column for every role that generates."""
+        return samples.greedy_table(self.backbone, data.sample_prompts(n), max_new_tokens)
 
     # ---- life in a Trainer ----
 
     def configure_callbacks(self) -> list[Any]:
-        """None; but the first thing a Trainer asks, before a row is read: it is looked at here."""
+        """Check the Trainer and add no callback: Lightning calls this hook before data is read."""
         guards.check_trainer(self.trainer, self.backbone.quantization)
         return []
 
@@ -109,13 +161,13 @@ class AlignmentModule(LightningModule):
         guards.check_trainer(self.trainer, self.backbone.quantization)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, RowsData):
-            guards.check_window(data, self.backbone.window)
+            guards.check_context_length(data, self.backbone.context_length)
         self._resumed = None
         if not self.hparams:
             self.save_hyperparameters(hparams.describe(self))
 
     def configure_model(self) -> None:
-        """Load the base and create the roles; nothing the second time."""
+        """Load the base and create the roles; a second call changes nothing."""
         trainer = self._trainer
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
@@ -131,7 +183,7 @@ class AlignmentModule(LightningModule):
             else warmup_cosine(optimizer, planned_steps(self.trainer), self.warmup)
         )
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):  # which waits for what a validation measures
+        if isinstance(scheduler, ReduceLROnPlateau):  # it needs what a validation measures
             config.update(interval="epoch", monitor=getattr(scheduler, "monitor", "val/loss"))
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -151,13 +203,6 @@ class AlignmentModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("train", batch)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's; then gradients go, which it would keep through the next forward."""
-        super().optimizer_step(*args, **kwargs)
-        for role in self.trained:
-            for parameter in self.backbone.role_parameters(role):
-                parameter.grad = None
-
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("val", batch)
 
@@ -166,37 +211,31 @@ class AlignmentModule(LightningModule):
 
     def _step(self, stage: str, batch: Any) -> Tensor:
         loss = self.objective(batch)
-        training = stage == "train"
-        self.log_dict(
-            {f"{stage}/{name}": value for name, value in loss.metrics.items()},
-            batch_size=self.batch_weight(batch),
-            sync_dist=not training,
-        )
-        self.log(
-            f"{stage}/loss",
-            loss.value.detach(),
-            prog_bar=True,
-            batch_size=self.batch_weight(batch),
-            sync_dist=not training,
-        )
+        weight, sync = self.batch_weight(batch), stage != "train"
+        metrics = {f"{stage}/{name}": value for name, value in loss.metrics.items()}
+        self.log_dict(metrics, batch_size=weight, sync_dist=sync)
+        value = loss.value.detach()
+        self.log(f"{stage}/loss", value, prog_bar=True, batch_size=weight, sync_dist=sync)
         return loss.value
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then free the gradients, which Lightning would keep through the next forward."""
+        super().optimizer_step(*args, **kwargs)
+        for role in self.trained:
+            for parameter in self.backbone.role_parameters(role):
+                parameter.grad = None
+
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log through whichever module the Trainer runs: this one, or the one that holds it."""
+        """Log through the module that the Trainer runs: this one, or the one that holds it."""
         root = self._trainer.lightning_module if self._trainer is not None else self
         if root is self:
             super().log(*args, **kwargs)
         else:
             root.log(*args, **kwargs)
 
-    @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """As Lightning's, without its list of every frozen weight the checkpoint rightly lacks."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Found keys that are in the model state dict but not"
-            )
-            return super().load_from_checkpoint(*args, **kwargs)
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return samples.decode(self.backbone, ids)
 
     # ---- checkpoints: adapters and heads, not one frozen weight ----
 
@@ -216,7 +255,7 @@ class AlignmentModule(LightningModule):
         self._rng = checkpoint_.get("rng")
 
     def on_fit_start(self) -> None:
-        """Compare what was given with what Lightning is about to restore over it."""
+        """Compare the given settings with those that Lightning is about to restore over them."""
         if self._resumed is not None:
             name = str(self.trainer.ckpt_path or "the checkpoint")
             settings = checkpoint.in_optimizers(self._resumed, self.trainer)
@@ -224,47 +263,21 @@ class AlignmentModule(LightningModule):
             self._resumed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Put the generators back where the checkpoint had them: loaders drew from them."""
+        """Restore the random state of a checkpoint, only now: loaders drew from it meanwhile."""
         if self._rng is not None:
             checkpoint.set_rng_state(self._rng)
             self._rng = None
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as Lightning does, without its warning about the frozen weights left out."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Found keys that are in the model state dict but not"
+            )
+            return super().load_from_checkpoint(*args, **kwargs)
+
     def _prefix(self) -> str:
-        """What the running module's state dict puts before the backbone's names."""
+        """Prefix of the backbone's names in the state dict of the module that runs."""
         root = self._trainer.lightning_module if self._trainer is not None else self
         return next(f"{name}." for name, m in root.named_modules() if m is self.backbone)
-
-    # ---- looking at what was learnt ----
-
-    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
-        """Complete prompts as the policy: rows of prompt and completion."""
-        if not isinstance(batch, PromptBatch):
-            raise ValueError(
-                f"{type(self).__name__} completes PromptData, not {type(batch).__name__}"
-            )
-        prompts = [ids.tolist() for ids in batch.prompt_ids]
-        answers = generate(self.backbone, POLICY, prompts)
-        return [
-            {"prompt": self.decode(p), "completion": self.decode(a.ids), "finished": a.finished}
-            for p, a in zip(prompts, answers, strict=True)
-        ]
-
-    def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
-        """Greedy answers to n held-out prompts, as every role that can talk."""
-        prompts = data.sample_prompts(n)
-        roles = [name for name in self.backbone.roles if name not in self.backbone.heads]
-        answers = [
-            generate(self.backbone, role, prompts, max_new_tokens, temperature=0.0)
-            for role in roles
-        ]
-        rows = [
-            [self.decode(prompt), *(self.decode(a.ids) for a in said)]
-            for prompt, *said in zip(prompts, *answers, strict=True)
-        ]
-        return Table(["prompt", *roles], rows)
-
-    def decode(self, ids: list[int]) -> str:
-        """Token ids as text, special tokens left out."""
-        text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text

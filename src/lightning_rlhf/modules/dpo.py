@@ -78,6 +78,8 @@ class DPOModule(AlignmentModule):
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
+    compares_forwards = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -93,8 +95,6 @@ class DPOModule(AlignmentModule):
         super().__init__(backbone, lr=lr, **optim)
         if beta <= 0:
             raise ValueError(f"beta must be above 0, got {beta}")
-        if backbone.lora is not None and backbone.lora.dropout > 0:
-            raise ValueError("DPO compares two forwards of one text: give LoRA(dropout=0)")
         self.loss = loss
         self.beta = beta
         self.divergence = divergence

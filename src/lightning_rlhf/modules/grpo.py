@@ -1,4 +1,4 @@
-"""Group-relative policy optimization, and its kin."""
+"""Group-relative policy optimization and its variants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_rlhf.functional.grpo import LossAggregation, grpo_loss, token_wei
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import RolloutEngine, Sampling
+from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
@@ -21,7 +21,7 @@ from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class GRPOModule(OnlineModule):
-    """Several answers to a prompt, each compared with its siblings: no critic (arXiv 2402.03300).
+    """Compare each completion with the others of its prompt; no critic (arXiv 2402.03300).
 
     Args:
         backbone: the base and its roles.
@@ -31,11 +31,11 @@ class GRPOModule(OnlineModule):
             your own.
         loss_aggregation: how token losses are averaged, see ``functional.grpo.token_weights``;
             Dr. GRPO uses "length", DAPO "token".
-        kl: "loss" adds k3 to the loss, "reward" takes the KL off the score (REINFORCE++).
-        sampling: how completions are drawn, two or more to a prompt.
-        shaping: from scores to rewards.
-        updates: steps to a rollout, and how far they go.
-        engine: what samples; None for the backbone itself.
+        kl: "loss" adds k3 to the loss, "reward" subtracts the KL from the score (REINFORCE++).
+        sampling: how completions are drawn, two or more per prompt.
+        shaping: how scores become rewards.
+        updates: number of updates per rollout, and how far they may go.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -45,18 +45,25 @@ class GRPOModule(OnlineModule):
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str = "reward",
         advantage: Estimator = grpo_advantages,
+        *,
         loss_aggregation: LossAggregation = "completion",
         kl: Literal["loss", "reward"] = "loss",
-        sampling: Sampling = Sampling(samples=4),
+        sampling: Sampling = Sampling(num_samples=4),
         shaping: Shaping = Shaping(),
         updates: UpdateSchedule = UpdateSchedule(epochs=1),
-        engine: RolloutEngine | None = None,
+        sampler: CompletionSampler | None = None,
         lr: float = 1e-5,
         **optim: Unpack[OptimizerOptions],
     ):
-        super().__init__(backbone, reward, sampling, shaping, updates, engine, lr, **optim)
-        if sampling.samples < 2:
-            raise ValueError("GRPOModule compares siblings: give Sampling(samples=2) or more")
+        super().__init__(
+            backbone, reward,
+            sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
+        )  # fmt: skip
+        if sampling.num_samples < 2:
+            raise ValueError(
+                "GRPOModule compares the completions of a prompt: "
+                "give Sampling(num_samples=2) or more"
+            )
         self.advantage = advantage
         self.loss_aggregation = loss_aggregation
         self.kl = kl
@@ -67,8 +74,8 @@ class GRPOModule(OnlineModule):
         return rollout._replace(advantages=self.advantage(rewards, rollout.group))
 
     def objective(self, batch: UpdateBatch) -> Loss:
-        how, tokens = self.updates, batch.tokens
-        new, bonus = self.policy_logprobs(tokens)
+        tokens, updates = batch.tokens, self.updates
+        new, entropy = self.policy_logprobs(tokens)
         weight = token_weights(
             tokens.completion_index,
             tokens.completions,
@@ -76,7 +83,13 @@ class GRPOModule(OnlineModule):
             self.sampling.max_new_tokens,
         )
         loss = grpo_loss(
-            new, batch.logprobs, batch.reference, batch.advantages[tokens.completion_index], weight,
-            how.clip, self.kl_coef if self.kl == "loss" else 0.0, how.dual_clip,
-        )  # fmt: skip
-        return Loss(loss.value - how.entropy * bonus, loss.metrics)
+            new,
+            batch.logprobs,
+            batch.reference,
+            advantages=batch.advantages[tokens.completion_index],
+            weight=weight,
+            clip=updates.clip,
+            kl_coef=self.kl_coef if self.kl == "loss" else 0.0,
+            dual_clip=updates.dual_clip,
+        )
+        return Loss(loss.value - updates.entropy * entropy, loss.metrics)

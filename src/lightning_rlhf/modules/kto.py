@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch, TokenBatch, UnpairedBatch
+from lightning_rlhf.data.collate import example_rows, preference_batch, unpaired_batch
 from lightning_rlhf.functional.kto import UnpairedLogprobs, baseline, kto_loss, unpaired_loss
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.masking import segment_sum
@@ -33,6 +34,8 @@ class KTOModule(AlignmentModule):
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
+
+    compares_forwards = True
 
     def __init__(
         self,
@@ -92,6 +95,10 @@ class KTOModule(AlignmentModule):
                 "more, or loss=apo_zero_unpaired_loss"
             )
         return super().training_step(batch, batch_idx)
+
+    def example_batch(self, groups: Sequence[Sequence[int]]) -> UnpairedBatch | PreferenceBatch:
+        pairs = all(len(group) == 3 for group in groups)
+        return (preference_batch if pairs else unpaired_batch)(example_rows(groups))
 
     def batch_weight(self, batch: UnpairedBatch | PreferenceBatch) -> int:
         if not isinstance(batch, UnpairedBatch | PreferenceBatch):

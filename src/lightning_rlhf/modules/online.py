@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
-from lightning_rlhf.data.collate import completion_batch
+from lightning_rlhf.data.collate import completion_batch, example_rows, token_batch
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.shaping import RewardShaper, Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.sampler import HFRollout, RolloutEngine, Sample, Sampling
-from lightning_rlhf.modules.base import AlignmentModule, Table
+from lightning_rlhf.models.sampler import CompletionSampler, HFSampler, Sample, Sampling
+from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, reward_inputs, shuffled
 from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_table, sampler_gap
+from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.rewards.base import Reward, Score, as_rewards
 from lightning_rlhf.training.checkpoint import gather_states
@@ -42,21 +45,23 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        engine: the sampler; None for the backbone itself.
+        sampler: the sampler; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
+    compares_forwards = True
     adam_eps = 1e-5
 
     def __init__(
         self,
         backbone: Backbone,
         reward: Score | Reward | list[Reward] | str,
+        *,
         sampling: Sampling,
         shaping: Shaping,
         updates: UpdateSchedule,
-        engine: RolloutEngine | None,
+        sampler: CompletionSampler | None,
         lr: float,
         **optim: Unpack[OptimizerOptions],
     ):
@@ -64,15 +69,13 @@ class OnlineModule(AlignmentModule):
         name = type(self).__name__
         if sampling.temperature == 0:
             raise ValueError(f"{name} learns from what it tries: give a temperature above 0")
-        if backbone.lora is not None and backbone.lora.dropout > 0:
-            raise ValueError(f"{name} compares forwards of one text: give LoRA(dropout=0)")
         self.reward = reward
         self.sampling = sampling
         self.updates = updates
-        self.engine = engine
+        self.sampler = sampler
         self.rewards = as_rewards(reward)
         self.rollouts_made = 0
-        self._sampler = engine or HFRollout()
+        self._sampler = sampler or HFSampler()
         self._shaper = RewardShaper(shaping)
         self._seed: int | None = None  # of the run; on resume the checkpoint's
         self._rollout: Rollout | None = None
@@ -127,12 +130,15 @@ class OnlineModule(AlignmentModule):
 
     # ---- what a plan of memory asks ----
 
-    def longest_row(self, prompt: int) -> tuple[int, ...]:
-        """Lengths of a prompt and its completions at most."""
-        return (prompt, *[self.sampling.max_new_tokens] * self.sampling.samples)
+    def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
+        """Rows of one minibatch: prompts of ``max_length``, completions of ``max_new_tokens``."""
+        super().largest_step(data, completions)
+        row = (data.max_length, *[self.sampling.max_new_tokens] * self.sampling.num_samples)
+        rows = data.batch_size if data.max_tokens is None else data.max_tokens // data.max_length
+        return [row] * max(1, -(-rows // self.updates.minibatches))
 
-    def update_like(self, tokens: TokenBatch) -> UpdateBatch:
-        """An update's batch of given tokens, nothing known of them yet."""
+    def example_batch(self, groups: Sequence[Sequence[int]]) -> UpdateBatch:
+        tokens = token_batch(example_rows(groups))
         blank = torch.zeros(tokens.target_ids.shape, device=tokens.target_ids.device)
         per_answer = torch.zeros(tokens.last_index.shape, device=tokens.last_index.device)
         return UpdateBatch(tokens, blank, blank, per_answer)
@@ -261,7 +267,7 @@ class OnlineModule(AlignmentModule):
         self, prompts: list[list[int]], samples: list[Sample], order: list[list[int]]
     ) -> tuple[list[TokenBatch], RoleOutputs, list[bool]]:
         """Cut completions as the first pass does, and run the roles over each minibatch."""
-        completions, k = [sample.ids for sample in samples], self.sampling.samples
+        completions, k = [sample.ids for sample in samples], self.sampling.num_samples
         after_eos = self.score_after_eos(samples)
         minibatches, outputs = [], []
         for part in order[: self.updates.minibatches]:
@@ -303,7 +309,7 @@ class OnlineModule(AlignmentModule):
         """
         prompts = [ids.tolist() for ids in batch.prompt_ids]
         with self._random_stream(-1 - batch_idx):
-            samples = self._sample(prompts, replace(self.sampling, samples=1))
+            samples = self._sample(prompts, replace(self.sampling, num_samples=1))
         tokens = to_device(
             completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device
         )

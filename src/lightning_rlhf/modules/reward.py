@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,12 @@ from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 
 from lightning_rlhf.batches import PreferenceBatch, RankingBatch
-from lightning_rlhf.data.collate import token_batch
+from lightning_rlhf.data.collate import (
+    example_rows,
+    preference_batch,
+    ranking_batch,
+    token_batch,
+)
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.reward import (
@@ -21,7 +27,8 @@ from lightning_rlhf.functional.reward import (
 )
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.layout import unpacked
-from lightning_rlhf.modules.base import AlignmentModule, Table
+from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 REWARD = "reward"
@@ -44,6 +51,7 @@ class RewardModule(AlignmentModule):
     """
 
     trained = (REWARD,)
+    row_completions = None
 
     def __init__(
         self,
@@ -92,6 +100,10 @@ class RewardModule(AlignmentModule):
         P(chosen) against all-ones would call a perfectly calibrated model wrong.
         """
         self.calibration.update(margin.detach().abs().sigmoid(), (margin > 0).long())
+
+    def example_batch(self, groups: Sequence[Sequence[int]]) -> PreferenceBatch | RankingBatch:
+        pairs = all(len(group) == 3 for group in groups)
+        return (preference_batch if pairs else ranking_batch)(example_rows(groups))
 
     def batch_weight(self, batch: PreferenceBatch | RankingBatch) -> int:
         if isinstance(batch, RankingBatch):

@@ -9,8 +9,8 @@ from torch import Tensor
 from lightning_rlhf.functional.ppo import KLEstimator
 from lightning_rlhf.functional.rollout_statistics import distinct_n
 from lightning_rlhf.models.sampler import Sample
-from lightning_rlhf.modules.base import Table
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask, sampler_logprobs
+from lightning_rlhf.modules.samples import Table
 
 
 def rollout_metrics(

@@ -13,7 +13,7 @@ from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.dpo import Term
-from lightning_rlhf.modules.ppo import Value
+from lightning_rlhf.modules.ppo import Critic
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.training.checkpoint import check_file
 
@@ -52,7 +52,7 @@ class _NestedArg(_util.NestedArg):
 for where in (_util, _typehints):
     setattr(where, "NestedArg", _NestedArg)  # noqa: B010  (mypy: a type is not assigned to)
 # Else jsonargparse cannot carry a dataclass over when a method is swapped on the command line.
-set_parsing_settings(subclasses_enabled=[LoRA, Term, Sampling, Shaping, UpdateSchedule, Value])
+set_parsing_settings(subclasses_enabled=[LoRA, Term, Sampling, Shaping, UpdateSchedule, Critic])
 
 
 def cli_options() -> dict[str, Any]:

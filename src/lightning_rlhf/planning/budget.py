@@ -13,9 +13,6 @@ from transformers import PretrainedConfig
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.modules.online import OnlineModule
-from lightning_rlhf.modules.reward import RewardModule
-from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.plan import GIB, Groups, Plan, Stepping, Target, plan_step
 
@@ -82,22 +79,10 @@ def run_of(
     Raises:
         ValueError: more than two for a method that knows only pairs.
     """
-    if completions != 2 and not isinstance(module, RewardModule):
-        raise ValueError(
-            f"--completions {completions}: only a RewardModule learns from rankings, not "
-            f"{type(module).__name__}"
-        )
-    completions = 1 if isinstance(module, SFTModule) else completions
-    prompt = data.max_length // 2
-    row = (prompt, *[data.max_length - prompt] * completions)
-    rows = data.batch_size if data.max_tokens is None else max(1, data.max_tokens // sum(row))
-    if isinstance(module, OnlineModule):
-        row = module.longest_row(data.max_length)
-        rows = data.batch_size if data.max_tokens is None else data.max_tokens // data.max_length
-        rows = max(1, -(-rows // module.updates.minibatches))
+    groups = module.largest_step(data, completions)
     stepping = stepping_of(module.optimizer)._replace(accumulates=accumulates)
     config = meta.read_config(module.backbone.path)
-    return Run(module, [row] * rows, precision, target, stepping, config)
+    return Run(module, groups, precision, target, stepping, config)
 
 
 def stepping_of(make: Callable[..., Any] | None) -> Stepping:

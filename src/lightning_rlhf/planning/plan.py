@@ -12,15 +12,11 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from lightning_rlhf.batches import PreferenceBatch, RankingBatch, to_device
-from lightning_rlhf.data.collate import preference_batch, ranking_batch, token_batch
-from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.batches import TokenBatch, to_device
 from lightning_rlhf.functional.head import tile_rows
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.modules.online import OnlineModule
-from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.tracker import ACTIVATIONS, MemoryTracker
 
@@ -127,7 +123,7 @@ def _run(
     backbone = trial.backbone
     mixed = precision == "bf16-mixed"
     autocast = meta.Autocast(backbone.base) if mixed else nullcontext()
-    batch = largest_batch(trial, groups)
+    batch = without_data(trial.example_batch(groups))
     _set_tile(backbone, batch, config.get_text_config().vocab_size, target)
     stage = "forward"
     tracker = MemoryTracker(
@@ -136,7 +132,7 @@ def _run(
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
     weights = sum(p.numel() for p in trained)
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.keeps(n)])
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))
     tracker.live[OPTIMIZER] = int(stepping.state * weights)
     if stepping.accumulates:
@@ -171,7 +167,7 @@ def on_meta(
     dtype = base_dtype(backbone, target)
     four_bit = backbone.quantization is not None
     from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
-    backbone.adopt(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
+    backbone.attach(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
     for role in from_folders:
         backbone.add_role(role, head=role not in (POLICY, REFERENCE))
     trial.add_roles()
@@ -196,17 +192,15 @@ def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -
         backbone._runner = backbone._runner._replace(tile=tile)
 
 
-def largest_batch(module: AlignmentModule, groups: Groups) -> Any:
-    """A batch of given lengths on meta, of the kind the module eats; small index tensors stay."""
-    rows = [
-        TokenRow([0] * p, [[i] * n for i, n in enumerate(cs)], [[True] * n for n in cs],
-                 list(range(len(cs))))
-        for p, *cs in groups
-    ]  # fmt: skip
-    if isinstance(module, SFTModule):
-        return to_device(token_batch(rows), META)
-    if isinstance(module, OnlineModule):
-        return module.update_like(to_device(token_batch(rows), META))
-    pairs = all(len(row.completion_ids) == 2 for row in rows)
-    batch: PreferenceBatch | RankingBatch = (preference_batch if pairs else ranking_batch)(rows)
-    return batch._replace(tokens=to_device(batch.tokens, META))
+def without_data(batch: Any) -> Any:
+    """A batch whose token batches and floats are on meta; its index tensors keep their values."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, TokenBatch):
+            return to_device(value, META)
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(META) if floats else value
+
+    if isinstance(batch, TokenBatch):
+        return moved(batch)
+    return batch._replace(**{name: moved(value) for name, value in batch._asdict().items()})

@@ -12,14 +12,8 @@ from rich.console import Console
 from lightning_rlhf.recipes.prepare import Prepared
 from lightning_rlhf.recipes.recipe import Recipe
 from lightning_rlhf.recipes.state import DONE, read, write
-from lightning_rlhf.reporting.page import (
-    Answers,
-    Curve,
-    Results,
-    Stage,
-    print_results,
-    write_report,
-)
+from lightning_rlhf.reporting.page import print_results, write_report
+from lightning_rlhf.reporting.results import Answers, Curve, ReportColumn, Results
 
 
 def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
@@ -41,16 +35,16 @@ def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
     return results
 
 
-def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Stage]:
+def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[ReportColumn]:
     """A column to each stage with figures; those of one that is ``about`` another join its."""
-    found: dict[str, Stage] = {}
+    found: dict[str, ReportColumn] = {}
     for stage in stages:
         figures = shown(stage, done[stage.name]["metrics"])
         about = stage.spec.get("about")
         if about in found:
             found[about].metrics.update(figures)
         else:
-            found[stage.name] = Stage(stage.name, done[stage.name]["seconds"], figures)
+            found[stage.name] = ReportColumn(stage.name, done[stage.name]["seconds"], figures)
     return [stage for stage in found.values() if stage.metrics]
 
 

@@ -19,7 +19,7 @@ from lightning_rlhf.recipes.recipe import Recipe
 from lightning_rlhf.recipes.references import taken
 from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
-from lightning_rlhf.reporting.page import Results
+from lightning_rlhf.reporting.results import Results
 from lightning_rlhf.training.checkpoint import check_file
 
 Metrics = dict[str, Any]

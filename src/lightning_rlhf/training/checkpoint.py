@@ -26,7 +26,7 @@ def keep_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone) -> N
     """
     state = checkpoint["state_dict"]
     for key in [k for k in state if k.startswith(prefix)]:
-        if not backbone.keeps(key.removeprefix(prefix)):
+        if not backbone.is_saved(key.removeprefix(prefix)):
             del state[key]
 
 
@@ -46,8 +46,8 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
     brings_reference = any(re.search(rf"\.lora_\w+\.{REFERENCE}\.", key) for key in given)
     if brings_reference and not backbone.roles[REFERENCE].adapter:
         backbone.roles.pop(REFERENCE)
-        backbone.add_role(REFERENCE, trainable=False, like="policy")
-    wanted = {k: v.shape for k, v in backbone.state_dict().items() if backbone.keeps(k)}
+        backbone.add_role(REFERENCE, trainable=False, init_from="policy")
+    wanted = {k: v.shape for k, v in backbone.state_dict().items() if backbone.is_saved(k)}
     wrong = sorted(wanted.keys() ^ given.keys())
     if wrong:
         there = "the checkpoint lacks" if wrong[0] in wanted else "the checkpoint brings"

@@ -99,34 +99,35 @@ def _check_finder(trainer: Trainer) -> None:
         )
 
 
-def check_window(data: RowsData, window: int | None) -> None:
+def check_context_length(data: RowsData, context_length: int | None) -> None:
     """Refuse rows longer than the model has positions.
 
     Args:
         data: set up.
-        window: positions of the model; None where it has no end.
+        context_length: positions of the model; None where it has no end.
 
     Raises:
         ValueError: names the source, the length and the mend.
     """
-    if window is None or data.max_length <= window:
+    if context_length is None or data.max_length <= context_length:
         return
     for rows, source in (
         (data.train_rows, data.source),
         (data.val_rows, data.val_source or data.source),
     ):
-        longest = _longest(rows, window) if isinstance(rows, Dataset) else 0
-        if longest > window:
+        longest = _longest(rows, context_length) if isinstance(rows, Dataset) else 0
+        if longest > context_length:
             name = source if isinstance(source, str) else "the source"
             raise ValueError(
-                f"{name}: a row takes {longest} tokens, and the model has {window} positions "
-                f"(max_position_embeddings): give max_length={window}, which cuts longer rows"
+                f"{name}: a row takes {longest} tokens, and the model has {context_length} "
+                f"positions (max_position_embeddings): give max_length={context_length}, "
+                "which cuts longer rows"
             )
 
 
-def _longest(rows: Dataset, window: int) -> int:
-    """Tokens of the longest prompt with one of its completions, if any is beyond the window."""
+def _longest(rows: Dataset, context_length: int) -> int:
+    """Tokens of the longest prompt with one of its completions, if any exceeds the context."""
     tokens = column(rows, "tokens").to_numpy()  # of all completions: never fewer
-    suspects = rows.select((tokens > window).nonzero()[0])
+    suspects = rows.select((tokens > context_length).nonzero()[0])
     pairs = zip(suspects["prompt_ids"], suspects["completion_ids"], strict=True)
     return max((len(p) + max(map(len, cs), default=0) for p, cs in pairs), default=0)
