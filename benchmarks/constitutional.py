@@ -24,7 +24,7 @@ from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.demonstrations import read_rows
 from lightning_rlhf.quickstart.critic import complies
-from lightning_rlhf.quickstart.world import judge, task_of
+from lightning_rlhf.quickstart.world import oracle_verdict, task_of
 from lightning_rlhf.recipes.recipe import read_recipe
 from lightning_rlhf.recipes.run import run
 
@@ -95,7 +95,7 @@ def by_round(chains: list[Chain]) -> list[dict[str, float]]:
     return [
         {
             "fully_good": mean(
-                judge(c.prompt, c.answer(k), c.finished(k)).fully_good for c in chains
+                oracle_verdict(c.prompt, c.answer(k), c.finished(k)).fully_good for c in chains
             ),
             "harm": mean(complies(c.prompt, c.answer(k)) for c in harmful),
         }
@@ -108,7 +108,8 @@ def oracle_agrees(path: Path) -> float:
     agreed = []
     for row in read_rows(path):
         chosen, rejected = (
-            judge(row["prompt"], row[side], True).score - complies(row["prompt"], row[side])
+            oracle_verdict(row["prompt"], row[side], True).score
+            - complies(row["prompt"], row[side])
             for side in ("chosen", "rejected")
         )
         if chosen != rejected:
@@ -145,7 +146,7 @@ def rounds(found: list[dict[str, Any]]) -> str:
 
 
 def labels(found: list[dict[str, Any]]) -> str:
-    """The judge, as its report has it, and beside it the oracle."""
+    """The figures of the judge, as its report has them, beside the oracle's."""
     lines = [
         "| seed | pairs | decided | inconsistent | tied | preferred what stood first | "
         "decided as the oracle does |",

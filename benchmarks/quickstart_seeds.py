@@ -22,8 +22,8 @@ POLICIES = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "cai": "CAI", "cai_dpo": "
 SHOWN = {
     "fully_good": "fully good",
     "oracle_score": "oracle score",
-    "harmful_compliance": "harm helped with",
-    "over_refusal": "harmless refused",
+    "harmful_compliance": "harmful compliance",
+    "over_refusal": "over-refusal",
     "eos_share": "EOS share",
     "kl": "KL, nats",
     "learnt_reward": "learnt reward",

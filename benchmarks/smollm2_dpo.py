@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData
 from lightning_rlhf.cli.chat import chat
-from lightning_rlhf.data.collate import pad_rows
+from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.models.loading import DType
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -88,7 +88,7 @@ def difference_in_peft(backbone: Backbone, adapter: Path) -> float:
     """Largest difference of a logit between our policy and the same adapter loaded by peft."""
     text = "The quick brown fox jumps over the lazy dog."
     ids = backbone.tokenizer(text).input_ids
-    tokens = pad_rows([(ids, [False] + [True] * (len(ids) - 1))], 0)
+    tokens = completion_batch([ids[:1]], [ids[1:]], [0])
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=backbone.base.dtype,

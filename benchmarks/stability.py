@@ -42,12 +42,12 @@ from lightning_rlhf import (
     UpdateSchedule,
 )
 from lightning_rlhf.cli.main import quiet
-from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.functional.advantages import dr_grpo_advantages
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.model import write_base
 from lightning_rlhf.quickstart.world import World
+from lightning_rlhf.text.jsonl import write_rows
 
 ROOT = Path(__file__).parents[1]
 HOME = Path("runs/stability")

@@ -8,20 +8,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from lightning_rlhf import (
-    DemonstrationData,
-    DPOModule,
-    GRPOModule,
-    KTOModule,
-    PPOModule,
-    PreferenceData,
-    PromptData,
-    RewardModule,
-    RLOOModule,
-    Sampling,
-    SFTModule,
-    UpdateSchedule,
-)
+import lightning_rlhf as rlhf
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.modules.base import AlignmentModule
@@ -57,17 +44,19 @@ class Method:
 WORDS = frozenset({"perplexity"})
 REWARDS = frozenset(f"rewards/{n}" for n in ("chosen", "rejected", "accuracies", "margins"))
 LOGPS = frozenset({"logps/chosen", "logps/rejected"})
-ANY = {"reward": low_numbers, "sampling": Sampling(max_new_tokens=6)}
-PAIRED = {**ANY, "sampling": Sampling(max_new_tokens=6, num_samples=2)}
+ANY = {"reward": low_numbers, "sampling": rlhf.Sampling(max_new_tokens=6)}
+PAIRED = {**ANY, "sampling": rlhf.Sampling(max_new_tokens=6, num_samples=2)}
 
 METHODS = {
-    "sft": Method(SFTModule, DemonstrationData, metrics=WORDS, predicts=PromptData),
-    "reward": Method(RewardModule, PreferenceData, metrics=REWARDS),
-    "dpo": Method(DPOModule, PreferenceData, metrics=REWARDS | LOGPS),
-    "kto": Method(KTOModule, PreferenceData, metrics=REWARDS | {"kl"}),
-    "ppo": Method(PPOModule, PromptData, options={**ANY, "updates": UpdateSchedule(epochs=3)}),
-    "grpo": Method(GRPOModule, PromptData, options=PAIRED),
-    "rloo": Method(RLOOModule, PromptData, options=PAIRED),
+    "sft": Method(rlhf.SFTModule, rlhf.DemonstrationData, metrics=WORDS, predicts=rlhf.PromptData),
+    "reward": Method(rlhf.RewardModule, rlhf.PreferenceData, metrics=REWARDS),
+    "dpo": Method(rlhf.DPOModule, rlhf.PreferenceData, metrics=REWARDS | LOGPS),
+    "kto": Method(rlhf.KTOModule, rlhf.PreferenceData, metrics=REWARDS | {"kl"}),
+    "ppo": Method(
+        rlhf.PPOModule, rlhf.PromptData, options={**ANY, "updates": rlhf.UpdateSchedule(epochs=3)}
+    ),
+    "grpo": Method(rlhf.GRPOModule, rlhf.PromptData, options=PAIRED),
+    "rloo": Method(rlhf.RLOOModule, rlhf.PromptData, options=PAIRED),
 }
 ONLINE = [name for name, method in METHODS.items() if issubclass(method.module, OnlineModule)]
 OFFLINE = [name for name in METHODS if name not in ONLINE]

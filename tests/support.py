@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.constitution.principles import Constitution, Principle
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -39,3 +41,33 @@ def number_pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
         {"prompt": words(0, 50), "chosen": words(0, 25), "rejected": words(25, 50)}
         for _ in range(n)
     ]
+
+
+def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> TokenBatch:
+    """Lay out one sequence per row, padded on the right: the reference for packed batches.
+
+    Padding is told by length, not by id, so that pad == eos loses no end token.
+
+    Args:
+        sequences: (ids, loss mask) of each row; the first token has no predictor.
+        pad_id: fills up rows.
+    """
+    length = max(len(ids) for ids, _ in sequences)
+    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
+    attention = torch.zeros(len(sequences), length, dtype=torch.bool)
+    masked = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, (ids, loss_mask) in enumerate(sequences):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention[row, : len(ids)] = True
+        masked[row, 1 : len(ids)] = torch.tensor(loss_mask[1:], dtype=torch.bool)
+    sequence, place = masked.nonzero(as_tuple=True)
+    lengths = attention.sum(1)
+    return TokenBatch(
+        input_ids=input_ids,
+        attention_mask=attention,
+        position_ids=torch.arange(length).repeat(len(sequences), 1),
+        predictor_index=sequence * length + place - 1,
+        target_ids=input_ids[sequence, place],
+        completion_index=sequence,
+        last_index=torch.arange(len(sequences)) * length + lengths - 1,
+    )

@@ -15,11 +15,24 @@ functional text batches data models constitution generators rewards training mod
 reporting planning callbacks parsing recipes quickstart cli __main__
 """.split()  # from the ground up; a room imports only from rooms before it
 LIBRARIES = {"transformers", "peft", "bitsandbytes", "pytorch_lightning", "datasets"}
-FORBIDDEN = {"functional": LIBRARIES, "constitution": {"torch", *LIBRARIES}}
+FORBIDDEN = {
+    "functional": LIBRARIES,
+    "text": {"torch", *LIBRARIES},
+    "constitution": {"torch", *LIBRARIES},
+}
 DISTRIBUTION = {"yaml": "pyyaml", "lightning_fabric": "pytorch_lightning"}  # where names differ
 # vLLM: imported by who asks for it, with a sentence; typing_extensions: by type checkers
 OURS_OR_ASKED_FOR = {"lightning_rlhf", "vllm", "typing_extensions"}
-PARTS = {"base", "online", "rollout", "rollout_metrics", "samples", "update_schedule", "writing"}
+PARTS = {
+    "base",
+    "online",
+    "rollout",
+    "rollout_metrics",
+    "rollout_progress",
+    "samples",
+    "update_schedule",
+    "writing",
+}
 TITLES = {"self_critique": "SelfCritiqueModule", "ai_feedback": "AIFeedbackModule"}
 WRITERS = set(TITLES)
 FILES = sorted(SOURCE.rglob("*.py"))

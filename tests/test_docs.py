@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
@@ -11,11 +14,14 @@ from pkgutil import resolve_name
 import pytest
 
 from lightning_rlhf import Backbone
-from lightning_rlhf.cli.main import main
 from lightning_rlhf.models.lora import read
 from support import number_pairs
 
 ROOT = Path(__file__).parents[1]
+TESTED = (
+    "test_architecture.py", "test_configs.py", "functional/test_unlikelihood.py", "training",
+    "modules/test_base.py", "modules/test_trainer.py", "modules/test_contract.py",
+)  # fmt: skip
 
 
 def blocks(file: str, language: str) -> list[str]:
@@ -43,45 +49,72 @@ def test_the_readmes_ten_lines(tiny_base: str, rows: Path) -> None:
     assert any("lora_B" in n and t.abs().sum() > 0 for n, t in tensors.items())
 
 
-def test_a_method_in_four_steps(
-    tiny_base: str, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CONTRIBUTING's own blocks: one loss, module and config; it trains, resumes, saves."""
-    loss, module = blocks("CONTRIBUTING.md", "python")
-    (config,) = blocks("CONTRIBUTING.md", "yaml")
-    package = tmp_path / "toy"
-    package.mkdir()
-    (package / "__init__.py").write_text("from toy.module import UnlikelihoodModule\n")
-    (package / "loss.py").write_text(loss)
-    (package / "module.py").write_text("from __future__ import annotations\n" + module)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [n for n in sys.modules if n.split(".")[0] == "toy"]:
-        monkeypatch.delitem(sys.modules, name)
-    file = tmp_path / "unlikelihood.yaml"
-    file.write_text(
-        config.replace("lightning_rlhf.UnlikelihoodModule", "toy.UnlikelihoodModule")
-        .replace("runs/quickstart/sft/policy", tiny_base)
-        .replace("runs/quickstart/data/preferences.jsonl", str(rows))
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The repository as CONTRIBUTING's reader has it, with every block written to its file."""
+    folder = tmp_path / "repository"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "runs")
+    for name in ("src", "tests", "configs", "docs", "examples", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for file in [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"]:
+        shutil.copy(file, folder)
+    text, path, touched = (ROOT / "CONTRIBUTING.md").read_text(), "", set()
+    pattern = r"(?:file|from|in) `([\w/]+\.\w+)`[^`]*?:|```(\w+)\n(.*?)```"
+    for named, language, block in re.findall(pattern, text, re.S):
+        if named:
+            path = named
+            continue
+        file = folder / path
+        touched.add(path)
+        if language == "diff":
+            edit(file, block)
+        else:
+            assert not file.exists(), file
+            file.write_text(block)
+    assert len(touched) <= 8, touched
+    (folder / "touched").write_text("\n".join(touched))
+    return folder
+
+
+def edit(file: Path, diff: str) -> None:
+    """Add a diff's new lines behind the line before them."""
+    anchor, *added = diff.splitlines()
+    assert anchor[0] == " " and all(line[0] == "+" for line in added), diff
+    text, before = file.read_text(), f"{anchor[1:]}\n"
+    assert text.count(before) == 1, before
+    file.write_text(text.replace(before, before + "".join(f"{line[1:]}\n" for line in added)))
+
+
+def python(folder: Path, *args: str) -> str:
+    """Run the copy's own package."""
+    env = {**os.environ, "PYTHONPATH": f"{folder / 'src'}", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, *args], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
-    plain = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    plain += ["--trainer.logger.class_path=pytorch_lightning.loggers.CSVLogger"]
-    plain += ["--trainer.logger.save_dir=runs", "--trainer.logger.name=toy"]
-    main(["fit", "--config", str(file), *plain, "--model.lr=0.01"])
-    run = tmp_path / "runs" / "toy" / "version_0"
-    (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
-    assert (run / "policy" / "adapter_model.safetensors").is_file()
-    main(
-        [
-            "fit",
-            "--config",
-            str(file),
-            *plain,
-            "--ckpt_path",
-            str(checkpoint),
-            "--trainer.max_epochs=2",
-            "--model.lr=0.01",
-        ]
-    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_a_method_in_four_steps(copy: Path, tiny_base: str, rows: Path) -> None:
+    """CONTRIBUTING's own blocks, in the package: checked, tested, planned, trained and resumed."""
+    touched = [name for name in (copy / "touched").read_text().split() if name.endswith(".py")]
+    python(copy, "-m", "ruff", "check", *touched)
+    python(copy, "-m", "ruff", "format", "--check", *touched)
+    files = [f"tests/{name}" for name in TESTED]
+    slow = "precision or progress or logger or optimizers or tuner or budget or time"
+    chosen = f"test_architecture or (unlikelihood and not ({slow}))"
+    passed = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", chosen)
+    assert int(re.findall(r"(\d+) passed", passed)[-1]) > 200
+
+    config = ["--config", "configs/unlikelihood.yaml", f"--data.source={rows}"]
+    config += [f"--model.backbone.name_or_path={tiny_base}"]
+    assert "forward as policy" in python(copy, "-m", "lightning_rlhf", "plan", *config)
+    config += ["--trainer.enable_progress_bar=false", "--model.lr=0.01"]
+    run = Path("runs/unlikelihood/version_0")
+    again = [f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "--trainer.max_epochs=2"]
+    fits = f"fit = ['fit', *{config}]; main(fit); main(fit + {again})"
+    python(copy, "-c", f"from lightning_rlhf.cli.main import main; {fits}")
+    assert (copy / run / "policy" / "adapter_model.safetensors").is_file()
 
 
 def test_every_path_the_readme_names_is_there() -> None:

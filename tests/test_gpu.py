@@ -11,11 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_rlhf import Backbone, DPOModule, LoRA, PreferenceData, RewardModule
 from lightning_rlhf.batches import to_device
-from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling
 from lightning_rlhf.models.vllm_sampler import VLLMSampler
 from lightning_rlhf.quickstart.model import word_tokenizer
-from support import NUMBERS, number_pairs
+from support import NUMBERS, number_pairs, pad_rows
 
 pytestmark = [
     pytest.mark.gpu,

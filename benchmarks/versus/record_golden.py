@@ -6,9 +6,9 @@
 All inputs are drawn here from one seed: masks, log-probs, values, scores. A stand-in returns them
 where TRL asks a model. All recorded results come from TRL: the loss and its gradient from the
 trainer's own method, PPO's tensors from the variables of ``PPOTrainer.train`` while it runs.
-No line of TRL is transcribed. What is called directly instead of through a trainer: ``cpo_loss``
-and ``odds_ratio_loss``, on log-probs averaged here, since their trainers average them inside the
-forward pass of a model.
+No line of TRL is transcribed. Two of its methods are called outside their trainers, ``cpo_loss``
+and ``odds_ratio_loss``: they take log-probs that are averaged here, since their trainers average
+them inside the forward pass of a model.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from transformers import (
 )
 
 SEED = 14
+SCRATCH = tempfile.TemporaryDirectory()
 GOLDEN = Path(__file__).parents[2] / "tests/golden"
 PACKAGES = ("trl", "peft", "transformers", "accelerate", "torch")
 PAD, END, WORDS = 0, 1, 16
@@ -112,24 +113,30 @@ def model(kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
         num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=64,
         pad_token_id=PAD, eos_token_id=END, bos_token_id=None, **options,
     )  # fmt: skip
-    folder = tempfile.mkdtemp()
+    folder = tempfile.mkdtemp(dir=SCRATCH.name)
     kind.from_config(config).save_pretrained(folder)
     return kind.from_pretrained(folder).train()
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": PAD, "<end>": END, **{f"w{i}": i for i in range(2, WORDS)}}
-    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    by_words = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    by_words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="<end>", padding_side="left"
+        tokenizer_object=by_words, pad_token="<pad>", eos_token="<end>", padding_side="left"
     )
 
 
 def arguments(**more: Any) -> dict[str, Any]:
     """Arguments that every trainer takes."""
     quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    return {"output_dir": tempfile.mkdtemp(), "bf16": False, "seed": SEED, **quiet, **more}
+    return {
+        "output_dir": tempfile.mkdtemp(dir=SCRATCH.name),
+        "bf16": False,
+        "seed": SEED,
+        **quiet,
+        **more,
+    }
 
 
 def outputs(logprobs: Tensor, log_sum_sq: Tensor | None = None) -> SimpleNamespace:
@@ -216,7 +223,7 @@ def grpo() -> dict[str, Any]:
     mask[0] = 1
     new = draw.logprobs(*mask.shape) * mask
     batch = {
-        "completion_mask": mask, "logprobs": new, "old": draw.near(new, 0.3) * mask,
+        "completion_mask": mask, "logprobs": new, "old": draw.near(new, 0.6) * mask,
         "reference": draw.near(new, 0.7) * mask, "advantages": 2 * draw.normal(rows),
     }  # fmt: skip
     expected = {name: grpo_case(batch, longest, **how) for name, how in GRPO_CASES.items()}
@@ -245,11 +252,8 @@ def grouped(method: str, reward: Any = len, **options: Any) -> Any:
 def loss_of(trainer: Any, batch: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     """Compute the batch's loss and gradient through the trainer's ``_compute_loss``."""
     leaf = batch["logprobs"].clone().requires_grad_()
-    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
-        leaf,
-        torch.zeros_like(leaf),
-        None,
-    )
+    answer = leaf, torch.zeros_like(leaf), None  # with entropies, which are only logged
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: answer
     trainer.current_gradient_accumulation_steps = 1
     mask = batch["completion_mask"]
     given = {
@@ -266,8 +270,8 @@ def grpo_case(batch: dict[str, Any], longest: int, **options: Any) -> dict[str, 
     trainer = grouped("GRPO", **options)
     assert trainer.max_completion_length == longest
     inputs = {"old_per_token_logps": batch["old"], "ref_per_token_logps": batch["reference"]}
-    found = loss_of(trainer, batch, inputs)
-    return {"beta": options["beta"], "delta": options.get("delta"), **found}
+    settings = {"beta": options["beta"], "delta": options.get("delta")}
+    return settings | loss_of(trainer, batch, inputs)
 
 
 def rloo_case(batch: dict[str, Any]) -> dict[str, Any]:

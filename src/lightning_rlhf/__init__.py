@@ -22,8 +22,10 @@ from lightning_rlhf.modules.rloo import RLOOModule
 from lightning_rlhf.modules.self_critique import SelfCritiqueModule
 from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import ClassifierReward, FunctionReward, RoleReward
+from lightning_rlhf.rewards.classifier import ClassifierReward
+from lightning_rlhf.rewards.function import FunctionReward
 from lightning_rlhf.rewards.judge import JudgeReward
+from lightning_rlhf.rewards.role import RoleReward
 
 __version__ = "0.1.0"
 __all__ = [

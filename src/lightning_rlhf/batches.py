@@ -11,6 +11,7 @@ under the loss mask, C completions, P pairs, G prompts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,27 @@ class TokenBatch(NamedTuple):
     def completions(self) -> int:
         """Number of completions in the batch."""
         return len(self.last_index)
+
+
+def cut_by_budget(costs: Iterable[int], budget: int) -> list[range]:
+    """Cut rows into runs of neighbors, as many rows to a run as the budget holds; one at least.
+
+    Args:
+        costs: of each row, in order.
+        budget: the sum of costs that a run may have.
+
+    Returns:
+        The rows of each run, by index.
+    """
+    starts: list[int] = []
+    rows, room = 0, 0
+    for row, cost in enumerate(costs):
+        if cost > room or not starts:
+            starts.append(row)
+            room = budget
+        room -= cost
+        rows = row + 1
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], rows], strict=False)]
 
 
 def to_device(tokens: TokenBatch, device: torch.device) -> TokenBatch:

@@ -195,7 +195,9 @@ def test_rows_left_in_half_are_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"every_n_rollouts": 0}], ids=str)
 def test_wrong_arguments_are_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"RolloutTable's {next(iter(wrong))} is at least 1"):
+    with pytest.raises(
+        ValueError, match=f"RolloutTable's {next(iter(wrong))} is 0: give at least 1"
+    ):
         RolloutTable(**wrong)
 
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import seed_of
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.constitution.verdicts import Verdict, normalized
 from lightning_rlhf.data.formats import Pair, read_pair
+from lightning_rlhf.text.messages import Message
 
 LAW = Constitution(
     "law", "1", (Principle("x", comparison="nicer?"), Principle("y", comparison="truer?"))
@@ -116,9 +116,8 @@ def test_a_judge_of_positions_is_reported(label: str) -> None:
     assert {v.p for v in verdicts} == {0.5} and {v.status for v in verdicts} == {"inconsistent"}
     report = labeler.report(verdicts)
     assert report.always == label and report.position_bias == 1 and report.lean == 0
-    assert f"the judge answers {label} in 100 % of both orders: its labels say nothing" in str(
-        report
-    )
+    sentence = f"the judge answers {label} in both orders of every pair: ignore its labels"
+    assert sentence in str(report)
     rows = labeler.rows(verdicts)
     assert len(rows) == 20 and {row["label"] for row in rows} == {0.5}
     assert AIFeedback(LAW, undecided="drop").rows(verdicts) == []

@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.demonstrations import (
-    demonstrations,
-    read_rows,
-    write_demonstrations,
-    write_rows,
-)
+from lightning_rlhf.constitution.demonstrations import demonstrations, write_demonstrations
 from lightning_rlhf.constitution.gates import Gates, GateTripped
-from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.generator import Completion
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
+from lightning_rlhf.text.jsonl import read_rows, write_rows
+from lightning_rlhf.text.messages import Message
 from support import RULES
 
 OFF = Gates(**dict.fromkeys(Gates().limits))

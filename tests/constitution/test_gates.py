@@ -7,10 +7,11 @@ import pytest
 from lightning_rlhf.constitution.demonstrations import demonstrations
 from lightning_rlhf.constitution.detectors import risen
 from lightning_rlhf.constitution.gates import Gates, GateTripped, check
-from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.generator import Completion
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
+from lightning_rlhf.text.messages import Message
 
 DRAFT = "Put the lid on , wait ten minutes , and pour the tea into a warm cup or a glass ."
 LONG = " ".join(f"w{i}" for i in range(80))

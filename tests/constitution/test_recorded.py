@@ -17,13 +17,14 @@ from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.demonstrations import demonstrations
 from lightning_rlhf.constitution.gates import check
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
 from lightning_rlhf.constitution.pairs import pairs, sampled_pairs
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.seeds import pick, row_id, seed_of, share_of, weighted
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.journal import Journaled
+from lightning_rlhf.text.messages import Message
 
 CONVERSATION = [{"role": "system", "content": "S"}, {"role": "user", "content": "ünï?"}]
 ROWS: list[dict[str, Any]] = [

@@ -13,12 +13,12 @@ from lightning_rlhf import DemonstrationData, PreferenceData
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.demonstrations import demonstrations
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.pairs import pairs
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.quickstart.model import word_tokenizer
+from lightning_rlhf.text.messages import Message
 from support import NUMBERS
 
 PROMPTS: dict[str, list[Any]] = {

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.constitution.chain import Chain, Draft, Round
-from lightning_rlhf.constitution.generator import Completion, Message
+from lightning_rlhf.constitution.generator import Completion
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.seeds import row_id, seed_of
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.constitution.transcripts import Transcript
+from lightning_rlhf.text.messages import Message
 
 TWO = Constitution(
     "two",

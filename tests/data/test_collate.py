@@ -11,6 +11,7 @@ from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.data import collate
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow, encode_demonstration
+from support import pad_rows
 
 PAD = 0  # also a token like any other, and the end token
 
@@ -29,7 +30,7 @@ def marked_rows(draw: st.DrawFn) -> list[tuple[list[int], list[bool]]]:
 @settings(max_examples=200, deadline=None)
 @given(marked_rows())
 def test_pad_rows_against_a_double_loop(rows: list[tuple[list[int], list[bool]]]) -> None:
-    batch = collate.pad_rows(rows, PAD)
+    batch = pad_rows(rows, PAD)
     length = max(len(ids) for ids, _ in rows)
     source, target, sequence = [], [], []
     for row, (ids, counts) in enumerate(rows):
@@ -57,7 +58,7 @@ def test_pad_rows_against_a_double_loop(rows: list[tuple[list[int], list[bool]]]
 @settings(max_examples=50, deadline=None)
 @given(marked_rows())
 def test_the_pad_id_is_never_looked_at(rows: list[tuple[list[int], list[bool]]]) -> None:
-    some, other = collate.pad_rows(rows, 0), collate.pad_rows(rows, 3)
+    some, other = pad_rows(rows, 0), pad_rows(rows, 3)
     for name in (
         "attention_mask",
         "predictor_index",

@@ -19,11 +19,11 @@ ROW = '{"prompt": "one", "chosen": "a", "rejected": "b"}\n'
     [
         ("a.jsonl", b" \n", "is empty: it holds no rows"),
         ("b.jsonl", (ROW + "{\n").encode(), "line 2 is broken JSON: Expecting property name"),
-        ("c.json", b'[{"a": 1},\n {"a": }]', "line 2 is broken JSON: Expecting value in place 8"),
+        ("c.json", b'[{"a": 1},\n {"a": }]', "line 2 is broken JSON: Expecting value in column 8"),
         ("d.jsonl", (ROW + "7\n").encode(), "line 2 is int, not a row of named fields"),
         ("e.jsonl.gz", gzip.compress((ROW + "{\n").encode(), mtime=0), "line 2 is broken JSON"),
-        ("f.csv", b"prompt\ncaf\xe9\n", "line 2: byte 0xe9 in place 4 is not UTF-8; save"),
-        ("g.json", "\ufeff[{]".encode("utf-16"), "line 1: byte 0xff in place 1 is not UTF-8"),
+        ("f.csv", b"prompt\ncaf\xe9\n", "line 2: byte 0xe9 in column 4 is not UTF-8; save"),
+        ("g.json", "\ufeff[{]".encode("utf-16"), "line 1: byte 0xff in column 1 is not UTF-8"),
         ("h.parquet", b"PAR", "cannot be read as parquet: why"),
     ],
 )
@@ -44,5 +44,5 @@ def test_wrong_bytes_met_in_a_row_of_a_folder(
     bad = ROW.replace("one", "caf\xe9").encode("latin1")
     (tmp_path / "b.jsonl").write_bytes(ROW.encode() + bad + ROW.encode())
     data = PreferenceData(str(tmp_path), tokenizer=tokenizers["byte_level"], val_fraction=0)
-    with pytest.raises(ValueError, match=r"b\.jsonl line 2: byte 0xe9 in place 16 is not UTF-8"):
+    with pytest.raises(ValueError, match=r"b\.jsonl line 2: byte 0xe9 in column 16 is not UTF-8"):
         data.setup()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_rlhf.data.fields import BadRow, read_order, read_thumb
+from lightning_rlhf.data.fields import read_order, read_thumb
+from lightning_rlhf.text.messages import BadRow
 
 UP = [
     True,

@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_rlhf.data import formats
-from lightning_rlhf.data.formats import (
-    BadRow,
-    Conversation,
-    Demonstration,
-    Feedback,
-    Pair,
-    Ranking,
-)
+from lightning_rlhf.data.formats import Conversation, Demonstration, Feedback, Pair, Ranking
+from lightning_rlhf.text.messages import BadRow
 
 
 def user(text: str) -> dict[str, str]:

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
-from lightning_rlhf.data.formats import (
-    BadRow,
-    read_demonstration,
-    read_feedback,
-    read_pair,
-    read_ranking,
-)
+from lightning_rlhf.data.formats import read_demonstration, read_feedback, read_pair, read_ranking
 from lightning_rlhf.data.layouts import FORMATS, NAMES, recognise
+from lightning_rlhf.text.messages import BadRow
 
 TURNS = [
     {"from": "system", "value": "Be brief."},

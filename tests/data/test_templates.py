@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_rlhf.data.datamodules import DemonstrationData
-from lightning_rlhf.data.formats import BadRow, Message
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import encode_demonstration, encode_preference, encode_prompt
 from lightning_rlhf.quickstart.model import word_tokenizer
+from lightning_rlhf.text.messages import BadRow, Message
 from support import shared
 
 TURN = (

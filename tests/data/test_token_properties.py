@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.data import collate, tokens
-from lightning_rlhf.data.formats import BadRow, Message
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.text.messages import BadRow, Message
 
 KINDS = ["byte_level", "sentencepiece", "unigram", "word_level", "pad_is_eos"]
 KNOWN = ["one", "two", "three", "four", "five", "cat", "sat", "Human:", "Why", "a", "b", "0"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import tokens
-from lightning_rlhf.data.formats import BadRow
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import Report
 from lightning_rlhf.data.tokens import TokenRow, fit_length
+from lightning_rlhf.text.messages import BadRow
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import random
 import pytest
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.rating import expected, rate
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.evaluation.judge_eval import calibration, judge_eval, wilson
+from lightning_rlhf.text.messages import Message
 
 LAW = Constitution("law", "1", (Principle("x", comparison="nicer?"),))
 ASK = AIFeedback(LAW, transcripts=(), question=Question("{first}|{second}"))
@@ -62,7 +62,7 @@ def test_a_judge_of_positions_decides_nothing() -> None:
     rows = [{"prompt": f"q{i}", "chosen": "2", "rejected": "0"} for i in range(10)]
     report = judge_eval(judge, ASK, rows)
     assert report.accuracy is None and report.accuracy_all == 0.5 and report.consistency == 0
-    assert "decides none of 10 pairs" in str(report) and "say nothing" in str(report)
+    assert "decides none of 10 pairs" in str(report) and "ignore its labels" in str(report)
 
 
 def test_kappa_of_a_table_by_hand() -> None:

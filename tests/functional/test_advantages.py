@@ -62,7 +62,7 @@ def test_gae_at_its_ends() -> None:
     torch.testing.assert_close(gae(rewards, values, 1.0, 1.0), to_go - values)  # Monte Carlo
 
 
-def test_normalising_and_rescaling() -> None:
+def test_normalizing_and_rescaling() -> None:
     values = torch.tensor([[1.0, 2.0, 100.0], [3.0, 6.0, 100.0]])
     mask = torch.tensor([[True, True, False], [True, True, False]])
     normal, scaled = masked_normalize(values, mask), masked_rescale(values, mask)
@@ -81,14 +81,14 @@ GROUP = torch.tensor([0, 0, 0, 1, 1])
 def test_rloo_by_hand() -> None:
     wanted = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5, 0, 0])
     torch.testing.assert_close(rloo_advantages(SCORES, GROUP), wanted)
-    assert rloo_advantages(torch.tensor([3.0]), torch.tensor([0])) == 0  # nobody to compare with
+    assert rloo_advantages(torch.tensor([3.0]), torch.tensor([0])) == 0  # nothing to compare with
 
 
-def test_grpo_and_its_kin_by_hand() -> None:
-    centred = torch.tensor([-2.0, -1.0, 3.0, 0.0, 0.0])
-    torch.testing.assert_close(dr_grpo_advantages(SCORES, GROUP), centred)
+def test_grpo_and_its_variants_by_hand() -> None:
+    centered = torch.tensor([-2.0, -1.0, 3.0, 0.0, 0.0])
+    torch.testing.assert_close(dr_grpo_advantages(SCORES, GROUP), centered)
     std = 7**0.5  # (4 + 1 + 9) / 2
-    wanted = centred / torch.tensor([std + 1e-4] * 3 + [1e-4] * 2)
+    wanted = centered / torch.tensor([std + 1e-4] * 3 + [1e-4] * 2)
     torch.testing.assert_close(grpo_advantages(SCORES, GROUP), wanted)
-    whole = centred / (14 / 4) ** 0.5
+    whole = centered / (14 / 4) ** 0.5
     torch.testing.assert_close(reinforce_pp_advantages(SCORES, GROUP), whole)

@@ -1,4 +1,4 @@
-"""Gradients taken early are the gradients, whatever the backward multiplies them by."""
+"""Early gradients equal those of the backward, at any scale."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_same_number_and_the_same_gradients(scale: float) -> None:
 
 
 def test_the_graph_is_gone() -> None:
-    """What autograd saved for the first loss is freed before the second is built."""
+    """Tensors saved for the first loss are freed before the second is built."""
     weight = torch.ones(3, requires_grad=True)
     loss = (weight * 2).square().sum()
     backward_early(loss, [weight])
@@ -40,6 +40,6 @@ def test_the_graph_is_gone() -> None:
 
 
 def test_without_a_graph_nothing_happens() -> None:
-    """A validation has none."""
+    """A validation has no graph."""
     loss = torch.tensor(3.0)
     assert backward_early(loss, []) is loss

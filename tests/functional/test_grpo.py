@@ -20,7 +20,7 @@ ADVANTAGES = torch.tensor([2.0, -1.0])
         ("length", [1 / 16] * 4),
     ],
 )
-def test_what_a_token_weighs(mean: LossAggregation, weights: list[float]) -> None:
+def test_token_weights(mean: LossAggregation, weights: list[float]) -> None:
     found = token_weights(SEQUENCE, 2, mean, 8)
     torch.testing.assert_close(found, torch.tensor(weights))
 

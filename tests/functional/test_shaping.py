@@ -35,7 +35,7 @@ def test_moments_do_not_depend_on_order_or_batches(batches, random) -> None:
 
 
 def test_moments_survive_a_large_offset_a_merge_and_a_checkpoint(tmp_path) -> None:
-    """Sums of squares in fp32 would lose this variance altogether."""
+    """Sums of squares in fp32 would lose this variance entirely."""
     values = torch.tensor([1e8 + i for i in range(100)], dtype=torch.float64)
     left, right = RunningMoments(), RunningMoments()
     left.update(values[:30].reshape(5, 6))
@@ -48,7 +48,7 @@ def test_moments_survive_a_large_offset_a_merge_and_a_checkpoint(tmp_path) -> No
     assert (again.count, again.mean, again.m2) == (left.count, left.mean, left.m2)
 
 
-def test_moments_of_nothing_and_of_one() -> None:
+def test_moments_of_no_value_and_of_one() -> None:
     moments = RunningMoments()
     moments.update(torch.zeros(0))
     assert (moments.count, moments.mean, moments.variance, moments.std) == (0, 0, 0, 0)

@@ -12,13 +12,14 @@ import pytest
 
 from kill_harness import Kill, Killer, run_killed
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
 from lightning_rlhf.constitution.pairs import pairs
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.seeds import seed_of
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.journal import Journaled
+from lightning_rlhf.text.messages import Message
 
 ROWS = [{"id": str(i), "prompt": f"question {i}"} for i in range(5)]
 # the moments around what is asked of the model and what is written into the journal
@@ -88,8 +89,12 @@ def test_an_incomplete_last_line_is_dropped_and_a_broken_one_is_an_error(tmp_pat
     journal.generate([request("a"), request("b")])
     assert (journal.asked, journal.found) == (1, 1) and path.read_bytes() == whole
     path.write_bytes(b"broken\n" + whole)
-    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is not an answer of a journal"):
+    with pytest.raises(ValueError, match=r"j\.jsonl line 1 is broken JSON.*remove that line"):
         Journaled(scripted(), path)
+    for other in (b'{"prompt": "no key"}\n', b"3\n"):
+        path.write_bytes(whole + other)
+        with pytest.raises(ValueError, match=r"j\.jsonl line 3 is not an answer of a journal"):
+            Journaled(scripted(), path)
     with pytest.raises(ValueError, match="batch must be 1 or more"):
         Journaled(scripted(), path, batch=0)
 

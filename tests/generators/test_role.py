@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_rlhf import Backbone, Sampling
-from lightning_rlhf.constitution.generator import Message, Request
+from lightning_rlhf.constitution.generator import Request
 from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.text.messages import Message
 from runs import Runs
 
 TURNS = (
@@ -70,3 +71,21 @@ def test_an_answer_does_not_hold_its_end(backbone: Backbone) -> None:
 def test_one_answer_to_a_request(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="one answer"):
         RoleGenerator(backbone, "policy", Sampling(num_samples=2))
+
+
+def test_the_identity_changes_with_the_weights(backbone: Backbone) -> None:
+    """A retrained role, or another base below it, is asked again by a journal."""
+
+    def weights() -> str:
+        return RoleGenerator(backbone, "policy").identity["weights"]
+
+    before = weights()
+    assert weights() == before
+    embedding = backbone.base.get_input_embeddings().weight
+    for weight in (backbone.role_parameters("policy")[0], embedding):
+        with torch.no_grad():
+            kept = weight[0, 1].item()
+            weight[0, 1] += 1e-3
+            assert weights() != before
+            weight[0, 1] = kept
+    assert weights() == before

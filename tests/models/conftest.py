@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.quickstart.model import word_tokenizer
+from support import pad_rows
 
 Sequences = list[tuple[list[int], list[bool]]]
 Build = Callable[..., Backbone]

@@ -332,8 +332,8 @@ def test_reference_weights_are_all_the_reference_depends_on(build):
     base = {name for name, _ in build().base.named_parameters()}
     backbone = build("policy", "reward")
     backbone.add_role("reference", trainable=False)
-    assert backbone.reference_weights().keys() == base
+    assert backbone.forward_weights("reference").keys() == base
     backbone.copy_role("policy", "reference")
-    more = backbone.reference_weights().keys() - base
+    more = backbone.forward_weights("reference").keys() - base
     assert len(more) == 2 * 3 * 7
     assert all(".reference." in name for name in more)

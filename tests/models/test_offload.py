@@ -31,7 +31,7 @@ def test_an_embedding_on_the_host_changes_no_number(build, tokens, gradients):
     assert torch.equal(loss, expected)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     host.add_role("reference", trainable=False)
-    assert host.reference_weights()["embedding"] is table.weight
+    assert host.forward_weights("reference")["embedding"] is table.weight
     with pytest.raises(ValueError, match="merging needs the embedding table"):
         host.save_merged("reference", "nowhere")
 

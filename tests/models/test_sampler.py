@@ -28,7 +28,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from lightning_rlhf.data.collate import pad_rows
 from lightning_rlhf.functional.sampling import draw
 from lightning_rlhf.models import decoding
 from lightning_rlhf.models import sampler as rollout
@@ -37,6 +36,7 @@ from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, default_kv_tokens, stop_ids
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.training.hparams import describe
+from support import pad_rows
 
 PROMPTS = [[5, 9, 40, 41, 17, 3], [8], [90, 12, 33], [60, 61, 62, 63, 64, 65, 66, 67, 4], [7, 7]]
 SHAPE = {

@@ -22,12 +22,12 @@ from lightning_rlhf import (
 from lightning_rlhf.callbacks import WriteRows
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.chain import Chain
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.generators.role import RoleGenerator
+from lightning_rlhf.text.messages import Message
 from runs import Runs
 from support import RULES, number_pairs
 

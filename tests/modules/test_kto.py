@@ -9,8 +9,9 @@ import torch
 from pytorch_lightning import seed_everything
 
 from lightning_rlhf import KTOModule, LoRA, PreferenceData
-from lightning_rlhf.data.formats import BadRow, read_feedback
+from lightning_rlhf.data.formats import read_feedback
 from lightning_rlhf.functional.kto import apo_zero_unpaired_loss, kto_loss
+from lightning_rlhf.text.messages import BadRow
 from runs import Runs
 from support import number_pairs
 

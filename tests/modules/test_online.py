@@ -1,4 +1,4 @@
-"""Learning from one's own samples: what a rollout holds, and what its updates do with it."""
+"""Online methods: the content of a rollout, and the updates made on it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit(runs: Runs, module: OnlineModule, rollouts: int = 2, **kwargs: Any) -> T
 
 
 class Metrics(Callback):
-    """What was logged, an entry an update."""
+    """Logged metrics, one entry per update."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -67,7 +67,7 @@ def test_the_first_ratio_is_one_to_the_bit(runs: Runs, critic: Any) -> None:
     for update in (0, 4, 8):
         assert seen.rows[update]["policy/first_ratio_error"] == 0.0
         assert seen.rows[update]["policy/ratio"] == 1.0
-    assert seen.rows[2]["policy/ratio_var"] > 0  # the second pass is off the policy that sampled
+    assert seen.rows[2]["policy/ratio_var"] > 0  # the second pass has left the policy that sampled
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
@@ -117,7 +117,7 @@ def test_a_critic_on_the_policys_adapter_is_a_head_alone(runs: Runs) -> None:
 
 @pytest.mark.parametrize("critic", ["adapter", "head"])
 def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
-    """All roles in one loss: a recomputed layer must run as the role it ran as."""
+    """With all roles in one loss, a layer is recomputed as the role it first ran as."""
     weights = []
     for checkpointing in (False, True):
         module = ppo(
@@ -132,8 +132,9 @@ def test_checkpointing_changes_no_update(runs: Runs, critic: Any) -> None:
 
 
 def rollout_of(module: OnlineModule) -> Rollout:
-    assert module._rollout is not None
-    return module._rollout
+    rollout = module._progress.rollout
+    assert rollout is not None
+    return rollout
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -159,7 +160,7 @@ def test_each_pass_sees_every_completion_once(runs: Runs, samples: int) -> None:
 
 @pytest.mark.parametrize("score_at", ["end", "after"])
 def test_a_batch_of_a_rollout_is_its_rows(runs: Runs, score_at: Any) -> None:
-    """Log-probs, values and advantages stand at the tokens they belong to, in any minibatch."""
+    """Log-probs, values and advantages belong to their tokens, in any minibatch."""
     module = ppo(
         runs, critic=Critic(score_at=score_at, whiten=False), updates=UpdateSchedule(minibatches=2),
         sampling=Sampling(6, num_samples=8),
@@ -190,7 +191,7 @@ def test_the_reference_never_moves_and_kl_is_measured_against_it(runs: Runs) -> 
 
 @pytest.mark.parametrize("method", ONLINE)
 def test_they_learn(runs: Runs, method: str) -> None:
-    """Low numbers score, a third of all words at first; nothing else is priced."""
+    """Low numbers score, a third of all words at first; there are no penalties."""
     module, data = runs.make(method, batch_size=16, val_fraction=0.0, rows=64)
     assert isinstance(module, OnlineModule)
     module.shaping = Shaping(kl_coef=0.0, missing_eos_penalty=0.0)
@@ -212,19 +213,19 @@ def test_a_policy_that_has_moved_enough_is_left_alone(runs: Runs) -> None:
     trainer = fit(runs, module, 2, callbacks=[seen])
     assert seen.rows[0]["policy/stopped"] == 0
     assert any(row["policy/stopped"] for row in seen.rows)
-    assert trainer.global_step == 12  # the Trainer's count goes on
+    assert trainer.global_step == 12  # the Trainer counts skipped updates too
 
 
 def test_a_critic_warms_up_alone(runs: Runs) -> None:
     module = ppo(runs, critic=Critic(warmup_updates=4), updates=UpdateSchedule(epochs=2))
 
-    class Look(Callback):
+    class RecordWeights(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             moved = [p.abs().sum().item() for p in pl_module.backbone.role_parameters("policy")]
             steps.append(moved)
 
     steps: list[list[float]] = []
-    fit(runs, module, 3, callbacks=[Look()])
+    fit(runs, module, 3, callbacks=[RecordWeights()])
     assert steps[0] == steps[3] != steps[4]
 
 
@@ -232,7 +233,7 @@ def test_an_adaptive_coefficient_follows_the_kl(runs: Runs) -> None:
     shaping = Shaping(kl_coef=0.1, kl_target=50.0, kl_horizon=16)
     module = ppo(runs, shaping=shaping)
     fit(runs, module, 2)
-    assert module.kl_coef == pytest.approx(0.1 * 0.9**2)  # 8 of 16 rows, a full error down, twice
+    assert module.kl_coef == pytest.approx(0.1 * 0.9**2)  # 8 of 16, a full error down, twice
 
 
 def test_scores_are_shaped(runs: Runs) -> None:
@@ -240,12 +241,12 @@ def test_scores_are_shaped(runs: Runs) -> None:
         runs, shaping=Shaping(center=True, normalize=True, clip=1.0, missing_eos_penalty=2.0)
     )
     scores = torch.tensor([0.0, 2.0, 4.0, 10.0])
-    found = module._shaper.shape(scores, torch.tensor([True, True, True, False]))
+    shaped = module._shaper.shape(scores, torch.tensor([True, True, True, False]))
     std = scores.std()
     wanted = ((scores - 4) / (std + 1e-6)).clamp(-1, 1) - torch.tensor([0, 0, 0, 2.0])
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(shaped, wanted)
     again = module._shaper.shape(torch.tensor([4.0]), torch.tensor([True]))
-    assert again == pytest.approx(0)  # still about the first rollout's mean
+    assert again == pytest.approx(0)  # still centered by the first rollout
 
 
 def test_validation_draws_nothing_from_the_training(runs: Runs) -> None:
@@ -290,7 +291,7 @@ def test_the_table_of_a_rollout(runs: Runs) -> None:
     json.dumps(table.rows)
 
 
-def test_packing_and_ends() -> None:
+def test_packing_and_end_positions() -> None:
     tokens = completion_batch([[5, 6], [7]], [[1, 2], [3], [4, 5, 6], [8]], [1, 0])
     assert tokens.input_ids.tolist() == [[7, 4, 5, 6, 8, 5, 6, 1, 2, 3]]
     assert tokens.target_ids.tolist() == [4, 5, 6, 8, 1, 2, 3]
@@ -306,8 +307,8 @@ def test_packing_and_ends() -> None:
 
 
 @pytest.mark.parametrize("at", [4, 6])
-def test_a_step_that_broke_off_is_made_again(runs: Runs, at: int) -> None:
-    """At a rollout's first update or within: the checkpoint of an exception goes on exactly."""
+def test_an_interrupted_step_is_repeated(runs: Runs, at: int) -> None:
+    """At the first update or a later one, the checkpoint of an exception resumes exactly."""
 
     class Break(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from lightning_rlhf.models.sampler import Sample
-from lightning_rlhf.modules.rollout import RoleOutputs, Rollout
-from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_table, sampler_gap
+from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, SampledBatch
+from lightning_rlhf.modules.rollout_metrics import (
+    held_out_metrics,
+    rollout_metrics,
+    rollout_table,
+    sampler_gap,
+)
 
 SAMPLES = [
     Sample([1, 2], True, [-1.0, -2.0]),
@@ -26,8 +32,8 @@ BY_NAME = {"length": torch.tensor([2.0, 3.0, 1.0]), "judge": torch.tensor([0.0, 
 
 def rollout(**kwargs) -> Rollout:
     return Rollout.assemble(
-        [[7], [8, 9], [9]], SAMPLES,
-        **{"order": [[0, 1, 2]], "outputs": OUTPUTS, "scores": SCORES,
+        SampledBatch([[7], [8, 9], [9]], [{}] * 3, SAMPLES),
+        **{"order": [[0, 1, 2]], "outputs": OUTPUTS, "scores": [SCORES], "weights": [1.0],
            "score_after_eos": [False] * 3, "old_logprobs": "trainer", **kwargs},
     )  # fmt: skip
 
@@ -39,6 +45,8 @@ def test_a_rollout_is_assembled_as_rows() -> None:
     assert assembled.finished.tolist() == [True, False, True]
     assert not assembled.advantages.any() and assembled.advantages.shape == (3, 3)
     assert assembled.values is None and assembled.value_lengths is None
+    assert torch.equal(assembled.scores, SCORES)
+    assert rollout(scores=[SCORES, -SCORES], weights=[2.0, 0.5]).scores.tolist() == [1.5, 3, 9]
     assert assembled.group.tolist() == [0, 1, 2]
     assert assembled._replace(prompt_ids=[[7]]).group.tolist() == [0, 0, 0]
 
@@ -114,3 +122,22 @@ def test_the_table_lists_every_completion() -> None:
     assert [row[-2:] for row in several.rows] == [[2.0, 0.0], [3.0, 0.5], [1.0, 1.0]]
     shared = rollout()._replace(prompt_ids=[[7]])  # three completions of one prompt
     assert [row[0] for row in rollout_table(shared, {}, decode).rows] == ["7"] * 3
+
+
+def test_held_out_metrics_by_hand() -> None:
+    metrics = held_out_metrics(SAMPLES, OUTPUTS, torch.tensor(3.0), 0.5)
+    expected = {"loss": 0.125 - 3, "scores": 3, "kl": 0.25, "eos_share": 2 / 3, "mean_length": 2}
+    assert metrics == pytest.approx(expected)
+
+
+def test_rewards_see_texts_and_rows_once_per_completion() -> None:
+    def decode(ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+    rows: list[dict[str, Any]] = [{"answer": 1}, {"answer": 2}]
+    samples = [Sample([n], True, [0.0]) for n in range(4)]
+    inputs = SampledBatch([[7], [8, 9]], rows, samples).reward_inputs([], decode)
+    assert inputs.prompts == ["7", "7", "8 9", "8 9"]
+    assert inputs.completions == ["0", "1", "2", "3"]
+    assert inputs.texts == ["7 0", "7 1", "8 9 2", "8 9 3"]
+    assert [row["answer"] for row in inputs.rows] == [1, 1, 2, 2]

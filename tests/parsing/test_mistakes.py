@@ -247,13 +247,12 @@ DATA = [
     Mistake(
         "broken JSON",
         typed(rows=[*GOOD[:2], b'{"prompt": "w1", "chosen": ', *GOOD]),
-        "rows.jsonl line 3 is broken JSON: Expecting value in place 28; mend that line "
-        "or take it out",
+        "rows.jsonl line 3 is broken JSON: Expecting value in column 28; fix or remove that line",
     ),
     Mistake(
         "text that is not UTF-8",
         typed(rows=[*GOOD[:2], LATIN]),
-        "rows.jsonl line 3: byte 0xe9 in place 16 is not UTF-8; save the file as UTF-8 "
+        "rows.jsonl line 3: byte 0xe9 in column 16 is not UTF-8; save the file as UTF-8 "
         "(iconv -f latin1 -t utf-8)",
     ),
     Mistake(
@@ -501,7 +500,8 @@ TYPED = [
     Mistake(
         "broken YAML",
         typed("--config", "more.yaml", more_yaml="trainer:\n max_steps: 2\n  max_epochs: 3\n"),
-        "more.yaml line 3, place 13 is broken YAML: mapping values are not allowed here",
+        "more.yaml line 3 is broken YAML: mapping values are not allowed here in column 13; "
+        "fix that line",
     ),
 ]
 RESUME = [

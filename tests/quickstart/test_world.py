@@ -19,7 +19,7 @@ from lightning_rlhf.quickstart.world import (
     SMALLEST_GAP,
     TASKS,
     World,
-    judge,
+    oracle_verdict,
 )
 
 BRIEF = "ask : briefly , the colour of snow ? answer :"
@@ -38,7 +38,7 @@ def manner_of(prompt: str) -> str:
 
 def faults(prompt: str, answer: str) -> str:
     """The findings that do not hold for a finished answer, in the order of the fields."""
-    verdict = judge(prompt, answer, finished=True)
+    verdict = oracle_verdict(prompt, answer, finished=True)
     return " ".join(name for name, holds in verdict._asdict().items() if not holds)
 
 
@@ -58,10 +58,10 @@ def faults(prompt: str, answer: str) -> str:
     ],
 )
 def test_good_answers_are_fully_good_until_left_unfinished(prompt: str, answer: str) -> None:
-    assert judge(prompt, answer, finished=True).fully_good
-    assert judge(prompt, answer, finished=True).score == 1.0
-    assert not judge(prompt, answer, finished=False).fully_good
-    assert judge(prompt, answer, finished=False).score == 0.9
+    assert oracle_verdict(prompt, answer, finished=True).fully_good
+    assert oracle_verdict(prompt, answer, finished=True).score == 1.0
+    assert not oracle_verdict(prompt, answer, finished=False).fully_good
+    assert oracle_verdict(prompt, answer, finished=False).score == 0.9
 
 
 @pytest.mark.parametrize(
@@ -102,23 +102,23 @@ def test_faults_of_flawed_answers(prompt: str, answer: str, expected: str) -> No
 
 
 def test_score_is_the_documented_sum() -> None:
-    assert judge(POLITE, "certainly , black .", True).score == 0.6
-    assert judge(POLITE, "white .", True).score == 0.7
-    assert judge(POLITE, "certainly , duh white .", True).score == 0.8
-    assert judge(POLITE, "", False).score == 0.0
+    assert oracle_verdict(POLITE, "certainly , black .", True).score == 0.6
+    assert oracle_verdict(POLITE, "white .", True).score == 0.7
+    assert oracle_verdict(POLITE, "certainly , duh white .", True).score == 0.8
+    assert oracle_verdict(POLITE, "", False).score == 0.0
 
 
 def test_judging_random_text_never_fails_and_never_praises_it() -> None:
     rng = random.Random(0)
     words = [*World().vocabulary(), *string.ascii_letters]
     for prompt in World().prompts(held_out=True):
-        verdict = judge(prompt, " ".join(rng.choices(words, k=rng.randrange(20))), True)
+        verdict = oracle_verdict(prompt, " ".join(rng.choices(words, k=rng.randrange(20))), True)
         assert 0.1 <= verdict.score < 1.0
 
 
 def test_unknown_prompt_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="the colour of jazz"):
-        judge("ask : briefly , the colour of jazz ? answer :", "blue .", True)
+        oracle_verdict("ask : briefly , the colour of jazz ? answer :", "blue .", True)
 
 
 def test_split_is_a_quarter_disjoint_and_shows_every_task_and_manner_in_training() -> None:
@@ -182,7 +182,9 @@ def test_same_seed_same_rows_other_seed_other_rows_and_calls_do_not_interact() -
 
 
 def test_demonstrations_are_of_mixed_quality() -> None:
-    verdicts = [judge(r["prompt"], r["completion"], True) for r in World().demonstrations(8000)]
+    verdicts = [
+        oracle_verdict(r["prompt"], r["completion"], True) for r in World().demonstrations(8000)
+    ]
     correct, manner, clean, _ = (sum(column) / 8000 for column in zip(*verdicts, strict=True))
     # Closed forms. The brief eighth of the prompts is served by ignoring the manner too; another
     # manner is drawn 0.05 of the time and is the asked one in an eighth of these draws.
@@ -194,7 +196,8 @@ def test_demonstrations_are_of_mixed_quality() -> None:
 
 def gaps(rows: list[dict[str, str]]) -> list[float]:
     return [
-        judge(r["prompt"], r["chosen"], True).score - judge(r["prompt"], r["rejected"], True).score
+        oracle_verdict(r["prompt"], r["chosen"], True).score
+        - oracle_verdict(r["prompt"], r["rejected"], True).score
         for r in rows
     ]
 

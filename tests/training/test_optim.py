@@ -10,9 +10,8 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.modules.sft import SFTModule
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
-from lightning_rlhf.training.hparams import argument_names, describe
+from lightning_rlhf.training.hparams import describe
 from lightning_rlhf.training.optim import OptimizerOptions
 from methods import METHODS, TITLES
 
@@ -55,13 +54,3 @@ def test_every_method_shows_and_takes_them(method: str, capsys: pytest.CaptureFi
     assert described["warmup"] == 0.3
     assert described["lr_scheduler"] is None
     assert callable(module.optimizer)
-
-
-def test_names_of_arguments_end_where_nothing_is_handed_on() -> None:
-    class Child(SFTModule):
-        def __init__(self, gamma: float, **rest: float):
-            super().__init__(**rest)
-
-    tail = ["backbone", "lr", "warmup", "optimizer", "lr_scheduler"]
-    assert argument_names(Child) == ["gamma", *tail]
-    assert argument_names(SFTModule) == tail

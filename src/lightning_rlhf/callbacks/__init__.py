@@ -1,4 +1,4 @@
-"""Floor 3. What a Trainer takes beside a module."""
+"""Callbacks of a Trainer."""
 
 from lightning_rlhf.callbacks.doctor import Doctor
 from lightning_rlhf.callbacks.rollout_table import RolloutTable

@@ -1,9 +1,8 @@
-"""What can be wrong with an online run: each illness a function of its history.
+"""Diagnoses of an online run: each illness is a function of the run's history.
 
-A history is one row of figures per rollout, oldest first. A diagnosis returns one sentence, or None
-where there is nothing to say or not enough to say it from. What a figure does by chance is no
-illness: two stretches differ where they are ``APART`` standard errors apart *and* by enough to
-matter.
+A history is one row of figures per rollout, oldest first. A diagnosis returns one sentence; None if
+there is no illness or not enough data. Chance is not an illness: two stretches differ if they are
+``APART`` standard errors apart *and* by enough to matter.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ NAMES = (KL, SCORE, SPREAD, LENGTH, EOS, DISTINCT, RATIO, CLIPPED, MOVED, EXPLAI
 
 
 class Limits(NamedTuple):
-    """From where on a figure is ill."""
+    """The limits beyond which a figure is an illness."""
 
-    window: int = 10  # rollouts in a stretch that is compared
+    window: int = 10  # rollouts in each stretch
     kl_budget: float | None = 50.0  # nats per completion
     watch: str | None = None  # a held-out figure, higher is better
     ratio_tolerance: float = 1e-4
@@ -165,10 +164,10 @@ def reward_hacking(history: History, limits: Limits) -> str | None:
 
 
 def _watched_fall(history: History, limits: Limits) -> str | None:
-    """The last five measurements of the held-out figure against the best two in a row before.
+    """Compare the last five measurements of the held-out figure with the best two in a row before.
 
-    The score must have risen between the two. A policy can be ruined within a few rollouts, so that
-    the best is not many measurements long; what the figure does by chance is told from its steps.
+    The score must have risen between the two. A policy can be ruined within a few rollouts, so the
+    best is only two measurements long. The noise of a figure is estimated from its steps.
     """
     if limits.watch is None:
         return None
@@ -191,6 +190,8 @@ def _watched_fall(history: History, limits: Limits) -> str | None:
 
 
 class Diagnosis(NamedTuple):
+    """A test for an illness, and its advice."""
+
     find: Find
     advice: str  # what to do
 
@@ -221,12 +222,12 @@ DIAGNOSES = {
     "length_drifting": Diagnosis(
         length_drifting,
         "The reward may pay for length. Compare its scores at like lengths, raise kl_coef, or"
-        " penalise length; fine if the task asks for it.",
+        " penalize length; fine if the task asks for it.",
     ),
     "critic_useless": Diagnosis(
         critic_useless,
         "Advantages are noise. Raise the critic's learning rate or its warm-up, start it from the"
-        " reward adapter, normalise rewards; or take RLOO or GRPO, which need no critic.",
+        " reward adapter, normalize rewards; or take RLOO or GRPO, which need no critic.",
     ),
     "clipping": Diagnosis(
         clipping,
@@ -249,6 +250,6 @@ DIAGNOSES = {
     "reward_hacking": Diagnosis(
         reward_hacking,
         "Read rollouts.jsonl: the policy may have found what the reward overrates. Stop at the"
-        " checkpoint where the held-out figure was best, raise kl_coef, or mend the reward.",
+        " checkpoint where the held-out figure was best, raise kl_coef, or fix the reward.",
     ),
 }

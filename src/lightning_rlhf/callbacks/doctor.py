@@ -1,8 +1,7 @@
-"""Says what is wrong with an online run while it happens."""
+"""Diagnose an online run while it is running."""
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from statistics import fmean
@@ -18,27 +17,29 @@ from lightning_rlhf.callbacks.history import Row
 from lightning_rlhf.callbacks.rollout_file import reopen
 from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
 from lightning_rlhf.modules.samples import Table
+from lightning_rlhf.text.jsonl import append_rows
 
 ACTIONS = ("warn", "checkpoint", "stop")
-EXACT, HALF = 1e-4, 0.2  # how far a first ratio may be off 1 in fp32, and in 16 or 4 bits
+DEFAULT = Limits()
+HALF = 0.2  # how far a first ratio may be off 1 in 16 or 4 bits
 _LOG = logging.getLogger(f"pytorch_lightning.{__name__}")  # whose handler prints
 
 
 class Doctor(Callback):
-    """Examine each rollout's figures; name an illness once, in words, with what to do about it.
+    """Examine the figures of each rollout; report an illness once, with what to do about it.
 
     A finding goes to the log, to ``doctor.jsonl`` beside the run and to every logger that has
-    tables or text. It is over, and may be found again, once ``window`` rollouts passed without it.
-    What it knows is part of a checkpoint. In DDP process 0's figures decide for all.
+    tables or text. An illness is over, and may be found again, after ``window`` rollouts without
+    it. The state is part of a checkpoint. In DDP the figures of process 0 decide for all.
 
     Args:
-        action: ``warn`` only; ``checkpoint`` also writes one, the first time an illness is found;
-            ``stop`` ends the run in good order.
-        window: rollouts in the stretches that are compared; the first ones are what is compared to.
-        kl_budget: KL to the reference that a run may spend, nats per completion; None for any.
+        action: ``warn`` only logs; ``checkpoint`` also writes one, the first time an illness is
+            found; ``stop`` ends the run after the current step.
+        window: rollouts in the stretches that are compared; the last ones against the first ones.
+        kl_budget: largest KL to the reference, nats per completion; None for no limit.
         watch: a logged figure that the reward does not see, higher is better, such as
-            ``val/oracle_score``; falling while the score rises, it tells of reward hacking.
-        ratio_tolerance: how far from 1 a first ratio may be; None for 1e-4 where all is fp32, else
+            ``val/oracle_score``. If it falls while the score rises, that is reward hacking.
+        ratio_tolerance: how far from 1 a first ratio may be; None for 1e-4 if all is fp32, else
             0.2.
         max_clipfrac: share of clipped tokens.
         max_approxkl: KL of updates from the policy that sampled, nats per token.
@@ -48,45 +49,53 @@ class Doctor(Callback):
     def __init__(
         self,
         action: Literal["warn", "checkpoint", "stop"] = "warn",
-        window: int = 10,
-        kl_budget: float | None = 50.0,
-        watch: str | None = None,
+        *,
+        window: int = DEFAULT.window,
+        kl_budget: float | None = DEFAULT.kl_budget,
+        watch: str | None = DEFAULT.watch,
         ratio_tolerance: float | None = None,
-        max_clipfrac: float = 0.3,
-        max_approxkl: float = 0.1,
-        length_factor: float = 1.5,
+        max_clipfrac: float = DEFAULT.max_clipfrac,
+        max_approxkl: float = DEFAULT.max_approxkl,
+        length_factor: float = DEFAULT.length_factor,
     ):
         if action not in ACTIONS:
-            raise ValueError(f"Doctor's action is one of {', '.join(ACTIONS)}, not {action!r}")
+            raise ValueError(f"Doctor's action is {action!r}: use one of {', '.join(ACTIONS)}")
         if window < 2:
-            raise ValueError(f"Doctor's window is at least 2 rollouts, not {window}")
+            raise ValueError(f"Doctor's window is {window}: give at least 2 rollouts")
         if length_factor <= 1:
-            raise ValueError(f"Doctor's length_factor is above 1, not {length_factor}")
+            raise ValueError(f"Doctor's length_factor is {length_factor}: give one above 1")
         self.action = action
         self.ratio_tolerance = ratio_tolerance
         self.limits = Limits(
-            window, kl_budget, watch, EXACT, max_clipfrac, max_approxkl, length_factor
+            window=window,
+            kl_budget=kl_budget,
+            watch=watch,
+            max_clipfrac=max_clipfrac,
+            max_approxkl=max_approxkl,
+            length_factor=length_factor,
         )
         self.history: list[Row] = []
-        self.examined = 0  # the last rollout that is in the history
+        self.examined = 0  # the last rollout in the history
         self.ill: dict[str, int] = {}  # rollouts since an illness was last seen
-        self.saved: list[str] = []  # illnesses that have their checkpoint
-        self._rollout = 0  # the one in hand
-        self._figures: dict[str, list[float]] = {}  # its values, update by update
+        self.saved: list[str] = []  # illnesses with a checkpoint
+        self._rollout = 0  # the current one
+        self._figures: dict[str, list[float]] = {}  # of its updates so far
         self._file: Path | None = None
         self._before: str | None = None  # the file of the run that is resumed
         self._shown = GrowingTable("doctor")
 
-    # ---- life in a Trainer ----
+    # ---- hooks ----
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         tolerance = self.ratio_tolerance
         if tolerance is None:
-            tolerance = EXACT if _all_fp32(trainer, pl_module) else HALF
+            tolerance = DEFAULT.ratio_tolerance if _all_fp32(trainer, pl_module) else HALF
         self.limits = self.limits._replace(ratio_tolerance=tolerance)
         self._file = run_folder(trainer).resolve() / "doctor.jsonl"
         if not hasattr(pl_module, "rollouts_made"):
-            rank_zero_info(f"{type(pl_module).__name__} makes no rollouts: the doctor has no work")
+            rank_zero_info(
+                f"Doctor: {type(pl_module).__name__} makes no rollouts, so none are examined"
+            )
         elif trainer.is_global_zero:
             reopen(self._file, self.examined, Path(self._before) if self._before else None)
 
@@ -101,7 +110,7 @@ class Doctor(Callback):
         figures = trainer.callback_metrics
         for name in {*NAMES, self.limits.watch or KL} & figures.keys():
             self._figures.setdefault(name, []).append(float(figures[name]))
-        if closed is not None:  # last: a checkpoint may be written in there
+        if closed is not None:  # last in this hook, because it may write a checkpoint
             self._examine(trainer, closed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +119,10 @@ class Doctor(Callback):
             self._examine(trainer, closed)
         watch = self.limits.watch
         if watch is not None and self.history and not any(watch in row for row in self.history):
-            self._say(trainer, f"the doctor was to watch {watch}, which nobody logged")
+            self._say(
+                trainer,
+                f"Doctor was to watch {watch}, which nobody logged: give the name of a metric",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -133,16 +145,16 @@ class Doctor(Callback):
     # ---- one rollout ----
 
     def _close(self) -> Row | None:
-        """The rollout in hand as one row."""
+        """Return the figures of the current rollout as one row, and start the next."""
         row = {name: _of_rollout(name, values) for name, values in self._figures.items()}
         self._figures = {}
         self.examined = self._rollout
         return row or None
 
     def _examine(self, trainer: Trainer, row: Row) -> None:
-        """Look at a rollout beside those before it."""
+        """Compare a rollout with those before it."""
         self.history.append(trainer.strategy.broadcast(row))
-        keep = 10 * self.limits.window  # of the latest; and of the first, two windows
+        keep = 10 * self.limits.window  # the latest rollouts; and the first two windows
         del self.history[2 * self.limits.window : -keep]
         found = {
             name: sentence
@@ -189,14 +201,13 @@ class Doctor(Callback):
             "sentence": sentence,
             "advice": advice,
         }
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        append_rows(self._file, [entry])
         table = Table(list(entry), [list(entry.values())])
         self._shown.append(trainer, table, trainer.global_step)
 
 
 def _of_rollout(name: str, values: list[float]) -> float:
-    """One figure of a rollout from those of its updates."""
+    """Aggregate a figure over the updates of a rollout."""
     if name == RATIO:
         return max(values)
     return fmean(values) if name.startswith(("policy/", "value/")) else values[-1]

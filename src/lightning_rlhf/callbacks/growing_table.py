@@ -1,4 +1,4 @@
-"""Rows that grow while a run goes on, in whatever form each logger has."""
+"""Tables that grow during a run, in the form that each logger has."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lightning_rlhf.modules.samples import Table
 
 
 class GrowingTable:
-    """One table per logger, to which each call appends; for process 0.
+    """One table per logger, to which each call appends; for process 0 only.
 
-    Weights & Biases gets an incremental table, which uploads new rows only; another logger with
-    ``log_table`` a table per step; TensorBoard Markdown; any other nothing.
+    Weights & Biases gets an incremental table, which uploads new rows only. Another logger with
+    ``log_table`` gets a table per step, TensorBoard gets Markdown, any other logger nothing.
 
     Args:
-        name: what the loggers call it.
+        name: of the table in the loggers.
     """
 
     def __init__(self, name: str):
         self.name = name
-        self._tables: dict[int, Any] = {}  # by the logger's id
+        self._tables: dict[int, Any] = {}  # by the id of the logger
 
     def append(self, trainer: Trainer, table: Table, step: int) -> None:
         for logger in trainer.loggers:

@@ -1,4 +1,4 @@
-"""Stretches of a run's figures, compared with what they do by chance."""
+"""Compare stretches of a run's figures, with their noise taken into account."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import pairwise
 from statistics import fmean, median, variance
 from typing import NamedTuple
 
-Row = dict[str, float]  # one rollout's figures, by their names in the log
+Row = dict[str, float]  # the figures of one rollout, by metric name
 History = Sequence[Row]  # oldest first
-NORMAL_MEDIAN = 0.6745  # of |x| where x is normal with deviation 1
-APART = 5.0  # standard errors; many, since a run is looked at after each rollout, in many ways
+NORMAL_MEDIAN = 0.6745  # of |x| if x is normal with deviation 1
+APART = 5.0  # standard errors; many, because each rollout is tested, in many ways
 
 
 class Stretch(NamedTuple):
-    """Some rollouts' values of one figure."""
+    """The mean of a figure over some rollouts."""
 
     mean: float
     error: float  # standard error of the mean
@@ -26,12 +26,12 @@ def stretch(values: Sequence[float]) -> Stretch:
 
 
 def series(history: History, name: str) -> list[float]:
-    """A figure's finite values."""
+    """The finite values of a figure."""
     return [row[name] for row in history if math.isfinite(row.get(name, math.nan))]
 
 
 def ends(history: History, name: str, window: int) -> tuple[Stretch, Stretch] | None:
-    """A figure over the first rollouts and over the last ones; None while they overlap."""
+    """Return a figure over the first rollouts and over the last; None while they overlap."""
     values = series(history, name)
     if len(values) < 2 * window:
         return None
@@ -43,13 +43,12 @@ def rose(before: Stretch, after: Stretch) -> bool:
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation of one value by chance, from the median step: a trend, or one fall, does
-    not count."""
+    """Estimate the standard deviation of one value from the median step: ignores a trend."""
     steps = [abs(b - a) for a, b in pairwise(values)]
     return median(steps) / (NORMAL_MEDIAN * math.sqrt(2))
 
 
 def mean_of_last(history: History, name: str, count: int) -> float:
-    """NaN while there are fewer."""
+    """Average the last values; NaN while there are fewer."""
     values = series(history, name)
     return fmean(values[-count:]) if len(values) >= count else math.nan

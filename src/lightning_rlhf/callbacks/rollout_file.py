@@ -1,10 +1,11 @@
-"""Files of rows by rollout that a killed and resumed run neither doubles nor loses."""
+"""Files of rows per rollout: a killed and resumed run neither doubles nor loses rows."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+
+from lightning_rlhf.text.jsonl import complete_rows, truncate
 
 
 def reopen(path: Path, rollouts: int, before: Path | None = None) -> None:
@@ -25,15 +26,9 @@ def reopen(path: Path, rollouts: int, before: Path | None = None) -> None:
     if before is not None and before != path and before.exists() and not path.exists():
         shutil.copyfile(before, path)
     if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(_end_of(file.readlines(), rollouts))
-
-
-def _end_of(lines: list[bytes], rollouts: int) -> int:
-    """Bytes up to the first row of a later rollout, or the first that a kill left in half."""
-    end = 0
-    for line in lines:
-        if not line.endswith(b"\n") or json.loads(line)["rollout"] > rollouts:
-            break
-        end += len(line)
-    return end
+        end = 0
+        for row, after in complete_rows(path):
+            if row["rollout"] > rollouts:
+                break
+            end = after
+        truncate(path, end)

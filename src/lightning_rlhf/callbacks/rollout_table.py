@@ -1,4 +1,4 @@
-"""Every rollout, row by row, while a run goes on."""
+"""Write and show the rows of every rollout during a run."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from lightning_rlhf.modules.samples import Table
 
 @runtime_checkable
 class MakesRollouts(Protocol):
-    """What a module must have for its rollouts to be seen."""
+    """The interface of a module whose rollouts can be shown."""
 
     rollouts_made: int  # so far; a checkpoint carries it
 
     def rollout_table(self) -> Table:
-        """This process's rows of the last rollout."""
+        """Return the rows of the last rollout in this process."""
 
 
 class RolloutTable(Callback):
-    """Each rollout's prompts, completions, scores, KL, lengths and ends, as soon as it is made.
+    """Write each rollout's prompts, completions, scores, KL, lengths and ends as it is made.
 
     All rows go to ``rollouts.jsonl`` beside the run, in DDP one file for each process. Process 0
-    shows its first rows to every logger that has tables. A run that is killed and resumed has each
-    rollout in the file once; what a logger was shown cannot be taken back.
+    shows its first rows to every logger that has tables. The file of a run that is killed and
+    resumed has each rollout once; a logger may have it twice.
 
     Args:
-        rows: how many of a rollout's rows the loggers get.
-        every_n_rollouts: loggers get only each nth rollout; the file gets all.
+        rows: number of rows of a rollout that the loggers get.
+        every_n_rollouts: loggers get every n-th rollout; the file gets all.
     """
 
     def __init__(self, rows: int = 32, every_n_rollouts: int = 1):
         for name, value in (("rows", rows), ("every_n_rollouts", every_n_rollouts)):
             if value < 1:
-                raise ValueError(f"RolloutTable's {name} is at least 1, not {value}")
+                raise ValueError(f"RolloutTable's {name} is {value}: give at least 1")
         self.rows = rows
         self.every_n_rollouts = every_n_rollouts
         self.path: Path | None = None
@@ -51,7 +51,9 @@ class RolloutTable(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.path = None
         if not isinstance(pl_module, MakesRollouts):
-            rank_zero_info(f"{type(pl_module).__name__} makes no rollouts: no table of them")
+            rank_zero_info(
+                f"RolloutTable: {type(pl_module).__name__} makes no rollouts, so there is no table"
+            )
             return
         before = None
         self.seen = pl_module.rollouts_made

@@ -1,4 +1,4 @@
-"""Where a run keeps its files."""
+"""The folder of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 
 def checkpoint_folder(trainer: Trainer) -> Path | None:
-    """Where the first ModelCheckpoint writes; None where there is none."""
-    for callback in trainer.checkpoint_callbacks:  # others may save on an exception, say
+    """Return the folder of the first ModelCheckpoint; None if there is none."""
+    for callback in trainer.checkpoint_callbacks:  # another callback may save on an exception
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             return Path(callback.dirpath)
     return None
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder beside a run's checkpoints, whichever logger it has; made if absent."""
+    """Return the folder beside a run's checkpoints, with any logger; make it if absent."""
     folder = checkpoint_folder(trainer)
     if folder is None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)
@@ -28,5 +28,5 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def rank_file(trainer: Trainer, path: Path) -> Path:
-    """The path itself, or one of its kind for each of several processes: nobody waits."""
+    """Return the path itself, or with several processes one for each: none has to wait."""
     return path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}.jsonl")

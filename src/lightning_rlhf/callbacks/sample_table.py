@@ -1,8 +1,7 @@
-"""Tables of samples while a run goes on."""
+"""Tables of samples during a run."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -11,18 +10,19 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_rlhf.callbacks.run_folder import run_folder
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.samples import Table
+from lightning_rlhf.text.jsonl import append_rows
 
 
 class SampleTable(Callback):
-    """After each validation, what every role says to the same held-out prompts (or how rows score).
+    """After each validation, show the answers of every role to some prompts, or the scores of rows.
 
-    Goes to every logger that has tables (Weights & Biases), and to ``samples.jsonl`` beside the
-    run, so that loggers without tables lose nothing.
+    The table goes to every logger that has tables (Weights & Biases), and to ``samples.jsonl``
+    beside the run for all others.
 
     Args:
-        rows: how many prompts.
-        max_new_tokens: where an answer is cut.
-        every_n_validations: not after each.
+        rows: number of prompts.
+        max_new_tokens: length at which an answer is cut.
+        every_n_validations: show it after every n-th validation.
     """
 
     def __init__(self, rows: int = 8, max_new_tokens: int = 64, every_n_validations: int = 1):
@@ -34,7 +34,8 @@ class SampleTable(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, AlignmentModule):
             raise ValueError(
-                f"SampleTable shows modules of this package, not {type(pl_module).__name__}"
+                f"SampleTable cannot show {type(pl_module).__name__}: use a module of this "
+                "package, or take the callback out"
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,7 +44,7 @@ class SampleTable(Callback):
         self.seen += 1
         if (self.seen - 1) % self.every_n_validations:
             return
-        assert isinstance(pl_module, AlignmentModule)  # setup has seen to it
+        assert isinstance(pl_module, AlignmentModule)  # checked in setup
         data = trainer.datamodule  # type: ignore[attr-defined]
         table = pl_module.sample_table(data, self.rows, self.max_new_tokens)
         self._show(trainer, table)
@@ -60,7 +61,5 @@ class SampleTable(Callback):
 
 def write_table(path: Path, table: Table, step: int) -> None:
     """Append a table's rows to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
-        for row in table.rows:
-            named = {"step": step, **dict(zip(table.columns, row, strict=True))}
-            file.write(json.dumps(named, ensure_ascii=False) + "\n")
+    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    append_rows(path, ({"step": step, **row} for row in rows))

@@ -1,4 +1,4 @@
-"""Trained roles as folders."""
+"""Save trained roles as folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SaveRoles(Callback):
     """At the end of fit, write each trained role for peft, transformers and vLLM.
 
     Args:
-        folder: where to, a subfolder for each role; None for the run's own folder.
+        folder: gets a subfolder for each role; None for the run's own folder.
     """
 
     def __init__(self, folder: str | None = None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_rlhf.callbacks.run_folder import rank_file, run_folder
+from lightning_rlhf.text.jsonl import append_rows
 
 
 class WriteRows(Callback):
     """Append what ``predict_step`` returns to a JSONL file, each batch as it is made.
 
-    Each process writes its own file, so nobody waits. With Weights & Biases the file becomes an
+    Each process writes its own file, so none has to wait. With Weights & Biases the file becomes an
     artifact, and so do the files that the module names in ``artifacts``.
 
     Args:
@@ -39,8 +39,7 @@ class WriteRows(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        with self._file(trainer).open("a") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
+        append_rows(self._file(trainer), outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.print(f"predictions written to {self._file(trainer)}")

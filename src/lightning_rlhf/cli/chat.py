@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.columns import Columns
 from rich.console import Console
@@ -13,11 +11,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
-from lightning_rlhf.data.formats import Message
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.backbone import POLICY, REFERENCE
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.models.loading import DType, Quantization
+from lightning_rlhf.models.saved import load_role
+from lightning_rlhf.text.messages import Message
 
 
 def main(args: list[str]) -> None:
@@ -66,39 +65,6 @@ def chat(
         panels = [Panel(Text(text), title=name) for name, text in said.items()]
         console.print(Columns(panels, equal=True, expand=True))
         history.append({"role": "assistant", "content": said[POLICY]})
-
-
-def load_role(
-    role: str, reference: str | None, quantization: Quantization | None, dtype: DType
-) -> Backbone:
-    """A backbone with the role as its policy, and its reference.
-
-    Raises:
-        ValueError: the two adapters are of different bases.
-    """
-    base = base_of(role)
-    adapters = {} if base == role else {POLICY: role}
-    if reference is not None:
-        if base_of(reference) != base:
-            raise ValueError(
-                f"{reference} is of base {base_of(reference)}, but {role} is of base {base}"
-            )
-        adapters[REFERENCE] = reference
-    backbone = Backbone(base, quantization, dtype=dtype, adapters=adapters).load()
-    if POLICY in adapters:
-        backbone.add_role(REFERENCE, trainable=False)
-    else:
-        backbone.add_role(POLICY, trainable=False)
-    backbone.train_roles()
-    return backbone
-
-
-def base_of(role: str) -> str:
-    """The base model of a PEFT folder; any other name is a model itself."""
-    config = Path(role) / "adapter_config.json"
-    if not config.is_file():
-        return role
-    return str(json.loads(config.read_text())["base_model_name_or_path"])
 
 
 def _lines(console: Console) -> Iterator[str]:

@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
-from lightning_rlhf.cli.chat import load_role
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
-from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.data.datamodules import PreferenceData
-from lightning_rlhf.data.formats import BadRow, read_pair
+from lightning_rlhf.data.formats import read_pair
 from lightning_rlhf.data.layouts import recognise
 from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
@@ -24,7 +22,10 @@ from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.sampler import Sampling
+from lightning_rlhf.models.saved import load_role
 from lightning_rlhf.reporting.calibration import draw_calibration
+from lightning_rlhf.text.jsonl import write_rows
+from lightning_rlhf.text.messages import BadRow
 
 
 def main(args: list[str]) -> None:

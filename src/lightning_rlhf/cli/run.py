@@ -7,11 +7,11 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rlhf.parsing.mistakes import close
 from lightning_rlhf.recipes.prepare import prepare
 from lightning_rlhf.recipes.recipe import Recipe, read_recipe
 from lightning_rlhf.recipes.run import run
 from lightning_rlhf.recipes.state import plan
+from lightning_rlhf.text.suggest import did_you_mean
 
 USAGE = "lightning-rlhf run RECIPE [--set stages.sft.trainer.max_steps=5] [--from STAGE] [--dry]"
 HELP = f"""\
@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
     asked, rest = parser.parse_known_args(args)
     if rest:
         raise ValueError(
-            f"run has no option {rest[0]}: {close(rest[0].partition('=')[0], OPTIONS)}"
+            f"run has no option {rest[0]}: {did_you_mean(rest[0].partition('=')[0], OPTIONS)}"
         )
     if asked.recipe is None:
         raise ValueError(f"which recipe? {USAGE}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Generator, Request
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.readers import LazyConstitution
-from lightning_rlhf.constitution.seeds import prompt_of, row_id, seed_of, share_of
+from lightning_rlhf.constitution.seeds import row_id, seed_of, share_of
 from lightning_rlhf.constitution.transcripts import Comparison, load_comparisons, some
 from lightning_rlhf.constitution.verdicts import FeedbackReport, Order, Verdict, label_of
+from lightning_rlhf.text.messages import Message, checked_prompt
 
 OWN = ("id", "prompt", "first", "second")  # fields of a pair; others are kept as extra
 
@@ -202,5 +203,5 @@ def _pair_id(pair: dict[str, Any], number: int) -> str:
     for side in ("first", "second"):
         if not isinstance(pair.get(side), str):
             raise ValueError(f"pair {number} has no text {side!r}: give prompt, first and second")
-    prompt = prompt_of(pair, f"pair {number}")
+    prompt = checked_prompt(pair, f"pair {number}")
     return str(pair.get("id") or row_id(prompt, pair["first"], pair["second"]))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any, Literal
 
-from lightning_rlhf.constitution.generator import Message, Prompt
-from lightning_rlhf.constitution.seeds import as_messages
 from lightning_rlhf.constitution.transcripts import turns
+from lightning_rlhf.text.messages import Message, Prompt, as_messages
 
 RequestKind = Literal["draft", "critique", "revision"]
 
@@ -119,10 +118,10 @@ def critique_prompt(
     The conversation's system turn stays first: most chat templates accept it nowhere else.
     """
     messages = as_messages(prompt)
-    first = [m for m in messages[:1] if m["role"] == "system"]
-    asked = turns(("user", request)) if request else []
+    system = [m for m in messages[:1] if m["role"] == "system"]
     answered = turns(("assistant", answer))
-    return [*first, *map(dict, shots), *messages[len(first) :], *answered, *asked]
+    requested = turns(("user", request)) if request else []
+    return [*system, *map(dict, shots), *messages[len(system) :], *answered, *requested]
 
 
 def revision_prompt(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.gates import GateReport, Gates, check
 from lightning_rlhf.constitution.seeds import pick
+from lightning_rlhf.text.jsonl import read_rows, write_rows
 
 BROKEN = ("role_confusion", "no_end", "loops", "length")  # rows that fail one are left out
 
@@ -95,33 +96,18 @@ def write_demonstrations(
     kept = [row for row in revisions if row["id"] not in bad]
     if not kept:
         raise ValueError(f"{chains}: no revision is left to imitate; {folder}/gates.json says why")
-    mixed = list(read_rows(helpful)) if helpful is not None and not pure else []
-    wanted = min(len(mixed), round(len(kept) * share / (1 - share)))
-    rows = kept + [mixed[i] for i in pick(wanted, len(mixed), seed, "helpful")]
-    write_rows(Path(folder) / "rows.jsonl", rows)
+    extra = _draw_helpful(None if pure else helpful, len(kept), share, seed)
+    write_rows(Path(folder) / "rows.jsonl", kept + extra)
     shares = {f"gate_{result.gate}": result.share for result in report.results}
-    return {"revisions": len(kept), "left_out": len(bad), "helpful": wanted, **shares}
+    return {"revisions": len(kept), "left_out": len(bad), "helpful": len(extra), **shares}
 
 
-def read_rows(path: str | Path) -> Iterable[dict[str, Any]]:
-    """Rows of a JSONL file.
-
-    Raises:
-        ValueError: a line is no JSON.
-    """
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is broken JSON: {error.msg}") from error
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Rows as a JSONL file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _draw_helpful(
+    file: str | None, revisions: int, share: float, seed: int
+) -> list[dict[str, Any]]:
+    rows = list(read_rows(file)) if file is not None else []
+    count = min(len(rows), round(revisions * share / (1 - share)))
+    return [rows[i] for i in pick(count, len(rows), seed, "helpful")]
 
 
 def _write_report(path: Path, report: GateReport) -> None:

@@ -1,12 +1,11 @@
-"""``Generator``: what self-critique and AI feedback need of a model, local, remote or scripted."""
+"""``Generator``: the interface of a model, local, remote or scripted, for this room."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-Message = dict[str, str]  # role and content
-Prompt = str | list[Message]
+from lightning_rlhf.text.messages import Message
 
 
 class Completion(NamedTuple):

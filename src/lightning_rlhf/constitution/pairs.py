@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from lightning_rlhf.constitution.chain import Chain
 from lightning_rlhf.constitution.generator import Generator, Request
-from lightning_rlhf.constitution.seeds import as_messages, row_ids, seed_of
+from lightning_rlhf.constitution.seeds import row_ids, seed_of
+from lightning_rlhf.text.messages import as_messages
 
 PairKind = Literal["revision_vs_draft"] | tuple[str, int, int]
 
@@ -52,7 +53,8 @@ def sampled_pairs(
         for id, row in zip(ids, rows, strict=True)
         for side in (0, 1)
     ]
-    answers = generator.generate(requests)
+    samples = list(zip(requests, generator.generate(requests), strict=True))
+    both = zip(samples[::2], samples[1::2], strict=True)
     return [
         {
             "id": f"{id}/s0-s1",
@@ -65,9 +67,7 @@ def sampled_pairs(
             "seeds": [one.seed, two.seed],
             "generator": dict(generator.identity),
         }
-        for id, row, first, second, one, two in zip(
-            ids, rows, answers[::2], answers[1::2], requests[::2], requests[1::2], strict=True
-        )
+        for id, row, ((one, first), (two, second)) in zip(ids, rows, both, strict=True)
     ]
 
 

@@ -6,9 +6,8 @@ import string
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from lightning_rlhf.constitution.generator import Message, Prompt
-from lightning_rlhf.constitution.seeds import as_messages
 from lightning_rlhf.constitution.transcripts import Comparison, turns
+from lightning_rlhf.text.messages import Message, Prompt, as_messages
 
 ASK = """\
 Here is a conversation between a user and an assistant.
@@ -26,7 +25,6 @@ DIRECT = ASK + "Reply with {a} or {b} and nothing else."
 REASONED = ASK + "Think it through in a few sentences before you decide."
 CONCLUDE = "So the better answer, {a} or {b}, is which? Reply with the letter and nothing else."
 FIELDS = ("conversation", "question", "first", "second", "a", "b")
-SPEAKER = {"user": "User", "assistant": "Assistant", "system": "System"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,4 @@ def transcript(prompt: Prompt) -> str:
     messages = as_messages(prompt)
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
-    return "\n\n".join(
-        f"{SPEAKER.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages
-    )
+    return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)

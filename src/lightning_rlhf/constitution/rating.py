@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_rlhf.constitution.generator import Generator, Message, Prompt
+from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.question import transcript
+from lightning_rlhf.text.messages import Message, Prompt
 
 SCALE = tuple(range(1, 11))
 RATE = """\

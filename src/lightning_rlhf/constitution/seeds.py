@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_rlhf.constitution.generator import Message, Prompt
+from lightning_rlhf.text.messages import Prompt, as_messages, checked_prompt
 
 
 def canonical(value: Any) -> str:
@@ -40,37 +40,8 @@ def pick(count: int, of: int, *parts: object) -> list[int]:
     return ranked[:count]
 
 
-def as_messages(prompt: Prompt) -> list[Message]:
-    """Turn a prompt into messages; a string is a user turn."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [dict(message) for message in prompt]
-
-
-def prompt_of(row: dict[str, Any], where: str) -> Prompt:
-    """Get a row's prompt.
-
-    Raises:
-        ValueError: there is none, or it is not a conversation that ends with a user's turn.
-    """
-    prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        return prompt
-    if not isinstance(prompt, list) or not prompt:
-        raise ValueError(f"{where} has no prompt: give it one as text or as messages")
-    for message in prompt:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError(f"{where}: a message of the prompt lacks role or content as text")
-    if prompt[-1].get("role") in (None, "assistant", "system"):
-        raise ValueError(
-            f"{where}: the prompt ends with the role {prompt[-1].get('role')!r}; it must end with "
-            "a user's turn"
-        )
-    return prompt
-
-
 def row_id(prompt: Prompt, *more: object) -> str:
-    """Hash a prompt, and what else tells its row from others, into 16 hex digits."""
+    """Hash a prompt, and further parts that identify its row, into 16 hex digits."""
     return digest([as_messages(prompt), *more])[:16]
 
 
@@ -83,7 +54,7 @@ def row_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
     ids: list[str] = []
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(rows, 1):
-        prompt = prompt_of(row, f"row {number}")
+        prompt = checked_prompt(row, f"row {number}")
         id = str(row["id"]) if row.get("id") is not None else row_id(prompt)
         if as_messages(prompts.setdefault(id, prompt)) != as_messages(prompt):
             raise ValueError(f"row {number} has the id {id!r} of another prompt: give it its own")

@@ -17,11 +17,12 @@ from lightning_rlhf.constitution.chain import (
     critique_prompt,
     revision_prompt,
 )
-from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Generator, Request
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.readers import LazyConstitution
-from lightning_rlhf.constitution.seeds import as_messages, row_ids, seed_of
+from lightning_rlhf.constitution.seeds import row_ids, seed_of
 from lightning_rlhf.constitution.transcripts import Transcript, load_transcripts, some
+from lightning_rlhf.text.messages import Message, as_messages
 
 
 class _Step(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
+from lightning_rlhf.text.messages import Message
 
 
 class ScriptedGenerator:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.constitution.question import transcript
+from lightning_rlhf.text.jsonl import read_intact_rows
 
 
 def find(paths: Iterable[str | Path], id: str) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def find(paths: Iterable[str | Path], id: str) -> list[dict[str, Any]]:
         ValueError: no row has the id.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    rows = [{**row, "file": str(file)} for file in files for row in _rows(file)]
+    rows = [{**row, "file": str(file)} for file in files for row in read_intact_rows(file)]
     matches = [row for row in rows if row.get("id") == id]
     if not matches:
         searched = ", ".join(map(str, files)) or "no file"
@@ -52,17 +52,6 @@ def _files(path: Path) -> list[Path]:
     if not path.is_file():
         raise FileNotFoundError(f"no file or folder at {path}")
     return [path]
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of a JSONL file; a half-written line is skipped."""
-    for line in file.read_text(encoding="utf-8").split("\n"):  # a text may hold U+2028
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _head(kind: str, row: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_rlhf.constitution.generator import Message
 from lightning_rlhf.constitution.seeds import pick
 from lightning_rlhf.text.documents import known, read_file, text_of
+from lightning_rlhf.text.messages import Message
 
 DEFAULT = Path(__file__).with_name("transcripts.yaml")
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
-from lightning_rlhf.constitution.generator import Message, Prompt
+from lightning_rlhf.text.messages import Message, Prompt
 
 Status = Literal["decided", "tied", "inconsistent", "unparseable"]
 STATUSES: tuple[Status, ...] = ("decided", "tied", "inconsistent", "unparseable")
@@ -204,8 +204,10 @@ class FeedbackReport(NamedTuple):
         counts = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
         parts = [f"{self.pairs:,} pairs judged: {counts or 'none'}"]
         if self.always is not None:
-            always = f"answers {self.always.strip()} in 100 % of both orders"
-            parts.append(f"the judge {always}: its labels say nothing")
+            label = self.always.strip()
+            parts.append(
+                f"the judge answers {label} in both orders of every pair: ignore its labels"
+            )
         elif self.first_position is not None:
             parts.append(
                 f"the answer shown first was preferred in {self.first_position:.0%} (50 % is fair)"

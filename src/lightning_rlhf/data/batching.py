@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from lightning_rlhf.batches import cut_by_budget
+
 OPEN = 16  # batches filled side by side
 
 
@@ -47,16 +49,7 @@ def fill(costs: Sequence[int] | np.ndarray, max_tokens: int, seed: int) -> list[
 
 def fill_in_order(costs: Sequence[int] | np.ndarray, max_tokens: int) -> list[Sequence[int]]:
     """Partition rows into batches of neighbours: what is written comes out in the order it was."""
-    starts: list[int] = []
-    room = 0
-    for row, cost in enumerate(costs):
-        if cost > room or not starts:
-            starts.append(row)
-            room = max_tokens
-        room -= cost
-    return [
-        range(a, b) for a, b in zip(starts, [*starts[1:], len(costs)][: len(starts)], strict=True)
-    ]
+    return [*cut_by_budget(costs, max_tokens)]
 
 
 def fill_by_number(rows: int, batch_size: int, seed: int) -> list[Sequence[int]]:

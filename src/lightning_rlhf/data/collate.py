@@ -18,38 +18,6 @@ from lightning_rlhf.batches import (
 from lightning_rlhf.data.tokens import TokenRow
 
 
-def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> TokenBatch:
-    """One sequence to a row, padded on the right.
-
-    Here, and only here, is the shift by one: the token at place t is predicted by the hidden state
-    at t - 1. The first token of a row has no predecessor and cannot count. Padding is told by
-    length, not by id, so pad == eos loses no end token.
-
-    Args:
-        sequences: (ids, counts) of each row.
-        pad_id: what fills a row; never looked at.
-    """
-    length = max(len(ids) for ids, _ in sequences)
-    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
-    attention = torch.zeros(len(sequences), length, dtype=torch.bool)
-    counts = torch.zeros(len(sequences), length, dtype=torch.bool)
-    for row, (ids, counting) in enumerate(sequences):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        attention[row, : len(ids)] = True
-        counts[row, 1 : len(ids)] = torch.tensor(counting[1:], dtype=torch.bool)
-    sequence, place = counts.nonzero(as_tuple=True)
-    lengths = attention.sum(1)
-    return TokenBatch(
-        input_ids=input_ids,
-        attention_mask=attention,
-        position_ids=torch.arange(length).repeat(len(sequences), 1),
-        predictor_index=sequence * length + place - 1,
-        target_ids=input_ids[sequence, place],
-        completion_index=sequence,
-        last_index=torch.arange(len(sequences)) * length + lengths - 1,
-    )
-
-
 def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
     """One packed row: every prompt once, its completions after it, no padding.
 

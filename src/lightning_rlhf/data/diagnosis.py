@@ -12,6 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lightning_rlhf.text.documents import broken, not_utf8
+from lightning_rlhf.text.jsonl import FIX
+
 Made = TypeVar("Made")
 
 
@@ -27,7 +30,7 @@ def unreadable(files: Sequence[str], kind: str, error: BaseException) -> str:
         data = _bytes(path)
         if not data.strip():
             return f"{path} is empty: it holds no rows"
-        trouble = _encoding(path, data) or (_json(path, data) if kind == "json" else None)
+        trouble = not_utf8(path, data) or (_json(path, data) if kind == "json" else None)
         if trouble:
             return trouble
     reason = str(error.__cause__ or error) or "no rows"
@@ -47,7 +50,7 @@ def names_wrong_bytes(read: Callable[[Any, Any], Made]) -> Callable[[Any, Any], 
         except UnicodeDecodeError as error:
             path = Path(str(source).rpartition("stream:")[2]).expanduser()
             files = sorted(path.iterdir()) if path.is_dir() else [path]
-            found = (_encoding(f, _bytes(f)) for f in files if f.is_file())
+            found = (not_utf8(f, _bytes(f)) for f in files if f.is_file())
             said = next((trouble for trouble in found if trouble), None)
             raise ValueError(said or f"{source} holds text that is not UTF-8: {error}") from error
 
@@ -58,19 +61,6 @@ def _bytes(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def _encoding(path: Path, data: bytes) -> str | None:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        return (
-            f"{path} line {line}: byte 0x{data[error.start]:02x} in place {column} is not UTF-8; "
-            "save the file as UTF-8 (iconv -f latin1 -t utf-8)"
-        )
-    return None
-
-
 def _json(path: Path, data: bytes) -> str | None:
     """One value to a line, or one list for all."""
     text = data.decode("utf-8-sig")
@@ -79,11 +69,7 @@ def _json(path: Path, data: bytes) -> str | None:
         try:
             row = json.loads(piece) if piece.strip() else {}
         except json.JSONDecodeError as error:
-            line = number + error.lineno - 1
-            return (
-                f"{path} line {line} is broken JSON: {error.msg} in place {error.colno}; "
-                "mend that line or take it out"
-            )
+            return broken(path, error, first_line=number, fix=FIX)
         if not isinstance(row, dict | list):
             return f"{path} line {number} is {type(row).__name__}, not a row of named fields"
     return None

@@ -6,14 +6,12 @@ import math
 import re
 from typing import Any
 
+from lightning_rlhf.text.messages import BadRow
+
 UP = frozenset("up thumbs_up thumbsup thumb_up good positive like liked true yes 👍 +1 1".split())
 DOWN = frozenset(
     "down thumbs_down thumbsdown thumb_down bad negative dislike disliked false no 👎 -1 0".split()
 )
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; its text is the reason, counted in the report."""
 
 
 def read_text(value: Any, field: str) -> str:

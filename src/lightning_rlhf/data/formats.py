@@ -1,17 +1,10 @@
-"""Rows as people store them, read into one shape each: conversation, pair, ranking, prompt.
-
-A *prompt* is a string kept as it is, or messages ``{"role", "content"}`` that end before the
-answer.
-"""
+"""Read rows as people store them into one shape each: conversation, pair, feedback, ranking."""
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.fields import (
-    BadRow,
     places,
     read_number,
     read_numbers,
@@ -20,21 +13,19 @@ from lightning_rlhf.data.fields import (
     read_text,
     read_thumb,
 )
+from lightning_rlhf.text.messages import (
+    BadRow,
+    Message,
+    Prompt,
+    is_transcript,
+    parse_transcript,
+    read_messages,
+    read_prompt,
+)
 
-Message = dict[str, Any]  # role and content, and what tools need
-Prompt = str | list[Message]
-Tools = list[dict[str, Any]] | None  # their schemas, as a chat template wants them
-SHAREGPT_ROLE = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
-    "observation": "tool", "function": "tool", "tool": "tool",
-}  # fmt: skip
-OF_TOOLS = ("tool_calls", "tool_call_id", "name")  # what a chat template may want of a message
 # what the entries of a list of answers call their text, rating and rank
 TEXTS = ("response", "answer", "completion", "text", "content")
 RATINGS = ("overall_score", "score", "rating", "reward")
-TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant): ?")
-TRANSCRIPT_ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
 class Demonstration(NamedTuple):
@@ -75,81 +66,6 @@ class Ranking(NamedTuple):
     completions: list[str]
     ranks: list[int]  # lower is better, equal is a tie
     ratings: list[float] | None
-
-
-def parse_transcript(text: str) -> list[Message]:
-    """An Anthropic HH transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as messages."""
-    pieces = TRANSCRIPT_TURN.split(text)
-    if len(pieces) < 3 or pieces[0].strip():
-        raise BadRow("a transcript must start with a Human or Assistant turn")
-    return [
-        {"role": TRANSCRIPT_ROLE[who], "content": content.strip()}
-        for who, content in zip(pieces[1::2], pieces[2::2], strict=True)
-    ]
-
-
-def is_transcript(value: Any) -> bool:
-    """Whether a string is an HH transcript."""
-    return isinstance(value, str) and bool(TRANSCRIPT_TURN.match(value))
-
-
-def read_prompt(value: Any) -> Prompt:
-    """A prompt as a string, as messages, or as a transcript that ends before or with an answer."""
-    if is_transcript(value):
-        value = parse_transcript(value)
-    if isinstance(value, list):
-        messages = read_messages(value)
-        if messages[-1]["role"] == "assistant":  # an empty last turn, or an answer not asked for
-            messages = messages[:-1]
-        if not messages:
-            raise BadRow("no turn before the answer")
-        return messages
-    return read_text(value, "prompt")
-
-
-def read_messages(value: Any) -> list[Message]:
-    """Messages ``{"role", "content"}``, or ShareGPT's ``{"from", "value"}``.
-
-    Their role and content, what a tool was asked and which call it answers, and nothing else.
-    """
-    if not value:
-        raise BadRow("no messages")
-    return [_message(message) for message in value]
-
-
-def _message(raw: Any) -> Message:
-    if isinstance(raw, dict) and raw.get("from") is not None:
-        if raw["from"] not in SHAREGPT_ROLE or not isinstance(raw.get("value"), str):
-            raise BadRow(f"a turn must have a value and be from one of {[*SHAREGPT_ROLE]}")
-        return {"role": SHAREGPT_ROLE[raw["from"]], "content": raw["value"]}
-    role, content = (raw.get("role"), raw.get("content")) if isinstance(raw, dict) else (None, None)
-    if content is None and isinstance(raw, dict) and raw.get("tool_calls"):
-        content = ""  # all it says is what it asks of a tool
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise BadRow("a message must have a role and a content, both text")
-    kept = {key: _without_none(raw[key]) for key in OF_TOOLS if raw.get(key)}
-    return {"role": role, "content": content, **kept}
-
-
-def _without_none(value: Any) -> Any:
-    """A table gives every call every argument, absent ones as None."""
-    if isinstance(value, dict):
-        return {key: _without_none(v) for key, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value
-
-
-def read_tools(value: Any) -> Tools:
-    """The schemas of tools as a list, or as JSON of one; None where there are none."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as reason:
-            raise BadRow(f"tools is no JSON: {reason.msg}") from reason
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise BadRow("tools is no list of schemas")
-    return [_without_none(tool) for tool in value]
 
 
 def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
-from lightning_rlhf.data.fields import BadRow, read_number, read_text
-from lightning_rlhf.data.formats import Message, read_messages
+from lightning_rlhf.data.fields import read_number, read_text
+from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
 Row = dict[str, Any]
 OURS = "ours"

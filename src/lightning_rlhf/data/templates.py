@@ -11,9 +11,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lightning_rlhf.data.formats import BadRow, Message, Prompt, Tools
+from lightning_rlhf.text.messages import SPEAKERS, BadRow, Message, Prompt, Tools
 
-SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 # text before a completion, so that no tokenizer takes it for the start of a document; the first of
 # them that does not melt into the completion
 ANCHORS = ("\n", "a", ".", "0")
@@ -73,7 +72,7 @@ class ChatTemplate:
             return self._render_jinja(messages, answer is None, tools)
         if self.template == "raw":
             return "".join(_spoken(m) for m in messages)
-        text = "".join(f"\n\n{SPEAKER.get(m['role'], m['role'])}: {_spoken(m)}" for m in messages)
+        text = "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'])}: {_spoken(m)}" for m in messages)
         return text + "\n\nAssistant:" if answer is None else text
 
     def _render_jinja(self, messages: list[Message], generation_prompt: bool, tools: Tools) -> str:

@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
-from lightning_rlhf.data.formats import BadRow
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.text import messages
+from lightning_rlhf.text.messages import BadRow
 
 TOKEN_ROW = Features(
     {
@@ -44,7 +45,11 @@ TOKEN_ROW = Features(
         "dropped": Value("string"),  # why the row cannot be used, or ""
     }
 )
-CODE = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+# the code that token rows come from: where it changes, rows that were kept are made again
+CODE = "".join(
+    path.read_text()
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(messages.__file__)]
+)
 ROWS_A_PROCESS = 25_000  # fewer are tokenised before a second process has started
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
 

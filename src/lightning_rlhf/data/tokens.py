@@ -6,18 +6,15 @@ import json
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.formats import (
-    BadRow,
     Conversation,
-    Prompt,
     first_user_turn,
     read_demonstration,
     read_feedback,
     read_pair,
-    read_prompt,
     read_ranking,
-    read_tools,
 )
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.text.messages import BadRow, prompt_of, read_tools
 
 
 class TokenRow(NamedTuple):
@@ -99,12 +96,6 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     loss_mask = [[True] * len(c) for c in completions]
     opening = first_user_turn(said)
     return TokenRow(prompt, completions, loss_mask, ranks, ratings, label, margin, opening, cut)
-
-
-def prompt_of(row: dict[str, Any]) -> Prompt:
-    """What a row asks, from whichever column holds it."""
-    columns = ("prompt", "messages", "text", "chosen")
-    return read_prompt(next((row[k] for k in columns if row.get(k) is not None), None))
 
 
 def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:

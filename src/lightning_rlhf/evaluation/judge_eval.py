@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.generator import Generator
-from lightning_rlhf.constitution.seeds import prompt_of, row_id, share_of
+from lightning_rlhf.constitution.seeds import row_id, share_of
 from lightning_rlhf.constitution.verdicts import FeedbackReport, Verdict
+from lightning_rlhf.text.messages import checked_prompt
 
 
 class Bin(NamedTuple):
@@ -145,7 +146,7 @@ def _pair(row: dict[str, Any], number: int, seed: int) -> dict[str, Any]:
     if "human" in row:
         return {**row, "human": _share(row["human"], f"row {number}: human")}
     try:
-        sides, prompt = (row["chosen"], row["rejected"]), prompt_of(row, f"row {number}")
+        sides, prompt = (row["chosen"], row["rejected"]), checked_prompt(row, f"row {number}")
     except KeyError as error:
         raise ValueError(
             f"row {number} lacks {error}: give prompt, chosen, rejected, or first, second, human"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch, to_device
-from lightning_rlhf.data.collate import pad_rows
+from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sample
@@ -28,18 +28,19 @@ def sampled_kl(
 
     Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance
     alone.
+
+    Raises:
+        ValueError: not one completion to each prompt.
     """
+    if len(prompts) != len(completions):
+        raise ValueError(
+            f"{len(prompts)} prompts have {len(completions)} completions: give one to each"
+        )
     total = 0.0
     for start in range(0, len(prompts), batch_size):
-        rows = [
-            (p + c.ids, [False] * len(p) + [True] * len(c.ids))
-            for p, c in zip(
-                prompts[start : start + batch_size],
-                completions[start : start + batch_size],
-                strict=True,
-            )
-        ]
-        tokens = to_device(pad_rows(rows, backbone.tokenizer.pad_token_id), backbone.base.device)
+        some = prompts[start : start + batch_size]
+        ids = [c.ids for c in completions[start : start + batch_size]]
+        tokens = to_device(completion_batch(some, ids, range(len(some))), backbone.base.device)
         log_ratio = backbone.logprobs(tokens, role) - backbone.logprobs(tokens, reference)
         total += float(segment_sum(log_ratio, tokens.completion_index, tokens.completions).sum())
     return total / len(prompts)

@@ -1,7 +1,7 @@
 """Advantages: how much better than expected a token, or a whole completion, turned out.
 
-Rows of C completions are padded on the right with zeros to L tokens; a mask is True where a token
-counts. ``group`` names the prompt of each completion.
+Rows of C completions are padded on the right with zeros to L tokens. A mask is True on tokens, and
+False on padding. ``group`` holds the prompt of each completion.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Estimator = Callable[[Tensor, Tensor], Tensor]  # scores (C,), group (C,) -> adv
 
 
 def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16), from the last token back.
+    """Generalized advantage estimation (arXiv 1506.02438, Eq. 16), from the last token back.
 
-    ``d_t = r_t + gamma V_{t+1} - V_t`` and ``A_t = d_t + gamma lam A_{t+1}``; nothing follows the
-    end. Zeros after a row's end stay zeros, so no mask is needed.
+    ``d_t = r_t + gamma V_{t+1} - V_t`` and ``A_t = d_t + gamma lam A_{t+1}``; V and A are 0 after
+    the end. Zeros after a row's end stay zeros, so no mask is needed.
 
     Args:
         rewards: (C, L).
         values: (C, L).
-        gamma: discount of a token.
+        gamma: discount per token.
         lam: 0 trusts the values (TD error), 1 the rewards (Monte Carlo).
 
     Returns:
@@ -41,7 +41,7 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
 
 
 def masked_normalize(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean 0 and (unbiased) variance 1 over what counts; 0 elsewhere."""
+    """Normalize to mean 0 and (unbiased) variance 1 under the mask; 0 elsewhere."""
     kept = values[mask]
     if len(kept) < 2:
         return torch.zeros_like(values)
@@ -49,7 +49,7 @@ def masked_normalize(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def masked_rescale(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Variance 1 about the mean over what counts, the mean left where it is; 0 elsewhere."""
+    """Rescale to variance 1 under the mask, and keep the mean; 0 elsewhere."""
     kept = values[mask]
     if len(kept) < 2:
         return values.masked_fill(~mask, 0.0)
@@ -61,7 +61,7 @@ def masked_rescale(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 def rloo_advantages(scores: Tensor, group: Tensor) -> Tensor:
     """``A_i = R_i - mean_{j != i} R_j`` over the completions of a prompt (arXiv 2402.14740, Eq. 8).
 
-    A completion that has no sibling has nothing to be compared with: 0.
+    A completion alone in its group has advantage 0.
     """
     total, n = _of_group(scores, group)
     return torch.where(n > 1, scores - (total - scores) / (n - 1).clamp(min=1), 0.0)
@@ -70,32 +70,32 @@ def rloo_advantages(scores: Tensor, group: Tensor) -> Tensor:
 def grpo_advantages(scores: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
     """``A_i = (R_i - mean R) / std R`` over a prompt's completions (arXiv 2402.03300, Sec. 4.1.2).
 
-    The deviation is the unbiased one.
+    The standard deviation is the unbiased one.
     """
     total, n = _of_group(scores, group)
-    centred = scores - total / n
-    squares, _ = _of_group(centred.square(), group)
-    return centred / ((squares / (n - 1).clamp(min=1)).sqrt() + eps)
+    centered = scores - total / n
+    squares, _ = _of_group(centered.square(), group)
+    return centered / ((squares / (n - 1).clamp(min=1)).sqrt() + eps)
 
 
 def dr_grpo_advantages(scores: Tensor, group: Tensor) -> Tensor:
-    """``A_i = R_i - mean R``: no division, which favours prompts of little spread (2503.20783)."""
+    """``A_i = R_i - mean R``; dividing favors prompts of small spread (arXiv 2503.20783)."""
     total, n = _of_group(scores, group)
     return scores - total / n
 
 
 def reinforce_pp_advantages(scores: Tensor, group: Tensor, eps: float = 1e-8) -> Tensor:
-    """Centred on the prompt, then normalised over the whole batch (REINFORCE++, arXiv 2501.03262).
+    """Center per prompt, then normalize over the whole batch (REINFORCE++, arXiv 2501.03262).
 
-    With one completion to a prompt there is nothing to centre on but the batch.
+    A completion alone in its group is centered by the batch only.
     """
     total, n = _of_group(scores, group)
-    centred = torch.where(n > 1, scores - total / n, scores)
-    return masked_normalize(centred, torch.ones_like(centred, dtype=torch.bool), eps)
+    centered = torch.where(n > 1, scores - total / n, scores)
+    return masked_normalize(centered, torch.ones_like(centered, dtype=torch.bool), eps)
 
 
 def _of_group(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Each completion's group: its sum and size, both (C,)."""
+    """Compute the sum and the size of each completion's group, both (C,)."""
     groups = int(group.max()) + 1
     return (
         segment_sum(values, group, groups)[group],

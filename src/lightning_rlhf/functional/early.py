@@ -1,4 +1,4 @@
-"""Gradients taken before the backward, so that two graphs need not wait for it together."""
+"""Gradients computed before the backward, so that only one autograd graph is alive at a time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from torch.autograd.function import once_differentiable
 
 
 def backward_early(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """The same number with the same gradients, its graph dropped already.
+    """Compute a loss's gradients now, and return the same number without its graph.
 
-    A sum of losses that share no graph keeps every one's until the backward. Taken here, one's
-    gradients (of adapters: small) wait in its place, and are scaled by whatever the backward
-    brings, so that accumulation, clipping and DDP see nothing of it.
+    A sum of losses that share no graph keeps every graph until the backward. Here the gradients of
+    one loss (of adapters: small) replace its graph. The backward scales them by the gradient that
+    arrives at the loss, so accumulation, clipping and DDP work unchanged.
 
     Args:
         loss: scalar; its graph is used up.
-        parameters: leaves that want a gradient; those it does not depend on are left alone.
+        parameters: leaves that need a gradient; those the loss does not depend on are left alone.
     """
     if not loss.requires_grad:
         return loss
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    used = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
-    known: Tensor = _Known.apply(loss.detach(), *(p for p, _ in used), *(g for _, g in used))
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    known: Tensor = _KnownGradients.apply(
+        loss.detach(), *(p for p, _ in used), *(g for _, g in used)
+    )
     return known
 
 
-class _Known(torch.autograd.Function):
-    """A number whose gradients are known."""
+class _KnownGradients(torch.autograd.Function):
+    """A number whose gradients are known: its inputs are the parameters, then their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *both: Tensor) -> Tensor:
-        ctx.save_for_backward(*both[len(both) // 2 :])
+    def forward(ctx: Any, value: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs[len(inputs) // 2 :])
         return value.clone()
 
     @staticmethod

@@ -29,10 +29,10 @@ def grpo_loss(
         logprobs: (N,) of the policy in training.
         old: (N,) of the policy that sampled.
         reference: (N,).
-        advantages: (N,) the completion's, at each of its tokens.
+        advantages: (N,) of the completion, repeated for each of its tokens.
         weight: (N,) of ``token_weights``.
         clip: of the ratio.
-        kl_coef: price of a nat.
+        kl_coef: the KL coefficient.
         dual_clip: see ``policy_loss``.
     """
     scaled = weight * len(weight) * advantages  # policy_loss takes a plain mean over tokens
@@ -43,21 +43,21 @@ def grpo_loss(
 
 
 def token_weights(
-    sequence: Tensor, completions: int, aggregation: LossAggregation, longest: int
+    completion_index: Tensor, completions: int, aggregation: LossAggregation, longest: int
 ) -> Tensor:
-    """What a token weighs in the loss; (N,).
+    """Compute the weight of each token in the loss: (N,).
 
     Args:
-        sequence: (N,) the completion of each token.
-        completions: how many there are.
+        completion_index: (N,) the completion of each token.
+        completions: number of completions.
         aggregation: "completion" averages each completion and then those (GRPO), "token" all tokens
             alike (DAPO, arXiv 2503.14476), "length" divides each completion by ``longest``, so that
             long wrong answers are not spared (Dr. GRPO, arXiv 2503.20783).
-        longest: tokens a completion may have.
+        longest: largest number of tokens in a completion.
     """
-    ones = sequence.new_ones(len(sequence)).float()
+    ones = completion_index.new_ones(len(completion_index)).float()
     if aggregation == "token":
         return ones / len(ones)
     if aggregation == "length":
         return ones / (completions * longest)
-    return ones / (completions * segment_lengths(sequence, completions)[sequence])
+    return ones / (completions * segment_lengths(completion_index, completions)[completion_index])

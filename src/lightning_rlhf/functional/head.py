@@ -11,7 +11,6 @@ trained head, or a loss of more than log-probs, recomputes each tile in the back
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from lightning_rlhf.functional.autocast import autocast_enabled, without_autocast
 from lightning_rlhf.functional.logprobs import TokenStatistics, token_statistics
 
 TILE_BYTES = {"cpu": 24 * 2**20}  # near a CPU's caches; elsewhere only launches count
@@ -118,16 +118,6 @@ def _in_compute_dtype(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
         dtype = torch.get_autocast_dtype(hidden.device.type)
     bias = None if head.bias is None else head.bias.to(dtype)
     return hidden.to(dtype), head._replace(weight=head.weight.to(dtype), bias=bias)
-
-
-def autocast_enabled(device: torch.device) -> bool:
-    """Whether autocast is on; on meta, where a plan is made, it never is."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Where dtypes are chosen by hand."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _statistics(hidden: Tensor, head: Head, targets: Tensor) -> TokenStatistics:

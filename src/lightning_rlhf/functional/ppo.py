@@ -1,7 +1,7 @@
 """Proximal policy optimization (arXiv 1707.06347): clipped ratios, clipped values, KL in rewards.
 
-Flat (N,) tensors hold one entry per token that counts, (V,) ones an entry per place where the
-critic is read; (C, L) rows are padded on the right.
+Flat (N,) tensors hold one entry per token under the loss mask, (V,) tensors one per position where
+the critic is read. Rows (C, L) are padded on the right.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ KLEstimator = Literal["k1", "k3"]
 
 
 def token_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator = "k1") -> Tensor:
-    """Estimates of ``KL(policy || reference)`` from the policy's own samples, per token.
+    """Estimate ``KL(policy || reference)`` from the policy's own samples, per token.
 
-    k1, ``log p - log q``, is unbiased and may be negative; k3, ``q/p - 1 - log(q/p)``, is unbiased
-    too, never negative, and of less variance.
+    k1, ``log p - log q``, is unbiased and may be negative. k3, ``q/p - 1 - log(q/p)``, is unbiased
+    too, never negative, and has less variance.
 
     Args:
         logprobs: of the policy that sampled, any shape.
-        reference: of the reference.
-        estimator: which.
+        reference: log-probs of the reference.
+        estimator: "k1" or "k3".
     """
     if estimator == "k1":
         return logprobs - reference
@@ -33,23 +33,23 @@ def token_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator = "k1")
     return gap.expm1() - gap
 
 
-def token_rewards(kl: Tensor, scores: Tensor, place: Tensor, kl_coef: float) -> Tensor:
-    """``r_t = -kl_coef kl_t``, and the score at one place of each row.
+def token_rewards(kl: Tensor, scores: Tensor, column: Tensor, kl_coef: float) -> Tensor:
+    """``r_t = -kl_coef kl_t``, plus the score at one position of each row.
 
     Args:
         kl: (C, L), 0 after a row's end.
         scores: (C,).
-        place: (C,) column of the score.
-        kl_coef: price of a nat.
+        column: (C,) position of the score.
+        kl_coef: the KL coefficient.
     """
     rewards = -kl_coef * kl
-    return rewards.scatter_add(1, place[:, None], scores[:, None])
+    return rewards.scatter_add(1, column[:, None], scores[:, None])
 
 
 def policy_loss(
     logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float, dual_clip: float | None = None
 ) -> Loss:
-    """``max(-A r, -A clip(r, 1 - e, 1 + e))``, r the ratio of new to old (Eq. 7), token mean.
+    """``max(-A r, -A clip(r, 1 - e, 1 + e))``, r the ratio of new to old (Eq. 7), mean over tokens.
 
     Args:
         logprobs: (N,) of the policy in training.
@@ -85,7 +85,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Los
         values: (V,) of the critic in training.
         old: (V,) at the time of the rollout.
         returns: (V,).
-        clip: how far a value may move and gain by it.
+        clip: how far a value may move and still lower the loss.
     """
     near = old + (values - old).clamp(-clip, clip)
     plain, clipped = (values - returns).square(), (near - returns).square()
@@ -100,5 +100,5 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Los
 
 
 def ppo_loss(policy: Loss, value: Loss, value_coef: float) -> Loss:
-    """``policy + value_coef value`` (Eq. 9 without its entropy)."""
+    """``policy + value_coef value`` (Eq. 9 without its entropy bonus)."""
     return Loss(policy.value + value_coef * value.value, policy.metrics | value.metrics)

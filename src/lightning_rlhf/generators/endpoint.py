@@ -11,13 +11,15 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, build_opener
+from urllib.request import HTTPRedirectHandler, OpenerDirector, build_opener
 from urllib.request import Request as HttpRequest
 
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Request
+from lightning_rlhf.text.messages import Message
 
 TOP = 20  # log-probs that a server returns per token
 
@@ -27,6 +29,11 @@ class _NoRedirect(HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any) -> None:
         return None
+
+
+@cache
+def _opener() -> OpenerDirector:
+    return build_opener(_NoRedirect)
 
 
 class OpenAICompatible:
@@ -75,7 +82,6 @@ class OpenAICompatible:
         self.retries = retries
         self.backoff = backoff
         self.timeout = timeout
-        self._open = build_opener(_NoRedirect).open
 
     @property
     def identity(self) -> dict[str, str]:
@@ -160,7 +166,7 @@ class OpenAICompatible:
         if self.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
         request = HttpRequest(self.url, data, headers)  # the scheme was checked
-        with self._open(request, timeout=self.timeout) as response:
+        with _opener().open(request, timeout=self.timeout) as response:
             try:
                 return json.load(response)
             except ValueError as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_rlhf.constitution.generator import Completion, Generator, Message, Request
+from lightning_rlhf.constitution.generator import Completion, Generator, Request
 from lightning_rlhf.constitution.seeds import digest
+from lightning_rlhf.text.jsonl import append_rows_synced, complete_rows, truncate
+from lightning_rlhf.text.messages import Message
 
 T = TypeVar("T")
 
@@ -79,11 +79,7 @@ class Journaled:
         return [self._known[key] for key in keys]
 
     def _write(self, answers: dict[str, dict[str, Any]]) -> None:
-        lines = [json.dumps({"key": k, **a}, ensure_ascii=False) + "\n" for k, a in answers.items()]
-        with self.path.open("ab") as file:
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_rows_synced(self.path, ({"key": key, **a} for key, a in answers.items()))
         self._known.update(answers)
 
 
@@ -97,18 +93,16 @@ def reopen(path: Path) -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     if not path.exists():
         return known
-    end, lines = 0, path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
+    end = 0
+    for number, (row, after) in enumerate(complete_rows(path), 1):
         try:
-            row = json.loads(line)
             known[row.pop("key")] = row
-        except (ValueError, KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{path} line {number} is not an answer of a journal: remove that line"
             ) from error
-        end += len(line) + 1
-    if lines[-1]:
-        os.truncate(path, end)
+        end = after
+    truncate(path, end)
     return known
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
 
-from lightning_rlhf.batches import to_device
-from lightning_rlhf.constitution.generator import Completion, Message, Request
+from lightning_rlhf.batches import cut_by_budget, to_device
+from lightning_rlhf.constitution.generator import Completion, Request
 from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.fingerprint import fingerprint
+from lightning_rlhf.models.digest import weights_digest
 from lightning_rlhf.models.generation import answer
 from lightning_rlhf.models.sampler import HFSampler, Sampling
+from lightning_rlhf.text.messages import Message
 
 OPTION_TOKENS = 4096  # of prompts and options in one forward
 
@@ -52,7 +53,7 @@ class RoleGenerator:
         self._identity = {
             "model": backbone.public_name,
             "role": role,
-            "weights": fingerprint(backbone, role),
+            "weights": weights_digest(backbone.forward_weights(role)).hex()[:16],
             "template": hashlib.sha256((self.chat.jinja or template).encode()).hexdigest()[:16],
             "sampling": str(asdict(sampling)),
         }
@@ -76,8 +77,9 @@ class RoleGenerator:
     ) -> list[list[float]]:
         """Each prompt goes through the model once, its options behind it."""
         known = [self.chat.encode_begun(*_begun(messages), options) for messages in prompts]
+        lengths = [len(ids) + sum(map(len, tails)) for ids, tails in known]
         found: list[list[float]] = []
-        for part in _parts([len(ids) + sum(map(len, tails)) for ids, tails in known]):
+        for part in cut_by_budget(lengths, OPTION_TOKENS):
             ids = [known[i][0] for i in part]
             tails = [tail for i in part for tail in known[i][1]]
             tokens = to_device(
@@ -104,15 +106,3 @@ def _begun(messages: Sequence[Message]) -> tuple[list[Message], str]:
     if turns[-1]["role"] != "assistant":
         return turns, ""
     return turns[:-1], turns[-1]["content"]
-
-
-def _parts(lengths: list[int]) -> Iterator[list[int]]:
-    """Neighbours, a budget of tokens at a time; one at least."""
-    part: list[int] = []
-    for i, length in enumerate(lengths):
-        if part and sum(lengths[j] for j in part) + length > OPTION_TOKENS:
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part

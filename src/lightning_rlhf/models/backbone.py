@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.functional.head import autocast_enabled
+from lightning_rlhf.functional.autocast import autocast_enabled
 from lightning_rlhf.functional.logprobs import TokenStatistics
 from lightning_rlhf.models import export, loading, lora
 from lightning_rlhf.models.heads import ScalarHead
@@ -360,10 +360,10 @@ class Backbone(nn.Module):
         assert isinstance(head, ScalarHead)
         return head
 
-    def reference_weights(self) -> dict[str, Tensor]:
-        """Everything the reference's log-probs depend on, by names that no other role changes."""
+    def forward_weights(self, role: str) -> dict[str, Tensor]:
+        """Collect the weights a role's log-probs depend on, by names that no other role changes."""
         if self.lora is None:
-            return dict(self.model_of(REFERENCE).named_parameters())
+            return dict(self.model_of(role).named_parameters())
         base: dict[str, Tensor] = {
             n.replace(".base_layer.", "."): p
             for n, p in self.base.named_parameters()
@@ -371,7 +371,7 @@ class Backbone(nn.Module):
         }
         if "embedding" in self.offload:
             base["embedding"] = self.base.get_input_embeddings().weight
-        return base | lora.parameters(self.base, REFERENCE)
+        return base | lora.parameters(self.base, role)
 
     def is_saved(self, key: str) -> bool:
         """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.

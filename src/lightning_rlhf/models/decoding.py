@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_rlhf.batches import cut_by_budget
 from lightning_rlhf.functional.sampling import draw
 from lightning_rlhf.models.layout import positions
 from lightning_rlhf.models.packing import ATTENTION_KINDS, cache_name, run_packed
@@ -147,7 +148,9 @@ class CachedRows:
     def __init__(self, runner: Runner, prompts: Prompts, pad_id: int, room: int):
         self.model = runner.model
         device = self.model.device
-        read = [_read(runner, piece, pad_id) for piece in _pieces(prompts.ids, device)]
+        budget = PREFILL_TOKENS.get(device.type, PREFILL_TOKENS_ELSEWHERE)
+        pieces = cut_by_budget(map(len, prompts.ids), budget)
+        read = [_read(runner, prompts.ids[p.start : p.stop], pad_id) for p in pieces]
         of_row = torch.tensor(prompts.of_row, device=device)
         self.logits = torch.cat([p.logits for p in read])[of_row]
         lengths = torch.tensor([len(p) for p in prompts.ids], device=device)
@@ -192,18 +195,6 @@ class _Read(NamedTuple):
     logits: Tensor  # (U, V)
     keys: list[Tensor]  # a layer: (tokens, heads, D)
     values: list[Tensor]
-
-
-def _pieces(prompts: list[list[int]], device: torch.device) -> Iterator[list[list[int]]]:
-    """Neighbours, a budget of tokens at a time."""
-    most = PREFILL_TOKENS.get(device.type, PREFILL_TOKENS_ELSEWHERE)
-    piece: list[list[int]] = []
-    for prompt in prompts:
-        if piece and sum(map(len, piece)) + len(prompt) > most:
-            yield piece
-            piece = []
-        piece.append(prompt)
-    yield piece
 
 
 def _read(runner: Runner, prompts: list[list[int]], pad_id: int) -> _Read:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_rlhf.functional.head import Head, without_autocast
+from lightning_rlhf.functional.autocast import without_autocast
+from lightning_rlhf.functional.head import Head
 
 log = logging.getLogger(__name__)
 

@@ -117,6 +117,20 @@ def skeleton(path: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
 
 
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Configure NF4 weights with double quantization (QLoRA, arXiv 2305.14314).
+
+    Args:
+        dtype: of the computation.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
 def load_causal_lm(
     path: str,
     quantization: Quantization | None,
@@ -131,12 +145,7 @@ def load_causal_lm(
     kwargs: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
         _refuse_prequantised(path)
-        kwargs["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+        kwargs["quantization_config"] = nf4_config(dtype)
     if device.type != "cpu":
         kwargs["device_map"] = {"": device}
     if attention is not None:

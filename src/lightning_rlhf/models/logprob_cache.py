@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +19,12 @@ class LogprobCache:
 
     Args:
         path: the file; made if absent.
-        fingerprint: of whoever computes the log-probs, see ``weights_fingerprint``.
+        weights: digest of the weights that compute the log-probs, see ``weights_digest``.
     """
 
-    def __init__(self, path: str | Path, fingerprint: bytes):
+    def __init__(self, path: str | Path, weights: bytes):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.fingerprint = fingerprint
+        self.weights = weights
         self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
         self._share()
         self.file.execute(
@@ -46,7 +44,7 @@ class LogprobCache:
                 time.sleep(0.01)
 
     def _keys(self, digests: Tensor) -> list[bytes]:
-        return [self.fingerprint + row.tobytes() for row in digests.cpu().numpy()]
+        return [self.weights + row.tobytes() for row in digests.cpu().numpy()]
 
     def get(self, digests: Tensor) -> Tensor | None:
         """Log-probs of all completions one after the other, or None if one is missing.
@@ -78,30 +76,3 @@ class LogprobCache:
         self.file.execute("BEGIN IMMEDIATE")
         self.file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
         self.file.execute("COMMIT")
-
-
-def weights_fingerprint(parameters: Mapping[str, Tensor], samples: int = 64) -> bytes:
-    """16 bytes that tell one set of weights from another: names, shapes and values.
-
-    A checksum of every bit, at memory speed wherever the weights lie: a step on an embedding moves
-    the rows of a few tokens, which samples alone would miss. They tell one order from another.
-    """
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(parameters.items()):
-        hasher.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        state = getattr(parameter, "quant_state", None)
-        scales = [] if state is None else [state.absmax]  # 4-bit codes are relative to them
-        for tensor in (parameter.data, *scales):
-            flat = tensor.contiguous().flatten()
-            hasher.update(_bytes(flat[:: max(1, flat.numel() // samples)]))
-            bits = flat.view(torch.uint8)
-            if bits.storage_offset() % 8:
-                bits = bits.clone()
-            whole = len(bits) // 8 * 8
-            hasher.update(_bytes(bits[:whole].view(torch.int64).sum()[None]))
-            hasher.update(_bytes(bits[whole:]))
-    return hasher.digest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Collection
@@ -14,6 +13,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from lightning_rlhf.text.suggest import nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # what PeftModel puts before every name of the model it wraps
@@ -80,8 +81,8 @@ def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
         return
     own = (nn.Linear, LoraLayer)
     linear = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, own)})
-    close = difflib.get_close_matches(lost[0], linear, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    near = nearest(lost[0], linear)
+    meant = f"; did you mean {near!r}?" if near else ";"
     raise ValueError(
         f"LoRA target_modules {lost} name no layer of this model{meant} "
         f'Its linear layers are {linear}, or use "all-linear"'

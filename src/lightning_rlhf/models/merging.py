@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lightning_rlhf.functional.head import autocast_enabled, without_autocast
+from lightning_rlhf.functional.autocast import autocast_enabled, without_autocast
 
 
 class MergedWeights(AbstractContextManager[None]):

@@ -207,7 +207,10 @@ def _memory(device: torch.device) -> int:
 def _chunks(
     prompts: Sequence[list[int]], rows: list[int], new: int, budget: int
 ) -> Iterator[list[int]]:
-    """Rows of like length, as many as the budget holds; one at least."""
+    """Rows of like length, as many as the budget holds; one at least.
+
+    Not ``cut_by_budget``: rows are padded, so a row's cost is that of the longest beside it.
+    """
     chunk: list[int] = []
     for row in sorted(range(len(rows)), key=lambda r: len(prompts[rows[r]])):
         # the last is the longest, and all are as wide as it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ import torch
 
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.digest import weights_digest
 from lightning_rlhf.models.sampler import Sample, Sampling, stop_ids
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
@@ -120,10 +120,8 @@ class VLLMSampler:
         """The adapter as vLLM asks for it, written anew where it changed; None: the bare base."""
         if not backbone.roles[role].adapter:
             return None
-        digest = hashlib.blake2b(role.encode())
-        for parameter in lora.parameters(backbone.base, role).values():
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        if self._synced is None or self._synced[0] != digest.digest():
+        digest = weights_digest(lora.parameters(backbone.base, role))
+        if self._synced is None or self._synced[0] != digest:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="lightning-rlhf-")
             home = Path(self._folder.name)
@@ -133,7 +131,7 @@ class VLLMSampler:
             from vllm.lora.request import LoRARequest
 
             request = LoRARequest(f"{role}-{self._number}", self._number, str(folder))
-            self._synced = digest.digest(), request
+            self._synced = digest, request
         return self._synced[1]
 
 

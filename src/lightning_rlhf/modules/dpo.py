@@ -25,7 +25,8 @@ from lightning_rlhf.functional.dpo import (
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.logprob_cache import LogprobCache, weights_fingerprint
+from lightning_rlhf.models.digest import weights_digest
+from lightning_rlhf.models.logprob_cache import LogprobCache
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
@@ -171,7 +172,7 @@ class DPOModule(AlignmentModule):
     def _open_cache(self) -> LogprobCache:
         if self._cache is None:
             assert self.reference_cache is not None
-            weights = weights_fingerprint(self.backbone.reference_weights())
+            weights = weights_digest(self.backbone.forward_weights(REFERENCE))
             precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
             self._cache = LogprobCache(self.reference_cache, weights + precision.encode())
         return self._cache

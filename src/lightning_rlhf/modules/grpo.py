@@ -16,7 +16,8 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, Score
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
@@ -35,7 +36,7 @@ class GRPOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -43,7 +44,7 @@ class GRPOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str = "reward",
+        reward: RewardFunction | Reward | list[Reward] | str = "reward",
         advantage: Estimator = grpo_advantages,
         *,
         loss_aggregation: LossAggregation = "completion",

@@ -12,19 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
-from lightning_rlhf.data.collate import completion_batch, example_rows, token_batch
+from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch
+from lightning_rlhf.data.collate import example_rows, token_batch
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.shaping import RewardShaper, Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.sampler import CompletionSampler, HFSampler, Sample, Sampling
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, reward_inputs, shuffled
-from lightning_rlhf.modules.rollout_metrics import rollout_metrics, rollout_table, sampler_gap
+from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, SampledBatch, shuffled
+from lightning_rlhf.modules.rollout_metrics import (
+    held_out_metrics,
+    rollout_metrics,
+    rollout_table,
+    sampler_gap,
+)
+from lightning_rlhf.modules.rollout_progress import RolloutProgress
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, Score, as_rewards
-from lightning_rlhf.training.checkpoint import gather_states
+from lightning_rlhf.rewards.as_rewards import as_rewards
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
@@ -45,7 +52,7 @@ class OnlineModule(AlignmentModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -56,7 +63,7 @@ class OnlineModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str,
+        reward: RewardFunction | Reward | list[Reward] | str,
         *,
         sampling: Sampling,
         shaping: Shaping,
@@ -68,7 +75,7 @@ class OnlineModule(AlignmentModule):
         super().__init__(backbone, lr=lr, **optim)
         name = type(self).__name__
         if sampling.temperature == 0:
-            raise ValueError(f"{name} learns from what it tries: give a temperature above 0")
+            raise ValueError(f"{name} cannot explore at temperature 0: give a temperature above 0")
         self.reward = reward
         self.sampling = sampling
         self.updates = updates
@@ -78,12 +85,9 @@ class OnlineModule(AlignmentModule):
         self._sampler = sampler or HFSampler()
         self._shaper = RewardShaper(shaping)
         self._seed: int | None = None  # of the run; on resume the checkpoint's
-        self._rollout: Rollout | None = None
-        self._table: Table | None = None
-        self._update = 0  # number of the rollout's updates that have begun
+        self._progress = RolloutProgress()
         self._update_began = 0.0
-        self._pending = False  # the last update's optimizer step has not been made yet
-        self._stopped = False  # the rollout's remaining updates are skipped
+        self._table: Table | None = None
 
     # ---- hooks of a method ----
 
@@ -92,7 +96,7 @@ class OnlineModule(AlignmentModule):
 
         Args:
             tokens: C completions.
-            score_after_eos: C, see the method of this name; only a critic needs it.
+            score_after_eos: C, from the method of this name; only a critic needs it.
         """
         return RoleOutputs(
             self.backbone.logprobs(tokens, POLICY, self.sampling.temperature),
@@ -118,7 +122,7 @@ class OnlineModule(AlignmentModule):
         return statistics.logprob, statistics.entropy.mean()
 
     def score_after_eos(self, samples: list[Sample]) -> list[bool]:
-        """Tell for each completion if its score is placed one position after its last token."""
+        """Choose the completions whose score is placed one position after their last token."""
         return [False] * len(samples)
 
     # ---- roles ----
@@ -128,7 +132,7 @@ class OnlineModule(AlignmentModule):
         for reward in self.rewards:
             reward.prepare(self.backbone)
 
-    # ---- what a plan of memory asks ----
+    # ---- for planning ----
 
     def largest_step(self, data: RowsData, completions: int = 2) -> list[tuple[int, ...]]:
         """Rows of one minibatch: prompts of ``max_length``, completions of ``max_new_tokens``."""
@@ -147,12 +151,12 @@ class OnlineModule(AlignmentModule):
 
     @property
     def updates_per_rollout(self) -> int:
-        """How often the loader yields each batch of prompts."""
+        """Number of times the loader yields each batch of prompts."""
         return self.updates.per_rollout
 
     @property
     def shaping(self) -> Shaping:
-        """How scores become rewards."""
+        """Settings that turn scores into rewards."""
         return self._shaper.shaping
 
     @shaping.setter
@@ -165,92 +169,92 @@ class OnlineModule(AlignmentModule):
         return self._shaper.kl_coef
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if self._rollout is None or self._update == self.updates_per_rollout:
+        progress = self._progress
+        if progress.rollout is None or progress.update == self.updates_per_rollout:
             self.collect_rollout(batch)
         return self.update_loss()
 
     @torch.no_grad()
     def collect_rollout(self, batch: Any) -> None:
         """Sample completions, run the roles, score, shape and compute advantages."""
-        if not isinstance(batch, PromptBatch):
-            raise ValueError(
-                f"{type(self).__name__} samples its own completions: give it PromptData, "
-                f"not {type(batch).__name__}"
-            )
-        start = time.perf_counter()
+        began = time.perf_counter()
         # 1. Sample completions of the prompts.
         with self._random_stream(self.rollouts_made):
-            prompts, rows = shuffled(batch)
+            prompts, rows = shuffled(batch, type(self).__name__)
             order = self.updates.split(len(prompts))
-            samples = self._sample(prompts, self.sampling)
-        sampled = time.perf_counter()
+            sampled = SampledBatch(prompts, rows, self._sample(prompts, self.sampling))
+        sampling_ended = time.perf_counter()
         # 2. Run the roles, in the minibatches of the first pass: its ratio is then 1 to the bit.
-        minibatches, outputs, after_eos = self._run_roles(prompts, samples, order)
+        after_eos = self.score_after_eos(sampled.samples)
+        minibatches, outputs = self._run_roles(sampled, order, after_eos)
         # 3. Score the completions.
-        scores = self._score(prompts, rows, samples, minibatches)
-        scored = time.perf_counter()
-        weights = torch.tensor([reward.weight for reward in self.rewards], device=self.device)
+        scores = self._score(sampled, minibatches)
+        scoring_ended = time.perf_counter()
         rollout = Rollout.assemble(
-            prompts, samples, order=order, outputs=outputs,
-            scores=weights @ torch.stack(list(scores.values())), score_after_eos=after_eos,
+            sampled, order=order, outputs=outputs, scores=list(scores.values()),
+            weights=[reward.weight for reward in self.rewards], score_after_eos=after_eos,
             old_logprobs=self.updates.old_logprobs,
         )  # fmt: skip
         # 4. Shape the scores.
         rewards = self._shaper.shape(rollout.scores, rollout.finished)
         # 5. Compute advantages.
         kl = rollout.kl(self.shaping.kl_estimator)
-        self._rollout = self.compute_advantages(rollout, kl, rewards)
+        self._progress.start(self.compute_advantages(rollout, kl, rewards))
 
-        self._update, self._stopped = 0, False
         self.rollouts_made += 1
         self._table = rollout_table(rollout, scores, self.decode)
         metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
         metrics |= {
-            "policy/sampler_gap": sampler_gap(samples, outputs),
-            "time/rollout": sampled - start,
-            "time/score": scored - sampled,
-            "time/tokens_per_second": sum(rollout.lengths) / (sampled - start),
+            "policy/sampler_gap": sampler_gap(sampled.samples, outputs),
+            "time/rollout": sampling_ended - began,
+            "time/score": scoring_ended - sampling_ended,
+            "time/tokens_per_second": sum(rollout.lengths) / (sampling_ended - began),
             "memory/peak_gib": peak_gib(self.device),
         }
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(samples))
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(sampled.samples))
         self._shaper.update_kl(kl.sum(1))
 
     def update_loss(self) -> Tensor | None:
         """Compute the loss of the next minibatch; None once ``target_kl`` has been passed."""
-        assert self._rollout is not None
-        update, self._update = self._update, self._update + 1
-        self._pending = True
-        if self._stopped:
+        progress = self._progress
+        assert progress.rollout is not None
+        update = progress.next_update()
+        if progress.stopped:
             return None
         self._update_began = time.perf_counter()
-        batch = self._rollout.batch(update)
+        batch = progress.rollout.batch(update)
         loss = self.objective(batch)
         metrics = dict(loss.metrics)
         error = metrics.pop("policy/ratio_error", None)
         if update == 0 and error is not None:
             metrics["policy/first_ratio_error"] = error
-        target, moved = self.updates.target_kl, metrics["policy/approxkl"]
-        if target is not None and self._trainer is not None:
-            gathered = self.all_gather(moved)  # all processes stop together
-            assert isinstance(gathered, Tensor)
-            moved = gathered.mean()
-        if target is not None and float(moved) > 1.5 * target:
-            self._stopped = True
-        metrics["policy/stopped"] = torch.tensor(float(self._stopped))
+        progress.stopped = self._has_moved_too_far(metrics["policy/approxkl"])
+        metrics["policy/stopped"] = torch.tensor(float(progress.stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
         self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
-        return None if self._stopped else loss.value
+        return None if progress.stopped else loss.value
+
+    def _has_moved_too_far(self, approxkl: Tensor) -> bool:
+        """Compare the policy's move with ``target_kl``; all processes stop together."""
+        target = self.updates.target_kl
+        if target is None:
+            return False
+        if self._trainer is not None:
+            gathered = self.all_gather(approxkl)
+            assert isinstance(gathered, Tensor)
+            approxkl = gathered.mean()
+        return float(approxkl) > 1.5 * target
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._pending = False
+        self._progress.pending = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Only here are backward and step over too."""
-        self._pending = False
-        if not self._stopped:
+        """Log the time of an update: only here have backward and step ended too."""
+        self._progress.pending = False
+        if not self._progress.stopped:
             self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
 
     # ---- steps of a rollout ----
@@ -259,33 +263,26 @@ class OnlineModule(AlignmentModule):
         return self._sampler.sample(self.backbone, POLICY, prompts, sampling)
 
     def _random_stream(self, number: int) -> AbstractContextManager[None]:
-        """Draw from the run's seed, this process and ``number`` alone."""
+        """Seed the draws inside by the run's seed, this process and ``number``."""
         self._seed = torch.initial_seed() if self._seed is None else self._seed
         return random_stream(self.device, self._seed, self.global_rank, number)
 
     def _run_roles(
-        self, prompts: list[list[int]], samples: list[Sample], order: list[list[int]]
-    ) -> tuple[list[TokenBatch], RoleOutputs, list[bool]]:
-        """Cut completions as the first pass does, and run the roles over each minibatch."""
-        completions, k = [sample.ids for sample in samples], self.sampling.num_samples
-        after_eos = self.score_after_eos(samples)
+        self, sampled: SampledBatch, order: list[list[int]], after_eos: list[bool]
+    ) -> tuple[list[TokenBatch], RoleOutputs]:
+        """Cut completions into the minibatches of the first pass, and run the roles over each."""
+        k = self.sampling.num_samples
         minibatches, outputs = [], []
-        for part in order[: self.updates.minibatches]:
-            tokens = to_device(completion_batch(prompts, completions, part), self.device)
+        for prompts in order[: self.updates.minibatches]:
+            tokens = sampled.tokens(prompts, self.device)
+            chosen = [after_eos[p * k + i] for p in prompts for i in range(k)]
             minibatches.append(tokens)
-            chosen = [after_eos[p * k + i] for p in part for i in range(k)]
             outputs.append(self.forward_roles(tokens, chosen))
-        return minibatches, RoleOutputs.concatenate(outputs), after_eos
+        return minibatches, RoleOutputs.concatenate(outputs)
 
-    def _score(
-        self,
-        prompts: list[list[int]],
-        rows: list[dict[str, Any]],
-        samples: list[Sample],
-        minibatches: list[TokenBatch],
-    ) -> dict[str, Tensor]:
+    def _score(self, sampled: SampledBatch, minibatches: list[TokenBatch]) -> dict[str, Tensor]:
         """Score completions by each reward: (C,) by its name."""
-        inputs = reward_inputs(prompts, rows, samples, minibatches, decode=self.decode)
+        inputs = sampled.reward_inputs(minibatches, self.decode)
         return {r.name: r.score(self.backbone, inputs).float() for r in self.rewards}
 
     def rollout_table(self) -> Table:
@@ -308,30 +305,21 @@ class OnlineModule(AlignmentModule):
         Nothing is drawn from the training's random numbers, and every validation draws the same.
         """
         prompts = [ids.tolist() for ids in batch.prompt_ids]
+        rows = [json.loads(row) for row in batch.rows]
         with self._random_stream(-1 - batch_idx):
             samples = self._sample(prompts, replace(self.sampling, num_samples=1))
-        tokens = to_device(
-            completion_batch(prompts, [s.ids for s in samples], range(len(prompts))), self.device
-        )
+        sampled = SampledBatch(prompts, rows, samples)
+        tokens = sampled.tokens(range(len(prompts)), self.device)
         outputs = self.forward_roles(tokens, [False] * len(samples))
-        kl = (outputs.logprobs - outputs.reference).sum() / len(samples)
-        rows = [json.loads(row) for row in batch.rows]
-        scores = self._score(prompts, rows, samples, [tokens])
+        scores = self._score(sampled, [tokens])
         score = sum(r.weight * scores[r.name].mean() for r in self.rewards)
-        loss = torch.as_tensor(self.kl_coef * kl - score)
-        metrics: dict[str, Any] = {
-            "loss": loss,
-            "scores": score,
-            "kl": kl,
-            "eos_share": sum(s.finished for s in samples) / len(samples),
-            "mean_length": sum(len(s.ids) for s in samples) / len(samples),
-        }
+        metrics = held_out_metrics(samples, outputs, score, self.kl_coef)
         self.log_dict(
-            {f"{stage}/{name}": float(value) for name, value in metrics.items()},
+            {f"{stage}/{name}": value for name, value in metrics.items()},
             batch_size=len(samples),
             sync_dist=True,
         )
-        return loss
+        return torch.tensor(metrics["loss"])
 
     def batch_weight(self, batch: PromptBatch | UpdateBatch) -> int:
         return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last_index)
@@ -340,12 +328,9 @@ class OnlineModule(AlignmentModule):
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint_)
-        in_hand = self._rollout.state() if self._rollout is not None else None
         processes = self._trainer.world_size if self._trainer is not None else 1
         checkpoint_["online"] = {
-            "rollout": gather_states(in_hand, processes),  # each process has sampled its own
-            "update": self._update - self._pending,  # a step that broke off is made again
-            "stopped": self._stopped,
+            "progress": self._progress.state_dict(processes),
             "rollouts_made": self.rollouts_made,
             "table": self._table._asdict() if self._table is not None else None,
             "seed": self._seed,
@@ -355,10 +340,7 @@ class OnlineModule(AlignmentModule):
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint_)
         state = checkpoint_["online"]
-        held = state["rollout"]
-        own = held[self.global_rank] if self.global_rank < len(held) else None
-        self._rollout = Rollout.of_state(own, self.device) if own is not None else None
-        self._update, self._stopped = state["update"], state["stopped"]
+        self._progress.load_state_dict(state["progress"], self.global_rank, self.device)
         self.rollouts_made, self._seed = state["rollouts_made"], state["seed"]
         self._table = Table(**state["table"]) if state["table"] is not None else None
         self._shaper.load_state_dict(state["shaper"])

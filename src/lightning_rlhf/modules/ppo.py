@@ -23,7 +23,9 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, RoleReward, Score
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.role import RoleReward
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 CRITIC = "critic"
@@ -77,7 +79,7 @@ class PPOModule(OnlineModule):
         sampling: how completions are drawn.
         shaping: how scores become rewards: KL, penalty, scale.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -87,7 +89,7 @@ class PPOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str = "reward",
+        reward: RewardFunction | Reward | list[Reward] | str = "reward",
         critic: Critic = Critic(),
         *,
         sampling: Sampling = Sampling(),
@@ -113,7 +115,7 @@ class PPOModule(OnlineModule):
             init_from = next((r.role for r in self.rewards if isinstance(r, RoleReward)), None)
         self.backbone.add_role(CRITIC, head=True, init_from=init_from, shares=shares)
         if fresh and init_from is None and CRITIC not in self.backbone.adapters:
-            torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # expects nothing yet
+            torch.nn.init.zeros_(self.backbone.head(CRITIC).weight)  # its values start at 0
 
     def example_batch(self, groups: Sequence[Sequence[int]]) -> UpdateBatch:
         batch = super().example_batch(groups)
@@ -185,5 +187,5 @@ class PPOModule(OnlineModule):
         return list(dict.fromkeys(parameters))  # roles may share some
 
     def _critic_warms_up(self) -> bool:
-        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._update
+        update = (self.rollouts_made - 1) * self.updates_per_rollout + self._progress.update
         return update <= self.critic.warmup_updates

@@ -14,14 +14,15 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward, Score
+from lightning_rlhf.rewards.base import Reward
+from lightning_rlhf.rewards.function import RewardFunction
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class RLOOModule(OnlineModule):
-    """Take each completion as one action; the mean score of the prompt's others is its baseline.
+    """REINFORCE with the mean score of the prompt's other completions as baseline.
 
-    arXiv 2402.14740.
+    A completion is one action (arXiv 2402.14740).
 
     Args:
         backbone: the base and its roles.
@@ -29,7 +30,7 @@ class RLOOModule(OnlineModule):
         sampling: how completions are drawn, two or more per prompt.
         shaping: how scores become rewards; the KL is part of the reward.
         updates: number of updates per rollout, and how far they may go.
-        sampler: the sampler; None for the backbone itself.
+        sampler: draws the completions; None for the backbone itself.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -37,7 +38,7 @@ class RLOOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: Score | Reward | list[Reward] | str = "reward",
+        reward: RewardFunction | Reward | list[Reward] | str = "reward",
         sampling: Sampling = Sampling(num_samples=4),
         *,
         shaping: Shaping = Shaping(),

@@ -14,7 +14,38 @@ from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_devi
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.functional.ppo import KLEstimator, token_kl
 from lightning_rlhf.models.sampler import Sample
-from lightning_rlhf.rewards.base import Answers
+from lightning_rlhf.rewards.base import RewardInputs
+
+
+class SampledBatch(NamedTuple):
+    """C sampled completions of G prompts, those of one prompt together."""
+
+    prompts: list[list[int]]  # G
+    rows: list[dict[str, Any]]  # G rows of the data
+    samples: list[Sample]  # C
+
+    def tokens(self, prompts: Sequence[int], device: torch.device) -> TokenBatch:
+        """Lay out the completions of some prompts, given by their indices."""
+        ids = [sample.ids for sample in self.samples]
+        return to_device(completion_batch(self.prompts, ids, prompts), device)
+
+    def reward_inputs(
+        self, minibatches: list[TokenBatch], decode: Callable[[list[int]], str]
+    ) -> RewardInputs:
+        """Decode completions for the rewards.
+
+        Args:
+            minibatches: the same completions, cut into batches that fit.
+            decode: token ids to text.
+        """
+        k = len(self.samples) // len(self.prompts)
+        return RewardInputs(
+            prompts=[text for text in map(decode, self.prompts) for _ in range(k)],
+            completions=[decode(sample.ids) for sample in self.samples],
+            rows=[row for row in self.rows for _ in range(k)],
+            tokens=minibatches,
+            texts=[decode(self.prompts[i // k] + s.ids) for i, s in enumerate(self.samples)],
+        )
 
 
 class RoleOutputs(NamedTuple):
@@ -53,28 +84,28 @@ class Rollout(NamedTuple):
     @classmethod
     def assemble(
         cls,
-        prompts: list[list[int]],
-        samples: list[Sample],
+        sampled: SampledBatch,
         *,
         order: list[list[int]],
         outputs: RoleOutputs,
-        scores: Tensor,
+        scores: Sequence[Tensor],
+        weights: Sequence[float],
         score_after_eos: list[bool],
         old_logprobs: Literal["trainer", "sampler"],
     ) -> Rollout:
         """Lay flat outputs out as rows; the advantages are still 0.
 
         Args:
-            prompts: G lists of token ids.
-            samples: C completions.
+            sampled: C completions of G prompts.
             order: the prompts of each update.
             outputs: over all C completions, in order.
-            scores: (C,).
+            scores: (C,) of each reward.
+            weights: of the rewards.
             score_after_eos: C, whether the critic was read at the end token too.
             old_logprobs: whose log-probs the ratios are taken to.
         """
-        completions = [sample.ids for sample in samples]
-        lengths = [len(ids) for ids in completions]
+        samples = sampled.samples
+        lengths = [len(sample.ids) for sample in samples]
         width, device = max(lengths), outputs.logprobs.device
         own = outputs.logprobs
         if old_logprobs == "sampler":
@@ -85,10 +116,10 @@ class Rollout(NamedTuple):
             values = as_rows(outputs.values, value_lengths, width + 1)
         logprobs = as_rows(own, lengths, width)
         return cls(
-            prompt_ids=prompts,
-            completion_ids=completions,
+            prompt_ids=sampled.prompts,
+            completion_ids=[sample.ids for sample in samples],
             finished=torch.tensor([sample.finished for sample in samples], device=device),
-            scores=scores,
+            scores=torch.tensor(weights, device=device) @ torch.stack(list(scores)),
             logprobs=logprobs,
             reference=as_rows(outputs.reference, lengths, width),
             advantages=torch.zeros_like(logprobs),
@@ -157,39 +188,20 @@ class Rollout(NamedTuple):
         return cls(**fields)
 
 
-def shuffled(batch: PromptBatch) -> tuple[list[list[int]], list[dict[str, Any]]]:
-    """Shuffle prompts and their rows, so that the first pass can take them in order."""
+def shuffled(batch: Any, method: str) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Shuffle prompts and their rows, so that the first pass can take them in order.
+
+    Raises:
+        ValueError: completions were given, which ``method`` samples itself.
+    """
+    if not isinstance(batch, PromptBatch):
+        raise ValueError(
+            f"{method} samples its own completions: give it PromptData, not {type(batch).__name__}"
+        )
     picked = torch.randperm(len(batch.prompt_ids)).tolist()
     return (
         [batch.prompt_ids[i].tolist() for i in picked],
         [json.loads(batch.rows[i]) for i in picked],
-    )
-
-
-def reward_inputs(
-    prompts: list[list[int]],
-    rows: list[dict[str, Any]],
-    samples: list[Sample],
-    minibatches: list[TokenBatch],
-    *,
-    decode: Callable[[list[int]], str],
-) -> Answers:
-    """Decode completions for the rewards.
-
-    Args:
-        prompts: G lists of token ids.
-        rows: G rows of the data.
-        samples: C completions, those of one prompt together.
-        minibatches: the same completions, cut into batches that fit.
-        decode: token ids to text.
-    """
-    k = len(samples) // len(prompts)
-    return Answers(
-        prompts=[text for text in map(decode, prompts) for _ in range(k)],
-        completions=[decode(sample.ids) for sample in samples],
-        rows=[row for row in rows for _ in range(k)],
-        tokens=minibatches,
-        texts=[decode(prompts[i // k] + sample.ids) for i, sample in enumerate(samples)],
     )
 
 

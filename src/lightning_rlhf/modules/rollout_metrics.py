@@ -45,6 +45,28 @@ def rollout_metrics(
     return {name: float(value) for name, value in metrics.items()}
 
 
+def held_out_metrics(
+    samples: Sequence[Sample], outputs: RoleOutputs, score: Tensor | float, kl_coef: float
+) -> dict[str, float]:
+    """Compute the metrics of one completion per held-out prompt.
+
+    Args:
+        samples: C completions.
+        outputs: of the roles over them.
+        score: mean weighted score.
+        kl_coef: the KL coefficient in the loss, ``kl_coef KL - score``.
+    """
+    n = len(samples)
+    kl = (outputs.logprobs - outputs.reference).sum() / n
+    return {
+        "loss": float(kl_coef * kl - score),
+        "scores": float(score),
+        "kl": float(kl),
+        "eos_share": sum(sample.finished for sample in samples) / n,
+        "mean_length": sum(len(sample.ids) for sample in samples) / n,
+    }
+
+
 def sampler_gap(samples: Sequence[Sample], outputs: RoleOutputs) -> float:
     """Mean absolute difference of the sampler's log-probs from the trainer's, per token."""
     own = sampler_logprobs(samples, outputs.logprobs.device)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.principles import Constitution
-from lightning_rlhf.data.tokens import prompt_of
 from lightning_rlhf.generators.journal import Journaled
 from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.text.messages import prompt_of
 
 
 class WritingModule(AlignmentModule):

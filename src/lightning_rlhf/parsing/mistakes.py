@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -18,6 +17,8 @@ import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lightning_rlhf.text.documents import broken
+from lightning_rlhf.text.suggest import did_you_mean, nearest
 from lightning_rlhf.training.hparams import argument_names
 
 OWN = Path(__file__).parents[1]
@@ -54,13 +55,6 @@ def sentence(message: str, args: list[str], verbs: Verbs) -> str:
         reasons = dict.fromkeys(line for line in lines if line and not NOISE.match(line))
         said = "; ".join(reasons) or "cannot be read"
     return f"{key}: {said}" if key else said
-
-
-def close(word: str, words: Iterable[str]) -> str:
-    """The likeliest of the words that might have been meant, as a clause; else all there are."""
-    words = sorted(words)
-    found = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean {found[0]}?" if found else f"there is {', '.join(words)}"
 
 
 def _expected(message: str) -> str | None:
@@ -105,9 +99,7 @@ def _yaml(message: str, args: list[str], verbs: Verbs) -> str | None:
         try:
             yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            where = f" line {mark.line + 1}, place {mark.column + 1}" if mark else ""
-            return f"{file}{where} is broken YAML: {error.problem}"
+            return broken(file, error)
     return None
 
 
@@ -124,7 +116,8 @@ def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
     option = found[1].rpartition(".")[2]
     there = _parameters(locate(name))
     owner = name.rpartition(".")[2]
-    return f"{_written_in(option, args)}{owner} has no option {option}: {close(option, there)}"
+    near = did_you_mean(option, there)
+    return f"{_written_in(option, args)}{owner} has no option {option}: {near}"
 
 
 def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
@@ -140,19 +133,19 @@ def _argument(message: str, args: list[str], verbs: Verbs) -> str | None:
     group = inside[1] if inside else group
     own = verbs.get(args[0])
     if own is not None:
-        said = f"{args[0]} has no option {option}: {close(option, _parameters(own))}"
+        said = f"{args[0]} has no option {option}: {did_you_mean(option, _parameters(own))}"
     elif group == "trainer":
-        said = f"Trainer has no option {option}: {close(option, _parameters(Trainer))}"
+        said = f"Trainer has no option {option}: {did_you_mean(option, _parameters(Trainer))}"
     else:
         first = found[1].split(".")[0]
         groups = ("model", "data", "trainer", "seed_everything", "ckpt_path", "config", "gpu")
-        said = f"there is no option {found[1]}: {close(first, groups)}"
+        said = f"there is no option {found[1]}: {did_you_mean(first, groups)}"
     return _written_in(option, args) + said
 
 
 def _verb(message: str, args: list[str], verbs: Verbs) -> str | None:
     found = re.search(r"argument subcommand: invalid choice: '([^']+)'", message)
-    return f"there is no verb {found[1]}: {close(found[1], verbs)}" if found else None
+    return f"there is no verb {found[1]}: {did_you_mean(found[1], verbs)}" if found else None
 
 
 def _name(message: str, args: list[str], verbs: Verbs) -> str | None:
@@ -161,8 +154,8 @@ def _name(message: str, args: list[str], verbs: Verbs) -> str | None:
     if found is None:
         return None
     there = [n for n in vars(locate(found[1])) if not n.startswith("_")]
-    likely = difflib.get_close_matches(found[2], there, n=1)
-    return f"{found[1]} has no {found[2]}" + (f": did you mean {likely[0]}?" if likely else "")
+    likely = nearest(found[2], there)
+    return f"{found[1]} has no {found[2]}" + (f": did you mean {likely}?" if likely else "")
 
 
 def _class(message: str, args: list[str], verbs: Verbs) -> str | None:
@@ -173,7 +166,7 @@ def _class(message: str, args: list[str], verbs: Verbs) -> str | None:
     key = re.findall(r'Parser key "(?:trainer\.)?(\w+)"', message)[-1]
     root = {"model": LightningModule, "data": LightningDataModule}.get(key, Callback)
     there = {k.__name__ for k in _kinds(root) if k.__module__.startswith("lightning_rlhf.")}
-    return f"there is no {found[1]}: {close(found[1], there)}"
+    return f"there is no {found[1]}: {did_you_mean(found[1], there)}"
 
 
 def _kinds(root: type) -> Iterator[type]:

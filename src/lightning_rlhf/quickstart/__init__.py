@@ -1,1 +1,1 @@
-"""Floor 4. The whole story on a world small enough for a laptop; an example to copy."""
+"""Every method on a toy world that is small enough for a laptop; an example to copy."""

@@ -1,8 +1,8 @@
-"""The micro-world's constitution, and a critic who shows a model how to use it.
+"""The micro-world's constitution, and lessons of an oracle on how to use it.
 
-A model of a few hundred thousand parameters has never read a critique. So it is shown some, about
-answers to *training* prompts only: what is wrong with an answer, its revision, and which of two
-answers is better. What it then finds in its own answers, it finds itself.
+A model of a few hundred thousand parameters has never read a critique. The lessons show it some,
+about answers to *training* prompts only: the faults of an answer, its revision, and which of two
+answers is better. The critiques of its own answers are then its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.quickstart.world import (
     REFUSAL,
     RUDE,
-    Verdict,
     World,
-    judge,
+    oracle_verdict,
     proper_answer,
     task_of,
     web_answer,
@@ -62,33 +61,34 @@ INSULTS, RAMBLES = "it is rude", "it rambles"
 
 
 def critique(prompt: str, answer: str) -> str:
-    """What is wrong with an answer, in words: all of it, whichever principle asks."""
-    found = judge(prompt, answer, finished=True)
+    """Name all faults of an answer, whichever principle asks."""
+    verdict = oracle_verdict(prompt, answer, finished=True)
     faults = []
-    if not found.correct:
+    if not verdict.correct:
         faults.append(HURTS if complies(prompt, answer) else WRONG)
-    if not found.manner:
+    if not verdict.manner:
         faults.append(OTHERWISE)
-    if not found.clean:
+    if not verdict.clean:
         faults.append(INSULTS if set(answer.split()) & set(RUDE) else RAMBLES)
     return f"{' and '.join(faults)} ." if faults else NOTHING
 
 
 def complies(prompt: str, answer: str) -> bool:
-    """Whether an answer helps with something harmful."""
+    """True if an answer complies with a harmful request."""
     tempting = task_of(prompt).tempting
     return bool(tempting) and tempting in answer.split()
 
 
 def refuses(answer: str) -> bool:
-    """Whether an answer says no."""
+    """True if an answer refuses."""
     return REFUSAL in answer.split()
 
 
 def lessons(world: World, n: int) -> list[dict[str, Any]]:
-    """``n`` answers of mixed quality to training prompts, criticised and revised: two rows each.
+    """Write ``n`` lessons on training prompts: rows of ``prompt`` and ``completion``.
 
-    And a comparison with another answer, where the two differ in quality: a third row.
+    Each has a critique and a revision of an answer of mixed quality, two rows. Where another
+    answer differs in quality, a comparison is the third.
     """
     rng = random.Random(f"{world.seed} lessons")
     prompts = world.prompts(held_out=False)
@@ -96,11 +96,14 @@ def lessons(world: World, n: int) -> list[dict[str, Any]]:
     for _ in range(n):
         prompt = rng.choice(prompts)
         answer, principle = web_answer(prompt, rng), rng.choice(CONSTITUTION.principles)
-        said = critique(prompt, answer)
-        better = answer if said == NOTHING else proper_answer(prompt, rng)
-        asked = critique_prompt(prompt, answer, (), principle.critique)
-        then = revision_prompt(asked, principle.critique, said, principle.revision)
-        rows += [{"prompt": asked, "completion": said}, {"prompt": then, "completion": better}]
+        faults = critique(prompt, answer)
+        better = answer if faults == NOTHING else proper_answer(prompt, rng)
+        first = critique_prompt(prompt, answer, (), principle.critique)
+        second = revision_prompt(first, principle.critique, faults, principle.revision)
+        rows += [
+            {"prompt": first, "completion": faults},
+            {"prompt": second, "completion": better},
+        ]
         other = web_answer(prompt, rng)
         gap = _score(prompt, answer) - _score(prompt, other)
         if gap:
@@ -112,15 +115,15 @@ def lessons(world: World, n: int) -> list[dict[str, Any]]:
 
 
 def helpful(world: World, n: int) -> list[dict[str, str]]:
-    """``n`` answers to harmless training prompts, as mixed as the web writes them."""
+    """Write ``n`` answers of mixed quality to harmless training prompts."""
     rng = random.Random(f"{world.seed} helpful")
-    asked = [p for p in world.prompts(held_out=False) if not task_of(p).tempting]
-    drawn = rng.choices(asked, k=n)
+    prompts = [p for p in world.prompts(held_out=False) if not task_of(p).tempting]
+    drawn = rng.choices(prompts, k=n)
     return [{"prompt": prompt, "completion": web_answer(prompt, rng)} for prompt in drawn]
 
 
 def vocabulary(world: World) -> list[str]:
-    """The world's words, and those of critiques and comparisons."""
+    """List the world's words and those of critiques and comparisons."""
     texts = [
         NOTHING,
         REVISE,
@@ -133,6 +136,5 @@ def vocabulary(world: World) -> list[str]:
 
 
 def _score(prompt: str, answer: str) -> float:
-    """The oracle's, harm before everything else."""
-    found: Verdict = judge(prompt, answer, finished=True)
-    return found.score - complies(prompt, answer)
+    """Score an answer by the oracle; harm outweighs everything else."""
+    return oracle_verdict(prompt, answer, finished=True).score - complies(prompt, answer)

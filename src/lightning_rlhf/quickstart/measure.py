@@ -1,4 +1,4 @@
-"""Held-out prompts answered by a role, and what the oracle says of them."""
+"""Sample a role on held-out prompts and score its answers with the oracle."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from lightning_rlhf.models.backbone import REFERENCE, Backbone
 from lightning_rlhf.models.generation import answer, generate
 from lightning_rlhf.models.sampler import Sample
 from lightning_rlhf.modules.reward import REWARD
-from lightning_rlhf.quickstart.world import judge
+from lightning_rlhf.quickstart.world import oracle_verdict
 
-MAX_ANSWER = 24  # tokens; no good answer of the world is longer than half of it
-SAMPLES = 3  # answers to each held-out prompt; the standard error of a share is then below 2 points
+MAX_ANSWER = 24  # tokens; good answers are at most half as long
+SAMPLES = 3  # answers to each held-out prompt: the standard error of a share is below 2 points
 
 
 class Sampled(NamedTuple):
-    """Held-out prompts answered by a role, and what the oracle says."""
+    """Answers of a role, and the oracle's figures."""
 
     answers: list[str]  # the first to each prompt
-    scores: list[float]  # of those
+    scores: list[float]  # of these answers
     metrics: dict[str, float]
-    all_answers: list[str]  # of each prompt the first, then of each the second
+    all_answers: list[str]  # the first to each prompt, then the second to each
 
 
 def sample(backbone: Backbone, role: str, prompts: list[str], times: int = SAMPLES) -> Sampled:
-    """Answer every prompt some times at temperature 1 and ask the oracle."""
-    asked = len(prompts)
+    """Answer every prompt several times at temperature 1 and score the answers."""
+    count = len(prompts)
     prompts = prompts * times
     template = ChatTemplate(backbone.tokenizer)
     ids = [template.encode_prompt(prompt) for prompt in prompts]
     completions = generate(backbone, role, ids, MAX_ANSWER, temperature=1.0)
     answers = [backbone.tokenizer.decode(answer(backbone, c)) for c in completions]
     verdicts = [
-        judge(p, a, c.finished) for p, a, c in zip(prompts, answers, completions, strict=True)
+        oracle_verdict(p, a, c.finished)
+        for p, a, c in zip(prompts, answers, completions, strict=True)
     ]
     scores = [v.score for v in verdicts]
     metrics = {
@@ -49,12 +50,12 @@ def sample(backbone: Backbone, role: str, prompts: list[str], times: int = SAMPL
     }
     if REWARD in backbone.heads:
         metrics["learnt_reward"] = learnt_reward(backbone, ids, completions)
-    return Sampled(answers[:asked], scores[:asked], metrics, answers)
+    return Sampled(answers[:count], scores[:count], metrics, answers)
 
 
 @torch.no_grad()
 def learnt_reward(backbone: Backbone, prompts: list[list[int]], completions: list[Sample]) -> float:
-    """The mean score that the reward role gives."""
+    """Return the mean score of the reward role."""
     tokens = completion_batch(prompts, [c.ids for c in completions], range(len(prompts)))
     return float(backbone.scores(to_device(tokens, backbone.base.device), REWARD).mean())
 
@@ -62,12 +63,12 @@ def learnt_reward(backbone: Backbone, prompts: list[list[int]], completions: lis
 def kl_to_reference(
     backbone: Backbone, role: str, prompts: list[list[int]], completions: list[Sample]
 ) -> float:
-    """Nats per answer; 0 before there is a reference to move away from."""
+    """Return the KL in nats per answer; 0 if there is no reference."""
     if REFERENCE not in backbone.roles:
         return 0.0
     return sampled_kl(backbone, role, REFERENCE, prompts, completions)
 
 
 def mean(values: list[float] | list[bool]) -> float:
-    """Of a list that is not empty."""
+    """Average a list that is not empty."""
     return sum(values) / len(values)

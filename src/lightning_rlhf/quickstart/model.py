@@ -1,4 +1,4 @@
-"""A Llama of a few hundred thousand parameters, from scratch, as a folder like any other model."""
+"""Write an untrained Llama of a few hundred thousand parameters as a model folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "un
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """One token to a word, words told apart by spaces."""
+    """Build a tokenizer with one token per word, words separated by spaces."""
     vocabulary = {word: i for i, word in enumerate([*SPECIAL.values(), *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -20,7 +20,7 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def write_base(folder: Path, words: list[str], seed: int, chat_template: str | None = None) -> int:
-    """Write an untrained model and its tokenizer; returns how many parameters it has."""
+    """Write an untrained model and its tokenizer; return the number of parameters."""
     tokenizer = word_tokenizer(words)
     tokenizer.chat_template = chat_template
     config = LlamaConfig(

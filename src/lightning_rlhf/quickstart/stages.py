@@ -1,4 +1,4 @@
-"""What recipes on the micro-world call: it is written, and it judges."""
+"""Functions that recipes on the micro-world call: write the data, evaluate with the oracle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_rlhf.constitution.demonstrations import write_rows
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.evaluation.roles import reward_accuracy
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
@@ -14,10 +13,11 @@ from lightning_rlhf.modules.reward import REWARD
 from lightning_rlhf.quickstart import critic
 from lightning_rlhf.quickstart.measure import mean, sample
 from lightning_rlhf.quickstart.model import write_base
-from lightning_rlhf.quickstart.world import World, judge, task_of
+from lightning_rlhf.quickstart.world import World, oracle_verdict, task_of
 from lightning_rlhf.reporting.frontier import Point, draw_frontier
+from lightning_rlhf.text.jsonl import write_rows
 
-SHOWN = 12  # answers in a report
+SHOWN = 12  # answers in the report
 
 
 def write_world(
@@ -29,17 +29,18 @@ def write_world(
 ) -> dict[str, Any]:
     """Write a world: an untrained model, ``base``, and rows of each kind.
 
-    ``demonstrations``, ``preferences`` and ``unseen`` pairs, training ``prompts``; with lessons
-    also those, ``helpful`` rows and the ``constitution``, and the world has deeds to refuse.
+    The files are ``demonstrations``, ``preferences``, ``unseen`` pairs and training ``prompts``.
+    With lessons there are also ``lessons``, ``helpful`` rows and the ``constitution``, and the
+    world has safety tasks.
 
     Args:
-        folder: where to.
+        folder: gets the files.
         seed: of the rows and of the model.
-        demonstrations: how many answers, of mixed quality.
-        preferences: how many pairs to train on; 1,000 unseen ones are beside them.
-        lessons: how many answers are criticised, revised and compared.
+        demonstrations: number of answers, of mixed quality.
+        preferences: number of pairs to train on; 1,000 unseen pairs are beside them.
+        lessons: number of answers that are criticized, revised and compared.
     """
-    home, world = Path(folder), World(seed, deeds=lessons > 0)
+    home, world = Path(folder), World(seed, safety_tasks=lessons > 0)
     words = critic.vocabulary(world) if lessons else world.vocabulary()
     template = critic.CHAT_TEMPLATE if lessons else None
     size = write_base(home / "base", words, seed, template)
@@ -62,14 +63,16 @@ def write_world(
     }
 
 
-def judge_policy(backbone: Backbone, every: int = 1, deeds: bool = False) -> dict[str, Any]:
-    """Sample answers to held-out prompts and ask the oracle; some of them for the report.
+def evaluate_policy(
+    backbone: Backbone, every: int = 1, safety_tasks: bool = False
+) -> dict[str, Any]:
+    """Score answers to held-out prompts with the oracle, and return some for the report.
 
     Args:
         backbone: a model trained whole, or a base with a ``policy`` in its ``adapters``; then the
-            base is the reference that KL is measured to. A ``reward`` there scores the answers.
-        every: take every so manieth prompt only.
-        deeds: in the world with deeds to refuse; then both sides of refusing are counted too.
+            base is the reference of the KL. A ``reward`` in ``adapters`` scores the answers too.
+        every: use every n-th prompt only.
+        safety_tasks: evaluate in the world with safety tasks, and measure refusals.
     """
     backbone.load().add_role(POLICY)
     if POLICY in backbone.adapters:
@@ -77,47 +80,47 @@ def judge_policy(backbone: Backbone, every: int = 1, deeds: bool = False) -> dic
     if REWARD in backbone.adapters:
         backbone.add_role(REWARD, trainable=False, head=True)
     backbone.eval()
-    prompts = World(deeds=deeds).prompts(held_out=True)[::every]
-    said = sample(backbone, POLICY, prompts)
-    rows = list(zip(prompts, said.answers, said.scores, strict=True))
-    found = {**said.metrics, "answers": rows[:: max(1, len(prompts) // SHOWN)]}
-    return found | refusals(prompts, said.all_answers) if deeds else found
+    prompts = World(safety_tasks=safety_tasks).prompts(held_out=True)[::every]
+    sampled = sample(backbone, POLICY, prompts)
+    rows = list(zip(prompts, sampled.answers, sampled.scores, strict=True))
+    figures = {**sampled.metrics, "answers": rows[:: max(1, len(prompts) // SHOWN)]}
+    return figures | refusals(prompts, sampled.all_answers) if safety_tasks else figures
 
 
 def refusals(prompts: list[str], answers: list[str]) -> dict[str, float]:
-    """Harm helped with, and harmless requests refused: each costs the other.
+    """Measure harmful compliance, over-refusal, and the score of harmless requests.
 
     Args:
-        prompts: of the world with deeds.
-        answers: to them, all of one sample before those of the next.
+        prompts: of the world with safety tasks.
+        answers: to the prompts, all of one sample before those of the next.
     """
-    asked = list(zip(prompts * (len(answers) // len(prompts)), answers, strict=True))
-    harm = [critic.complies(p, a) for p, a in asked if task_of(p).kind == "harm"]
-    alike = [critic.refuses(a) for p, a in asked if task_of(p).kind == "deed"]
-    rest = [judge(p, a, True).score for p, a in asked if task_of(p).kind != "harm"]
+    pairs = list(zip(prompts * (len(answers) // len(prompts)), answers, strict=True))
+    complied = [critic.complies(p, a) for p, a in pairs if task_of(p).kind == "harm"]
+    refused = [critic.refuses(a) for p, a in pairs if task_of(p).kind == "lookalike"]
+    scores = [oracle_verdict(p, a, True).score for p, a in pairs if task_of(p).kind != "harm"]
     return {
-        "harmful_compliance": mean(harm),
-        "over_refusal": mean(alike),
-        "helpful_score": mean(rest),
+        "harmful_compliance": mean(complied),
+        "over_refusal": mean(refused),
+        "helpful_score": mean(scores),
     }
 
 
 def draw(folder: str, files: list[str]) -> None:
-    """One picture of what methods gain for the KL they spend, ``frontier.png``.
+    """Draw the oracle score of each method against its KL, as ``frontier.png``.
 
     Args:
-        folder: where to.
-        files: points that ``Frontier`` left.
+        folder: gets the picture.
+        files: points that ``Frontier`` wrote.
     """
     points = [Point(**point) for file in files for point in json.loads(Path(file).read_text())]
     draw_frontier(points, Path(folder) / "frontier.png")
 
 
-def judge_reward(backbone: Backbone, source: str) -> dict[str, float]:
-    """How many unseen pairs a reward role orders as the oracle does.
+def evaluate_reward(backbone: Backbone, source: str) -> dict[str, float]:
+    """Measure the share of unseen pairs that a reward role orders as the oracle does.
 
     Args:
-        backbone: with a ``reward`` in its ``adapters``.
+        backbone: has a ``reward`` in its ``adapters``.
         source: the pairs.
     """
     backbone.load().add_role(REWARD, trainable=False, head=True)

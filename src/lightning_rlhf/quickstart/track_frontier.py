@@ -1,4 +1,4 @@
-"""What a policy is worth as it moves away from its reference, measured while it does."""
+"""Track the score of a policy against its KL from the reference during training."""
 
 from __future__ import annotations
 
@@ -16,42 +16,44 @@ from lightning_rlhf.quickstart.measure import sample
 from lightning_rlhf.quickstart.world import World
 from lightning_rlhf.reporting.frontier import Point
 
-LEAST = 10  # steps between two looks
+MIN_STEPS = 10  # between two measurements
 
 
 class Frontier(Callback):
-    """The oracle's score, the learnt reward and the KL, on held-out prompts of the micro-world.
+    """Measure oracle score, learned reward and KL on held-out prompts of the micro-world.
 
-    The oracle's score is logged as ``held_out/oracle_score``, which a ``Doctor`` may watch.
+    The oracle score is logged as ``held_out/oracle_score``, which a ``Doctor`` may watch.
 
     Args:
-        method: by which its points are named.
-        looks: how often it is measured after the first time, before any step.
-        deeds: the world has them.
-        path: a JSON file of the points; None for none.
+        method: name of the points.
+        looks: number of measurements after the first one, which is before any step.
+        safety_tasks: measure in the world with safety tasks.
+        path: a JSON file for the points; None writes none.
     """
 
-    def __init__(self, method: str, looks: int = 8, deeds: bool = False, path: str | None = None):
+    def __init__(
+        self, method: str, looks: int = 8, *, safety_tasks: bool = False, path: str | None = None
+    ):
         self.method = method
         self.looks = looks
-        self.prompts = World(deeds=deeds).prompts(held_out=True)
+        self.prompts = World(safety_tasks=safety_tasks).prompts(held_out=True)
         self.path = path
         self.points: list[Point] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = _backbone(pl_module)
-        if REWARD in backbone.adapters:  # a method that does not score has not made its head
+        if REWARD in backbone.adapters:  # the method may not have made the head
             backbone.add_role(REWARD, trainable=False, head=True)
         steps = trainer.max_steps
         if steps < 0:
             steps = int((trainer.max_epochs or 1) * trainer.num_training_batches)
-        self.every = max(LEAST, steps // self.looks)
+        self.every = max(MIN_STEPS, steps // self.looks)
         if trainer.global_step == 0:
-            self._look(pl_module)
+            self._measure(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if trainer.global_step % self.every == 0:
-            self._look(pl_module)
+            self._measure(pl_module)
             pl_module.log("held_out/oracle_score", self.points[-1].oracle)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,10 +67,12 @@ class Frontier(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.points = [Point(*point) for point in state_dict["points"]]
 
-    def _look(self, module: LightningModule) -> None:
+    def _measure(self, module: LightningModule) -> None:
         with torch.random.fork_rng([]):
-            seen = sample(_backbone(module), POLICY, self.prompts, times=1).metrics
-        point = Point(self.method, seen["kl"], seen["oracle_score"], seen.get("learnt_reward"))
+            metrics = sample(_backbone(module), POLICY, self.prompts, times=1).metrics
+        point = Point(
+            self.method, metrics["kl"], metrics["oracle_score"], metrics.get("learnt_reward")
+        )
         self.points.append(point)
 
 

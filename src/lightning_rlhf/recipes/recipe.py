@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import get_loader
 
-from lightning_rlhf.parsing.mistakes import close
+from lightning_rlhf.text.documents import broken
+from lightning_rlhf.text.suggest import did_you_mean
 
 LOAD = get_loader("yaml")  # the parser's: 1e-3 is a number
 TRAINED = ("fit", "validate", "test", "predict")  # verbs of a Trainer
@@ -56,8 +57,7 @@ def read_recipe(file: str | Path, overrides: list[str] | None = None) -> Recipe:
     try:
         written = _quoted(LOAD(file.read_text(encoding="utf-8")))
     except yaml.MarkedYAMLError as error:
-        where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{file}{where} is broken YAML: {error.problem}") from error
+        raise ValueError(broken(file, error)) from error
     if not isinstance(written, dict) or not isinstance(written.get("stages"), list):
         raise ValueError(f"{file} is no recipe: it needs a list under `stages:` (docs/recipes.md)")
     for override in overrides or []:
@@ -91,7 +91,8 @@ def _stage(item: Any, defaults: dict[str, Any], number: int, file: Path) -> Stag
             raise ValueError(f"{where}: {key} is a {kind.__name__}, got {item[key]!r}")
     verb = item.get("verb") or ("call" if "call" in item else "fit")
     if verb not in (*TRAINED, "call"):
-        raise ValueError(f"{where}: there is no verb {verb}: {close(verb, (*TRAINED, 'call'))}")
+        near = did_you_mean(verb, (*TRAINED, "call"))
+        raise ValueError(f"{where}: there is no verb {verb}: {near}")
     lacks = [k for k in (("call",) if verb == "call" else ("model", "data")) if k not in item]
     if lacks:
         raise ValueError(f"{where}: {verb} needs `{lacks[0]}:`")
@@ -143,7 +144,7 @@ def _inside(place: dict[str, Any], key: str) -> dict[str, Any]:
 def _named(stages: list[Any], name: str, override: str) -> Any:
     names = [str(s.get("name")) for s in stages if isinstance(s, dict)]
     if name not in names:
-        raise ValueError(f"--set {override}: there is no stage {name}: {close(name, names)}")
+        raise ValueError(f"--set {override}: there is no stage {name}: {did_you_mean(name, names)}")
     return next(s for s in stages if isinstance(s, dict) and s.get("name") == name)
 
 
@@ -151,7 +152,7 @@ def _known(there: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
     if not isinstance(there, dict):
         raise ValueError(f"{where}: a mapping is wanted, got {there!r}")
     if wrong := next((key for key in there if key not in keys), None):
-        raise ValueError(f"{where}: there is no key {wrong}: {close(str(wrong), keys)}")
+        raise ValueError(f"{where}: there is no key {wrong}: {did_you_mean(str(wrong), keys)}")
 
 
 def _quoted(value: Any) -> Any:

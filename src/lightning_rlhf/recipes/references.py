@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_rlhf.parsing.mistakes import close
+from lightning_rlhf.text.suggest import did_you_mean
 
 REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here|seed)|([A-Za-z]\w*)\.(\w+))\}(?!\})")
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earlier stages
@@ -61,6 +61,7 @@ def _path(
     if stage in later:
         raise ValueError(f"{match[0]} is not there yet: a stage refers to stages before it only")
     if output not in outputs.get(stage, {}):
-        meant = close(f"{stage}.{output}", there) if there else "no stage before leaves anything"
+        wanted = f"{stage}.{output}"
+        meant = did_you_mean(wanted, there) if there else "no stage before leaves anything"
         raise ValueError(f"nothing is called {match[0]}: {meant}")
     return outputs[stage][output]

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_rlhf.parsing.mistakes import close
 from lightning_rlhf.recipes.prepare import Prepared
 from lightning_rlhf.recipes.references import strings
+from lightning_rlhf.text.suggest import did_you_mean
 
 BEGUN, DONE = "begun.json", "done.json"
 SAID_ONLY = ("about", "report")  # what changes no result
@@ -151,7 +151,7 @@ def from_stage(stages: list[Prepared], name: str) -> list[Prepared]:
     """
     names = [stage.name for stage in stages]
     if name not in names:
-        raise ValueError(f"--from {name}: there is no such stage: {close(name, names)}")
+        raise ValueError(f"--from {name}: there is no such stage: {did_you_mean(name, names)}")
     return stages[names.index(name) :]
 
 

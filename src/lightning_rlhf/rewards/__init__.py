@@ -1,1 +1,1 @@
-"""Reward sources: a role, a function, a classifier, a judge."""
+"""Sources of rewards: a role, a function, a classifier on another base, a judge."""

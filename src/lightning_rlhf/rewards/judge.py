@@ -1,4 +1,4 @@
-"""A judge's rating as a reward: no reward model is trained (d-RLAIF, arXiv 2309.00267)."""
+"""A reward from a judge's rating: no reward model is trained (d-RLAIF, arXiv 2309.00267)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from torch import Tensor
 
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.rating import RATE, rate
-from lightning_rlhf.data.tokens import prompt_of
 from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sampling
-from lightning_rlhf.rewards.base import Answers, Reward
+from lightning_rlhf.rewards.base import Reward, RewardInputs
 
 
 class JudgeReward(Reward):
-    """The expected rating from 1 to 10 by the judge's own probabilities, rescaled to [-1, 1].
+    """Score with a judge: its expected rating from 1 to 10, rescaled to [-1, 1].
 
     Args:
         judge: a role of the backbone, whose weights come from ``Backbone(adapters={...})``, else
             the bare base; or a model elsewhere.
         question: the request, with {conversation} and {answer}.
-        end: what the judge ends a number with, see ``constitution.rating.rate``.
+        end: text after the number in the judge's reply, see ``constitution.rating.rate``.
         template: how messages become text, as in the data modules.
-        weight: in a sum of several.
+        weight: factor in a sum of several rewards.
     """
 
     def __init__(
@@ -31,6 +30,7 @@ class JudgeReward(Reward):
         judge: str | Generator = "judge",
         question: str = RATE,
         end: str = ".",
+        *,
         template: str = "auto",
         weight: float = 1.0,
     ):
@@ -42,12 +42,12 @@ class JudgeReward(Reward):
         self._asked: Generator | None = None
 
     def prepare(self, backbone: Backbone) -> None:
-        """Freeze the role."""
+        """Freeze the judge's role."""
         if isinstance(self.judge, str):
             backbone.add_role(self.judge, trainable=False)
 
     @torch.no_grad()
-    def score(self, backbone: Backbone, answers: Answers) -> Tensor:
+    def score(self, backbone: Backbone, inputs: RewardInputs) -> Tensor:
         if self._asked is None:
             judge = self.judge
             self._asked = (
@@ -55,9 +55,7 @@ class JudgeReward(Reward):
                 if isinstance(judge, str)
                 else judge
             )
-        prompts = [
-            prompt_of(row) if row else p
-            for p, row in zip(answers.prompts, answers.rows, strict=True)
-        ]
-        rated = rate(self._asked, prompts, answers.completions, self.question, self.end)
-        return torch.tensor(rated, device=backbone.base.device)
+        ratings = rate(
+            self._asked, inputs.conversations(), inputs.completions, self.question, self.end
+        )
+        return torch.tensor(ratings, device=backbone.base.device)

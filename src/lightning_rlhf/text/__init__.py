@@ -1,1 +1,1 @@
-"""Files, rows and words as text: no tensors, no models."""
+"""Files, rows, messages and words as text: no tensors, no models."""

@@ -1,4 +1,4 @@
-"""What scores a completion: roles, functions, classifiers on other bases, and sums of them."""
+"""Sources of rewards: roles, functions, classifiers on other bases, and sums of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ from lightning_rlhf import (
     Sampling,
     UpdateSchedule,
 )
+from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.data.collate import completion_batch
-from lightning_rlhf.rewards.base import Answers, as_rewards
+from lightning_rlhf.rewards.as_rewards import as_rewards
+from lightning_rlhf.rewards.base import RewardInputs
+from lightning_rlhf.rewards.judge import JudgeReward
+from lightning_rlhf.text.messages import parse_transcript
 from runs import Runs
 from support import NUMBERS, number_pairs
 
@@ -73,12 +77,12 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return str(folder)
 
 
-def answers(backbone: Backbone, said: list[tuple[str, str]]) -> Answers:
+def reward_inputs(backbone: Backbone, said: list[tuple[str, str]]) -> RewardInputs:
     prompts, completions = [p for p, _ in said], [c for _, c in said]
     ids = [[backbone.tokenizer(text).input_ids for text in side] for side in (prompts, completions)]
     tokens = [completion_batch(*ids, range(len(said)))]
     texts = [f"{p} {c}" for p, c in said]
-    return Answers(prompts, completions, [{"prompt": p} for p in prompts], tokens, texts)
+    return RewardInputs(prompts, completions, [{"prompt": p} for p in prompts], tokens, texts)
 
 
 SAID = [("w1 w2", "w3"), ("w4", "w5 w6 w7 w8 w9"), ("w10 w11 w12", "w13 w14")]
@@ -91,7 +95,7 @@ def test_a_role_scores_at_the_last_token(backbone: Backbone) -> None:
     backbone.add_role("judge", head=True)
     reward = RoleReward("judge", weight=0.5)
     reward.prepare(backbone)
-    found = reward.score(backbone, answers(backbone, SAID))
+    found = reward.score(backbone, reward_inputs(backbone, SAID))
     for (prompt, completion), score in zip(SAID, found, strict=True):
         ids = torch.tensor([backbone.tokenizer(f"{prompt} {completion}").input_ids])
         with torch.no_grad(), backbone.role("judge"):
@@ -114,7 +118,7 @@ def test_a_role_that_is_not_there_or_has_no_head(backbone: Backbone) -> None:
 def test_a_function_that_miscounts(backbone: Backbone) -> None:
     reward = FunctionReward(lambda prompts, completions, rows: [1.0])
     with pytest.raises(ValueError, match="gave 1 scores for 3 completions"):
-        reward.score(backbone, answers(backbone, SAID))
+        reward.score(backbone, reward_inputs(backbone, SAID))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
@@ -122,14 +126,14 @@ def test_a_function_that_gives_no_number(backbone: Backbone, bad: Any) -> None:
     def judge(prompts: list[str], completions: list[str], rows: list[dict]) -> list[Any]:
         return [0.0, bad, 1.0]
 
-    with pytest.raises(ValueError, match=rf"judge gave {bad} for 'w5 w6 w7 w8 w9': scores are fin"):
-        FunctionReward(judge).score(backbone, answers(backbone, SAID))
+    with pytest.raises(ValueError, match=rf"judge gave {bad} for 'w5 w6 w7 w8 w9': return fin"):
+        FunctionReward(judge).score(backbone, reward_inputs(backbone, SAID))
 
 
 def test_rewards_need_different_names() -> None:
     with pytest.raises(ValueError, match="each of another name"):
         as_rewards([RoleReward("reward"), RoleReward("reward")])
-    with pytest.raises(ValueError, match="rewards must be some"):
+    with pytest.raises(ValueError, match="give one or more rewards"):
         as_rewards([])
 
 
@@ -155,7 +159,7 @@ def expected(folder: str, said: list[tuple[str, str]]) -> list[float]:
 def test_a_classifier_reads_its_own_tokens(backbone: Backbone, classifier: str) -> None:
     reward = ClassifierReward(classifier, quantization=None, batch_size=2)
     reward.prepare(backbone)
-    found = reward.score(backbone, answers(backbone, SAID))
+    found = reward.score(backbone, reward_inputs(backbone, SAID))
     assert reward.name == "judge"
     torch.testing.assert_close(found, torch.tensor(expected(classifier, SAID)), atol=1e-5, rtol=0)
 
@@ -164,7 +168,7 @@ def test_a_classifier_reads_its_own_tokens(backbone: Backbone, classifier: str) 
 def test_padding_changes_no_score(backbone: Backbone, classifier: str, quantization: Any) -> None:
     def score(said: list[tuple[str, str]], batch_size: int) -> torch.Tensor:
         reward = ClassifierReward(classifier, quantization, batch_size)
-        return reward.score(backbone, answers(backbone, said))
+        return reward.score(backbone, reward_inputs(backbone, said))
 
     together = score(SAID, 8)
     torch.testing.assert_close(together, score(SAID, 1), atol=1e-5, rtol=0)
@@ -190,8 +194,8 @@ def test_a_classifier_is_held_only_while_it_scores(
 
     monkeypatch.setattr(ClassifierReward, "_load", watched)
     reward = ClassifierReward(classifier, quantization, keep=keep)
-    first = reward.score(backbone, answers(backbone, SAID))
-    second = reward.score(backbone, answers(backbone, SAID))
+    first = reward.score(backbone, reward_inputs(backbone, SAID))
+    second = reward.score(backbone, reward_inputs(backbone, SAID))
     gc.collect()
     assert torch.equal(first, second)
     assert len(made) == (1 if keep else 2)
@@ -205,6 +209,32 @@ def test_a_classifier_of_two_outputs(backbone: Backbone, tmp_path: Path) -> None
         ClassifierReward(str(tmp_path)).prepare(backbone)
     with pytest.raises(FileNotFoundError, match="no model at"):
         ClassifierReward(str(tmp_path / "absent")).prepare(backbone)
+
+
+@pytest.mark.parametrize("classifier", [TEMPLATE], indirect=True)
+@pytest.mark.parametrize("column", ["prompt", "messages", "chosen", "text"])
+def test_classifier_and_judge_see_the_turns_of_a_transcript(
+    backbone: Backbone, classifier: str, column: str
+) -> None:
+    """An Anthropic-HH prompt is several turns, whichever column and reward reads it."""
+    transcript = "\n\nHuman: w1 w2\n\nAssistant: w3\n\nHuman: w4"
+    row = {column: transcript if column == "prompt" else transcript + "\n\nAssistant: w9"}
+    if column == "messages":
+        row = {column: parse_transcript(row[column])}
+    inputs = RewardInputs([transcript], ["w5 w6"], [row], [], [f"{transcript}\n\nAssistant: w5 w6"])
+
+    turns = "user w1 w2 assistant w3 user w4 assistant w5 w6".split()
+    place = PreTrainedTokenizerFast.from_pretrained(classifier).get_vocab()
+    model = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([[BOS, *map(place.get, turns)]])).logits.item()
+    score = ClassifierReward(classifier, quantization=None).score(backbone, inputs)
+    assert score.item() == pytest.approx(expected, abs=1e-5)
+
+    judge = ScriptedGenerator(lambda messages, seed: "", lambda messages, option: -1.0)
+    JudgeReward(judge, question="{conversation} => {answer}").score(backbone, inputs)
+    shown = "User: w1 w2\n\nAssistant: w3\n\nUser: w4 => w5 w6"
+    assert judge.questions == [[{"role": "user", "content": shown}]]
 
 
 # ---- in a run ----
@@ -260,7 +290,7 @@ def test_rows_reach_the_function(runs: Runs) -> None:
     wanted = {row["question"]: row["answer"].rsplit(" ", 1)[1] for row in SUMS}
     assert len(seen) == 8 and {prompt for prompt, _ in seen} == set(wanted)
     assert all(row["answer"] == wanted[prompt] for prompt, row in seen)
-    answers_ = [Answers([r["question"]], [f"w1 w{a}"], [{"answer": a}], [], [""])
+    inputs = [RewardInputs([r["question"]], [f"w1 w{a}"], [{"answer": a}], [], [""])
                 for r, a in zip(SUMS, wanted.values(), strict=True)]  # fmt: skip
-    scores = [FunctionReward(correct).score(module.backbone, a).item() for a in answers_]
+    scores = [FunctionReward(correct).score(module.backbone, a).item() for a in inputs]
     assert scores == [1.0] * 4

@@ -1,0 +1,48 @@
+"""The rollout in hand, and how far its updates are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lightning_rlhf.modules.rollout import Rollout
+from lightning_rlhf.training.checkpoint import gather_states
+
+
+class RolloutProgress:
+    """The rollout in hand, and the updates made on it.
+
+    An update is pending from its beginning until its optimizer step has been made. A checkpoint
+    counts a pending update as not made, so that a resumed run repeats it.
+    """
+
+    def __init__(self) -> None:
+        self.rollout: Rollout | None = None
+        self.update = 0  # number of updates that have begun
+        self.pending = False
+        self.stopped = False  # the remaining updates are skipped
+
+    def start(self, rollout: Rollout) -> None:
+        """Take a new rollout in hand."""
+        self.rollout, self.update, self.stopped = rollout, 0, False
+
+    def next_update(self) -> int:
+        """Begin an update, and return its number."""
+        update, self.update, self.pending = self.update, self.update + 1, True
+        return update
+
+    def state_dict(self, processes: int) -> dict[str, Any]:
+        """Collect what a checkpoint holds; each process has sampled a rollout of its own."""
+        rollout = self.rollout.state() if self.rollout is not None else None
+        return {
+            "rollouts": gather_states(rollout, processes),
+            "update": self.update - self.pending,
+            "stopped": self.stopped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
+        rollouts = state["rollouts"]
+        own = rollouts[rank] if rank < len(rollouts) else None
+        self.rollout = Rollout.of_state(own, device) if own is not None else None
+        self.update, self.stopped = state["update"], state["stopped"]

@@ -1,0 +1,101 @@
+"""Read and write JSONL files: one JSON value per line, UTF-8.
+
+The variants differ in what a killed process may leave behind, and in who has to survive it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_rlhf.text.documents import broken, not_utf8
+
+FIX = "fix or remove that line"
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a file anew, and its folder if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(map(_line, rows))
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append to a file that is closed on return: a killed process loses none of these rows."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(map(_line, rows))
+
+
+def append_rows_synced(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append in one write and wait for the disk: a power failure loses none of these rows."""
+    data = "".join(map(_line, rows)).encode()
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Read a file that must be intact.
+
+    Raises:
+        ValueError: a line is not JSON, or its bytes are not UTF-8.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield _parse(line, path, number)
+    except UnicodeDecodeError as error:
+        raise ValueError(not_utf8(path, Path(path).read_bytes())) from error
+
+
+def read_intact_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a file that a run may still be writing: lines that are not whole rows are skipped."""
+    for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold U+2028
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def complete_rows(path: Path) -> Iterator[tuple[Any, int]]:
+    """Read the rows of complete lines, each with the offset in bytes of its line's end.
+
+    A last line without its newline was left by a kill, even if it happens to be valid JSON. Cut it
+    off with ``truncate`` before appending.
+
+    Raises:
+        ValueError: a complete line is not JSON, or its bytes are not UTF-8.
+    """
+    end = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                yield _parse(line.decode(), path, number), end
+    except UnicodeDecodeError as error:
+        raise ValueError(not_utf8(path, path.read_bytes())) from error
+
+
+def truncate(path: Path, end: int) -> None:
+    """Cut a file off behind its first ``end`` bytes; a file that ends there is not touched."""
+    if end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _parse(line: str, path: str | Path, number: int) -> Any:
+    try:
+        return json.loads(line.rstrip("\r\n"))  # else a broken line's end is on the next line
+    except json.JSONDecodeError as error:
+        raise ValueError(broken(path, error, first_line=number, fix=FIX)) from error
