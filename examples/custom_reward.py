@@ -35,7 +35,7 @@ def main(
         backbone,
         says_word,
         Sampling(max_new_tokens=16, num_samples=4),
-        Shaping(kl_coef=0.02),
+        shaping=Shaping(kl_coef=0.02),
         lr=5e-3,
     )
     data = PromptData(rows_of(source, word), val_fraction=0.0, batch_size=16)

@@ -112,7 +112,9 @@ model:
       - loss: lightning_rlhf.functional.dpo.robust_loss
         weight: 0.2
         options: {label_smoothing: 0.2}
-    divergence: {class_path: lightning_rlhf.functional.dpo.AlphaDivergence, init_args: {alpha: 0.3}}
+    divergence:
+      class_path: lightning_rlhf.functional.divergences.AlphaDivergence
+      init_args: {alpha: 0.3}
 """
     )
     cli = build(*with_configs(CONFIGS / "dpo.yaml", overlay))

@@ -8,12 +8,13 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 from lightning_rlhf.callbacks.memory_guard import MemoryGuard
 from lightning_rlhf.callbacks.token_budget import FindTokenBudget
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.functional.pairs import Term
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.ai_feedback import AIFeedbackModule
-from lightning_rlhf.modules.dpo import DPOModule, Term
+from lightning_rlhf.modules.dpo import DPOModule
 from lightning_rlhf.modules.grpo import GRPOModule
 from lightning_rlhf.modules.kto import KTOModule
 from lightning_rlhf.modules.ppo import Critic, PPOModule

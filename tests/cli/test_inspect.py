@@ -6,18 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from lightning_rlhf import Backbone, DemonstrationData, PreferenceData
-from lightning_rlhf.cli.inspect import COUNTS, clean, inspect, shown
 from lightning_rlhf.cli.main import main
 from lightning_rlhf.data import collate
 from lightning_rlhf.data.sources import load_rows
-from lightning_rlhf.data.statistics import batch_plan, figures, loss_masks, runs
+from lightning_rlhf.data.statistics import loss_masks, runs
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import token_row
+from lightning_rlhf.reporting.data_view import show_data
+from lightning_rlhf.reporting.rows_view import IN_LOSS, row_lines
+from lightning_rlhf.text.display import printable
 from support import number_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +73,13 @@ def test_the_coloured_tokens_are_those_the_mask_counts(
             ]
             target = collate.token_batch([row]).target_ids.tolist()
             assert [i for run in counted for i in run.ids] == target
-            lines = shown(row, chat, special, plain)
+            lines = row_lines(row, chat, special, plain)
             words = " ".join(tokenizer.convert_ids_to_tokens(target))
             coloured = " ".join(
                 line.plain[span.start : span.end].replace("·", " ").strip(" ‹›")
                 for line in lines
                 for span in line.spans
-                if str(span.style).startswith(COUNTS)
+                if str(span.style).startswith(IN_LOSS)
             )
             assert coloured.split() == words.split()
             bracketed = "".join(line.plain for line in lines).count("⟦")
@@ -95,27 +96,6 @@ def _joined(row: Any, special: set[int]) -> list[None]:
     ]
 
 
-def test_figures_by_hand(tiny_base: str) -> None:
-    rows = [
-        {"prompt": "w1 w2", "chosen": "w3", "rejected": "w4 w5"},
-        {"prompt": "w1 w2", "chosen": "w3", "rejected": "w4 w5"},
-        {"prompt": "w1 w2", "chosen": "w4 w5", "rejected": "w3"},
-        {"prompt": "w1", "chosen": "w3 w3 w3", "rejected": "w4 w5"},
-    ]
-    data = PreferenceData(rows, val_fraction=0, tokenizer=Backbone(tiny_base).tokenizer)
-    data.setup()
-    assert data.train_rows is not None
-    found = figures(data.train_rows)
-    assert found.prompt.tolist() == [2, 2, 2, 1]
-    assert found.completion.tolist() == [2, 3, 2, 3, 3, 2, 4, 3]  # an end token each
-    assert found.row.tolist() == [5, 5, 5, 5]
-    assert found.tokens.tolist() == [7, 7, 7, 8]
-    assert (found.loss_tokens, found.same_rows, found.same_prompts) == (22, 1, 2)
-    plan = batch_plan(found, [[0, 1, 2], [3]])
-    assert [x.tolist() for x in plan] == [[3, 1], [21, 8], [30, 10]]
-    assert figures(data.train_rows.select(np.array([3, 0]))).tokens.tolist() == [8, 7]
-
-
 def test_a_file_by_its_columns(
     tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +107,8 @@ def test_a_file_by_its_columns(
     for part in (
         "read as preference data", "21 rows read, 20 kept",
         "1 dropped: identical pair, first row 21",
-        "chosen: ⟦", "›⟧", "20 rows to train on", "(max_tokens 40)", "filled:", "padded they",
+        "chosen: ⟦", "›⟧", "20 rows to train on", "tokens are under the loss mask (",
+        "duplicates: 0 identical rows;", "(max_tokens 40)", "filled:", "padded they",
     ):  # fmt: skip
         assert part in flat, part
     assert "\x1b" not in text
@@ -181,7 +162,7 @@ def test_a_stream(tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     ):  # fmt: skip
         assert part in flat, part
     data = PreferenceData(load_rows(f"stream:{file}"), val_fraction=0)
-    assert inspect(data, Backbone(tiny_base).tokenizer, 0, Console(width=80))
+    assert show_data(data, Backbone(tiny_base).tokenizer, 0, console=Console(width=80))
     assert "the first 21 rows read, 20 kept" in capsys.readouterr().out
     empty = tmp_path / "empty.jsonl"
     empty.touch()
@@ -206,7 +187,7 @@ def test_a_mixture(tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture
         assert "10 rows read, 10 kept; weight 0.5 " in flat
         assert "25 rows to train on" in flat
     code, text = said(["{a.jsonl, b.jsonl}", "--tokenizer", tiny_base], capsys)
-    assert code == 2 and "{a.jsonl, b.jsonl} is no mixture: write {one.jsonl: 1.0" in text
+    assert code == 2 and "{a.jsonl, b.jsonl} is not a mixture: write {one.jsonl: 1.0" in text
 
 
 @pytest.mark.parametrize(("method", "steps"), [("ppo", 8), ("grpo", 2)])
@@ -220,8 +201,8 @@ def test_prompts_of_a_module_that_completes_them(
     flat = " ".join(text.split())
     assert code == 0
     for part in (
-        "PromptData", "prompt: w1 w2", "4 tokens of prompts; only completions count",
-        "duplicates: 1 prompts are there before",
+        "PromptData", "prompt: w1 w2", "4 tokens of prompts; only completions are trained on",
+        "duplicates: 1 row repeats an earlier prompt",
         f"rollouts an epoch: 2 (batch_size 2), {steps} steps each", "rows a rollout: 1 to 2",
     ):  # fmt: skip
         assert part in flat, part
@@ -230,10 +211,10 @@ def test_prompts_of_a_module_that_completes_them(
 
 
 def test_text_of_data_gives_no_orders(tiny_base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert clean("a\x1b[31m\x9bb\u202ec\td\n") == "a\ufffd[31m\ufffdb\ufffdc\td\n"
+    assert printable("a\x1b[31m\x9bb\u202ec\td\n") == "a\ufffd[31m\ufffdb\ufffdc\td\n"
     rows = [{"prompt": "w1", "chosen": "w2", "rejected": "w3", "[red]\x1b[0m": "x"}] * 2
     console = Console(width=80, color_system="truecolor", force_terminal=True)
     data = PreferenceData(rows, val_fraction=0)
-    assert inspect(data, Backbone(tiny_base).tokenizer, 1, console)
+    assert show_data(data, Backbone(tiny_base).tokenizer, 1, console=console)
     text = capsys.readouterr().out
     assert "[red]\ufffd[0m" in text and "\x1b[1;32m" in text and "⟦" not in text

@@ -15,7 +15,7 @@ from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.seeds import seed_of
 from lightning_rlhf.constitution.testing import ScriptedGenerator
-from lightning_rlhf.constitution.verdicts import Verdict, normalized
+from lightning_rlhf.constitution.verdicts import Verdict
 from lightning_rlhf.data.formats import Pair, read_pair
 from lightning_rlhf.text.messages import Message
 
@@ -186,13 +186,6 @@ def test_labels_depend_on_their_pair_alone(texts: list[str], seed: int, random: 
     assert {v.id: v for v in again} == once
     (alone,) = labeler.label(ScriptedGenerator(lambda m, s: str(s), score), pairs[:1])
     assert alone == once[alone.id]
-
-
-@given(st.floats(-50, 0), st.floats(-50, 0))
-def test_normalizing_is_a_softmax(a: float, b: float) -> None:
-    p = normalized((a, b))
-    assert p == pytest.approx(math.exp(a) / (math.exp(a) + math.exp(b)))
-    assert p + normalized((b, a)) == pytest.approx(1)
 
 
 def test_errors_of_wrong_settings_and_pairs() -> None:

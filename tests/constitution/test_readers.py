@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lightning_rlhf.constitution.principles import Principle
-from lightning_rlhf.constitution.readers import load
+from lightning_rlhf.constitution.readers import LazyConstitution, load
 from lightning_rlhf.constitution.transcripts import load_transcripts
 from support import shared
 
@@ -118,3 +118,14 @@ def test_the_critic_form_of_llm_swarm() -> None:
     assert len(chats) == 4 and all(len(t.messages()) == 6 for t in chats)
     with pytest.raises(ValueError, match="no principle with a comparison text"):
         constitution.draw("comparison", 1)
+
+
+def test_a_file_of_an_earlier_stage_is_read_on_first_use(tmp_path: Path) -> None:
+    value = {"name": "n", "version": "1", "principles": [{"id": "a", "revision": "Be kind."}]}
+    lazy = LazyConstitution(str(tmp_path / "mine.yaml"), "revision")
+    with pytest.raises(FileNotFoundError, match=r"no file at .*mine\.yaml"):
+        assert lazy.value
+    file = written(tmp_path, value)
+    assert lazy.value == load(file) and lazy.value is lazy.value
+    with pytest.raises(ValueError, match="no principle with a critique text"):
+        LazyConstitution(str(file), "critique")  # it is there, so it is read at once

@@ -11,7 +11,6 @@ import pytest
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.constitution.principles import Constitution, Principle
 from lightning_rlhf.constitution.question import Question
-from lightning_rlhf.constitution.rating import expected, rate
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.evaluation.judge_eval import calibration, judge_eval, wilson
 from lightning_rlhf.text.messages import Message
@@ -89,21 +88,3 @@ def test_errors_of_wrong_rows() -> None:
         judge_eval(judge, ASK, [{"prompt": "q", "chosen": "1"}])
     with pytest.raises(ValueError, match="row 1: human is 2: it must be a share"):
         judge_eval(judge, ASK, [{"prompt": "q", "first": "1", "second": "2", "human": 2}])
-
-
-def test_ratings_are_expected_values_between_minus_one_and_one() -> None:
-    def score(messages: list[Message], option: str) -> float:
-        assert option.endswith(".")  # "1." does not begin "10."
-        wanted = {"bad": {"1.": 1.0}, "good": {"10.": 1.0}, "fair": {"1.": 0.25, "7.": 0.75}}
-        text = messages[-1]["content"]
-        p = next(v for k, v in wanted.items() if f"Answer: {k}" in text).get(option, 0.0)
-        return math.log(p) - 5 if p else -math.inf
-
-    judge = ScriptedGenerator(lambda m, s: "", score)
-    ratings = rate(judge, ["q", "q", "q"], ["bad", "good", "fair"])
-    assert ratings == pytest.approx([-1, 1, 0])  # 0.25 * 1 + 0.75 * 7 = 5.5, the middle
-    assert expected([0.0] * 10) == pytest.approx(5.5)
-    with pytest.raises(ValueError, match="none of the ratings 1 to 10 a probability"):
-        expected([-math.inf] * 10)
-    with pytest.raises(ValueError, match="the template uses 'answr'"):
-        rate(judge, ["q"], ["bad"], template="{answr}")

@@ -10,8 +10,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_rlhf.functional import dpo
-from lightning_rlhf.functional.dpo import AlphaDivergence, PairLogprobs, preference_loss
+from lightning_rlhf.functional import divergences, dpo
+from lightning_rlhf.functional.divergences import AlphaDivergence
+from lightning_rlhf.functional.pairs import (
+    PairLogprobs,
+    PairLoss,
+    completion_sums,
+    preference_loss,
+    reward_metrics,
+)
 
 PER_PAIR = [
     dpo.dpo_loss, dpo.hinge_loss, dpo.ipo_loss, dpo.exo_pair_loss, dpo.nca_pair_loss,
@@ -59,7 +66,7 @@ def test_one_pair_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", PER_PAIR)
-def test_a_pair_does_not_feel_its_neighbours(loss: dpo.PairLoss) -> None:
+def test_a_pair_does_not_feel_its_neighbours(loss: PairLoss) -> None:
     pairs = some_pairs(5)
     whole = loss(pairs, 0.3)
     for i in range(5):
@@ -68,7 +75,7 @@ def test_a_pair_does_not_feel_its_neighbours(loss: dpo.PairLoss) -> None:
 
 
 @pytest.mark.parametrize("loss", PER_PAIR)
-def test_gradients_are_those_of_the_formula(loss: dpo.PairLoss) -> None:
+def test_gradients_are_those_of_the_formula(loss: PairLoss) -> None:
     pairs = some_pairs(3)
     s = torch.cat([pairs.chosen, pairs.rejected]).requires_grad_()
     assert torch.autograd.gradcheck(
@@ -93,15 +100,19 @@ def test_alpha_divergence_ends_in_reverse_kl() -> None:
     d = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
     assert torch.equal(AlphaDivergence(1.0)(d), d)
     torch.testing.assert_close(AlphaDivergence(1 + 1e-7)(d), d, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(AlphaDivergence(0.0)(d), dpo.forward_kl(d))
+    torch.testing.assert_close(AlphaDivergence(0.0)(d), divergences.forward_kl(d))
 
 
-@pytest.mark.parametrize("divergence", [dpo.forward_kl, dpo.jensen_shannon, AlphaDivergence(0.5)])
-def test_divergences_agree_to_first_order_and_stay_finite(divergence: dpo.Divergence) -> None:
+@pytest.mark.parametrize(
+    "divergence", [divergences.forward_kl, divergences.jensen_shannon, AlphaDivergence(0.5)]
+)
+def test_divergences_agree_to_first_order_and_stay_finite(
+    divergence: divergences.Divergence,
+) -> None:
     zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(divergence(zero).sum(), zero)
     assert divergence(zero).item() == 0
-    assert slope.item() == pytest.approx(0.5 if divergence is dpo.jensen_shannon else 1.0)
+    assert slope.item() == pytest.approx(0.5 if divergence is divergences.jensen_shannon else 1.0)
     assert torch.isfinite(divergence(torch.tensor([-1e4, 1e4]))).all()
 
 
@@ -116,16 +127,16 @@ def test_completion_sums_against_a_double_loop(lengths: list[int], alpha: float,
         sum(float(lp) * (1.0 if t < s else alpha) for t, lp in enumerate(part))
         for part, s in zip(logprobs.split(lengths), short, strict=True)
     ]
-    found = dpo.completion_sums(logprobs, sequence, len(lengths), short, alpha)
+    found = completion_sums(logprobs, sequence, len(lengths), short, alpha)
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
 
 
 def test_a_tie_counts_as_wrong() -> None:
     pairs = some_pairs(4, same=True)
-    assert dpo.reward_metrics(pairs, 0.1)["rewards/accuracies"] == 0
+    assert reward_metrics(pairs, 0.1)["rewards/accuracies"] == 0
 
 
 @pytest.mark.parametrize(("loss", "e"), [(dpo.exo_pair_loss, 0.0), (dpo.robust_loss, 0.5)])
-def test_label_smoothing_out_of_range_is_named(loss: dpo.PairLoss, e: float) -> None:
+def test_label_smoothing_out_of_range_is_named(loss: PairLoss, e: float) -> None:
     with pytest.raises(ValueError, match=f"got {e}"):
         loss(some_pairs(), 0.1, label_smoothing=e)

@@ -17,8 +17,14 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.functional import advantages as advantage
-from lightning_rlhf.functional import dpo, grpo, kto, ppo, reward, rloo
-from lightning_rlhf.functional.dpo import AlphaDivergence, PairLogprobs, preference_loss
+from lightning_rlhf.functional import divergences, dpo, grpo, kto, ppo, reward, rloo
+from lightning_rlhf.functional.divergences import AlphaDivergence
+from lightning_rlhf.functional.pairs import (
+    PairLogprobs,
+    completion_sums,
+    preference_loss,
+    wpo_weight,
+)
 from support import shared
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -51,8 +57,8 @@ DPO: dict[str, dict[str, Any]] = {
     "discopop": {"terms": [(1, dpo.discopop_loss)]},
     "sft": {"terms": [(1, dpo.chosen_nll_loss)]},
     "sigmoid_norm": {"terms": [(1, dpo.sigmoid_norm_loss)]},
-    "sigmoid+forward_kl": {"divergence": dpo.forward_kl},
-    "sigmoid+js_divergence": {"divergence": dpo.jensen_shannon},
+    "sigmoid+forward_kl": {"divergence": divergences.forward_kl},
+    "sigmoid+js_divergence": {"divergence": divergences.jensen_shannon},
     "sigmoid+alpha_divergence": {"divergence": AlphaDivergence(0.5)},
     "sigmoid+ld_alpha=0.5": {"ld_alpha": 0.5},
     "sigmoid+wpo": {"wpo": True},
@@ -125,7 +131,7 @@ def test_pair_losses(batch: int | None, name: str) -> None:
     if alpha is not None:
         short = torch.minimum(length[chosen], length[rejected]).repeat(2)
     s, ref = (
-        dpo.completion_sums(logprobs, sequence, rows, short, 1.0 if alpha is None else alpha)
+        completion_sums(logprobs, sequence, rows, short, 1.0 if alpha is None else alpha)
         for logprobs in (policy, reference)
     )
     pairs = PairLogprobs(
@@ -135,12 +141,12 @@ def test_pair_losses(batch: int | None, name: str) -> None:
         ref_rejected=ref[rejected],
         chosen_length=length[chosen],
         rejected_length=length[rejected],
-        divergence=how.get("divergence", dpo.reverse_kl),
+        divergence=how.get("divergence", divergences.reverse_kl),
     )
     weight = None
     if how.get("wpo"):
         log_sum_sq = torch.tensor(data["log_sum_sq_probs"])[mask]
-        weight = dpo.wpo_weight(policy, log_sum_sq, sequence, chosen, rejected)
+        weight = wpo_weight(policy, log_sum_sq, sequence, chosen, rejected)
     terms = how.get("terms", [(1, dpo.dpo_loss)])
     loss = preference_loss(pairs, data["beta"], terms, weight=weight)
     agree(loss.value, expected["loss"])
@@ -260,7 +266,7 @@ def test_unpaired_losses(name: str) -> None:
     log_ratios = leaf - torch.tensor(reference)[mask]
     baseline = kto.baseline(torch.tensor(data["mismatched_ratio"]))
     unpaired = kto.UnpairedLogprobs(
-        ratio=dpo.completion_sums(log_ratios, sequence, len(mask), None, 1.0),
+        ratio=completion_sums(log_ratios, sequence, len(mask), None, 1.0),
         label=torch.tensor(data["label"]).float(),
         baseline=baseline if name == "kto" else torch.zeros(()),
     )

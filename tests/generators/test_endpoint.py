@@ -103,6 +103,17 @@ def test_options_are_looked_up_among_the_likeliest_tokens(server: Server) -> Non
         generator.option_logprobs([user("rate")], ["1"])
 
 
+def test_the_identity_that_keys_a_journal() -> None:
+    generator = OpenAICompatible("http://x/v1/", "m", None, max_tokens=7, temperature=0.5)
+    assert generator.identity == {
+        "model": "m",
+        "endpoint": "http://x/v1/chat/completions",
+        "max_tokens": "7",
+        "temperature": "0.5",
+        "top_p": "1.0",
+    }
+
+
 def test_a_trailing_assistant_turn_is_continued(server: Server) -> None:
     generator = OpenAICompatible(server.url, "m", api_key_env=None)
     generator.generate([Request([*user("q"), {"role": "assistant", "content": "so"}], 0)])

@@ -60,6 +60,9 @@ def test_losses_without_a_reference_make_none(runs: Runs) -> None:
     module = DPOModule(runs.backbone(), loss=dpo.simpo_loss, beta=2.0)
     losses(runs, module, max_steps=2)
     assert list(module.backbone.roles) == ["policy"]
+    data = PreferenceData(number_pairs(4), val_fraction=0, batch_size=4)
+    (rows,) = runs.trainer().predict(module, data)
+    assert all(row["reward_chosen"] < 0 and row["reward_rejected"] < 0 for row in rows)  # beta S
 
 
 def test_dropout_and_beta_are_refused_at_once(runs: Runs) -> None:

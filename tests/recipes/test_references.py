@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_rlhf.recipes.references import resolve, strings, taken
+from lightning_rlhf.recipes.references import references_in, resolve, strings
 
 OUTPUTS = {"rows": {"pairs": "run/rows/pairs.jsonl"}, "sft": {"policy": "run/sft/policy"}}
 PLACES = {"folder": "run", "here": "recipes", "seed": "7"}
@@ -23,7 +23,7 @@ def test_strings_are_found_at_any_depth_and_as_keys() -> None:
 
 def test_a_stage_takes_each_output_once() -> None:
     value = {"a": "{sft.policy}", "b": ["{rows.pairs}", "{sft.policy}/x"], "c": "{folder}/{here}"}
-    assert taken(value) == [("sft", "policy"), ("rows", "pairs")]
+    assert references_in(value) == [("sft", "policy"), ("rows", "pairs")]
 
 
 @pytest.mark.parametrize(

@@ -34,16 +34,16 @@ def chat(
     max_new_tokens: int = 256,
     template: str = "auto",
 ) -> None:
-    """Talk to a role; every answer stands beside that of its reference.
+    """Talk to a role; every answer is shown beside that of its reference.
 
     Args:
         role: a folder that ``fit`` wrote (``runs/.../policy``), or any model.
         reference: folder of the role it was trained from; without one, the bare base.
-        prompt: ask this once and leave, instead of a conversation.
+        prompt: ask this once, instead of a conversation.
         quantization: hold the base in 4 bits, as in training.
         dtype: of the base.
         temperature: 0 is greedy.
-        max_new_tokens: where an answer is cut.
+        max_new_tokens: length at which an answer is cut.
         template: how a conversation becomes text, as in the data modules.
     """
     backbone = load_role(role, reference, quantization, dtype)
@@ -53,18 +53,18 @@ def chat(
     history: list[Message] = []
     for line in [prompt] if prompt is not None else _lines(console):
         history.append({"role": "user", "content": line})
-        # one question is a string, so that models without a chat template see just that
+        # a first question is a string: a model without a chat template gets its text alone
         ids = template_.encode_prompt(history if len(history) > 1 else line)
-        said = {
+        answers = {
             name: backbone.tokenizer.decode(
                 generate(backbone, name, [ids], max_new_tokens, temperature)[0].ids,
                 skip_special_tokens=True,
             ).strip()
             for name in names
         }
-        panels = [Panel(Text(text), title=name) for name, text in said.items()]
+        panels = [Panel(Text(text), title=name) for name, text in answers.items()]
         console.print(Columns(panels, equal=True, expand=True))
-        history.append({"role": "assistant", "content": said[POLICY]})
+        history.append({"role": "assistant", "content": answers[POLICY]})
 
 
 def _lines(console: Console) -> Iterator[str]:

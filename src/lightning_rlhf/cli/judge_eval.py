@@ -45,31 +45,31 @@ def evaluate_judge(
     max_new_tokens: int = 256,
     template: str = "auto",
 ) -> JudgeReport:
-    """Measure a judge on pairs that people have labelled, before it labels anything.
+    """Measure a judge on pairs with human labels, before it labels anything.
 
     Args:
         source: preference rows of any known layout.
         judge: a folder that ``fit`` wrote, or any model.
-        feedback: how it is asked; as it will be when it labels.
-        folder: where the verdicts, ``report.json`` and ``calibration.png`` go. What was asked is
-            kept there: a killed evaluation goes on where it stopped.
-        format: of the rows, a name of ``data.recognise``.
-        max_rows: read only so many.
+        feedback: how the judge is asked; use the same when it labels.
+        folder: gets the verdicts, ``report.json`` and ``calibration.png``, and a journal of all
+            answers: a killed evaluation resumes where it stopped.
+        format: of the rows, a name of ``data.layouts``.
+        max_rows: read at most this many.
         quantization: hold the judge in 4 bits.
         dtype: of the judge.
-        max_new_tokens: of its reasoning, where it is to reason.
+        max_new_tokens: of its reasoning, if it reasons.
         template: how messages become text, as in the data modules.
     """
     console, home = Console(), Path(folder)
     rows, dropped = human_pairs(source, format, max_rows)
     console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
     backbone = load_role(judge, None, quantization, dtype)
-    asked = RoleGenerator(backbone, POLICY, Sampling(max_new_tokens=max_new_tokens), template)
-    report = judge_eval(Journaled(asked, home / "journal.jsonl"), feedback or AIFeedback(), rows)
+    generator = RoleGenerator(backbone, POLICY, Sampling(max_new_tokens=max_new_tokens), template)
+    report = judge_eval(
+        Journaled(generator, home / "journal.jsonl"), feedback or AIFeedback(), rows
+    )
     write_rows(home / "verdicts.jsonl", [v.to_row() for v in report.verdicts])
-    told = {k: v for k, v in report._asdict().items() if k != "verdicts"}
-    told |= {"bins": [b._asdict() for b in report.bins], "feedback": report.feedback._asdict()}
-    (home / "report.json").write_text(json.dumps(told, indent=1))
+    (home / "report.json").write_text(json.dumps(report.to_row(), indent=1))
     draw_calibration(report, home / "calibration.png")
     console.print(Text(f"{report}\n{report.feedback}"))
     console.print(f"verdicts and the calibration plot: {home}")
@@ -79,24 +79,26 @@ def evaluate_judge(
 def human_pairs(
     source: str, format: str = "auto", max_rows: int | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Rows of ``prompt``, ``chosen``, ``rejected`` and a soft ``label``; and how many are none.
+    """Read rows of ``prompt``, ``chosen``, ``rejected`` and a soft ``label``; count the others.
 
     Raises:
-        ValueError: no row is one.
+        ValueError: no row is such a pair.
     """
     raw = load_rows(source)
     if isinstance(raw, IterableDataset):
-        raise ValueError(f"{source}: judge-eval reads no streams; leave out stream:")
-    found = recognise(list(raw.column_names), PreferenceData.accepts, source, "judge-eval", format)
+        raise ValueError(f"{source}: judge-eval cannot read a stream: leave out stream:")
+    layout = recognise(list(raw.column_names), PreferenceData.accepts, source, "judge-eval", format)
     rows: list[dict[str, Any]] = []
     dropped = 0
     for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):
         try:
-            pair = read_pair(found.read(row))._asdict()
+            pair = read_pair(layout.read(row))._asdict()
         except BadRow:
             dropped += 1
             continue
         rows.append({k: pair[k] for k in ("prompt", "chosen", "rejected", "label")})
     if not rows:
-        raise ValueError(f"{source}: no row is a pair that people decided; inspect says why")
+        raise ValueError(
+            f"{source}: no row is a pair that people decided: use inspect to see the reasons"
+        )
     return rows, dropped

@@ -13,7 +13,7 @@ from lightning_rlhf.recipes.run import run
 from lightning_rlhf.reporting.results import Results
 
 RECIPE = Path(__file__).parents[1] / "quickstart" / "quickstart.yaml"
-SCALED = (  # what scale multiplies
+SCALED = (  # sizes that `scale` multiplies
     "data.args.demonstrations",
     "data.args.preferences",
     "data.args.lessons",
@@ -32,22 +32,22 @@ def main(args: list[str]) -> None:
 def quickstart(
     seed: int = 0, folder: str = "runs/quickstart", scale: float = 1.0, fresh: bool = False
 ) -> Results:
-    """Train a small model from scratch to follow preferences and principles; show what changed.
+    """Train a small model from scratch to follow preferences and principles, and report it.
 
-    Killed and begun again it goes on where it stopped; done, it shows its report again.
+    A second start resumes where it stopped, or shows the report again.
 
     Args:
         seed: of the world, the model and the training.
-        folder: where models, logs and the report go.
-        scale: of every stage's length; below 1 for a quick look, not for the figures.
-        fresh: begin anew whatever is there.
+        folder: gets the models, the logs and the report.
+        scale: of the length of every stage; below 1 for a quick look, not for the figures.
+        fresh: start anew, whatever is in the folder.
     """
     specs: dict[str, Any] = {stage.name: stage.spec for stage in read_recipe(RECIPE).stages}
     sizes = []
     for name in SCALED:
         size: Any = reduce(getitem, name.split("."), specs)
         sizes.append(f"stages.{name}={max(1, int(size * scale))}")
-    every = max(1, round(0.25 / scale))  # of the held-out prompts, where training is that short
+    every = max(1, round(0.25 / scale))  # fewer held-out prompts if training is that short
     sizes += [f"stages.{name}_judged.args.every={every}" for name in JUDGED if every > 1]
     recipe = read_recipe(RECIPE, [f"folder={folder}", f"seed={seed}", *sizes])
     return run(recipe, fresh_from=recipe.stages[0].name if fresh else None)

@@ -1,4 +1,4 @@
-"""``lightning-rlhf run``: a recipe from the command line."""
+"""``lightning-rlhf run``: run a recipe."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ HELP = f"""\
 usage: {USAGE}
 
 A recipe is a YAML of stages, each a module, its data and its Trainer, or a function; see
-docs/recipes.md. A second start skips what is done and goes on where it was stopped.
+docs/recipes.md. A second start skips finished stages and resumes where it stopped.
 
-  --set NAME=VALUE  change a value of the recipe; as often as you like
-  --from STAGE      run this stage and those behind it again
-  --dry             check everything, show what would run, and run nothing
+  --set NAME=VALUE  change a value of the recipe; may be repeated
+  --from STAGE      run this stage and all after it again
+  --dry             check everything and show what would run, but run nothing
 """
 OPTIONS = ("--set", "--from", "--dry", "--help")
 
@@ -31,7 +31,7 @@ def main(args: list[str]) -> None:
     """Run a recipe, or show what would run.
 
     Raises:
-        ValueError: what was typed, what the recipe says, or a stage that failed.
+        ValueError: an argument or the recipe is wrong, or a stage failed.
     """
     if not args or {"-h", "--help"} & set(args):
         print(HELP)
@@ -41,27 +41,27 @@ def main(args: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--from", dest="fresh_from")
     parser.add_argument("--dry", action="store_true")
-    asked, rest = parser.parse_known_args(args)
+    options, rest = parser.parse_known_args(args)
     if rest:
         raise ValueError(
             f"run has no option {rest[0]}: {did_you_mean(rest[0].partition('=')[0], OPTIONS)}"
         )
-    if asked.recipe is None:
-        raise ValueError(f"which recipe? {USAGE}")
-    recipe = read_recipe(asked.recipe, asked.overrides)
-    if asked.dry:
-        show(recipe, asked.fresh_from, Console())
+    if options.recipe is None:
+        raise ValueError(f"there is no recipe: give its file, as {USAGE}")
+    recipe = read_recipe(options.recipe, options.overrides)
+    if options.dry:
+        show(recipe, options.fresh_from, Console())
     else:
-        run(recipe, asked.fresh_from)
+        run(recipe, options.fresh_from)
 
 
 def show(recipe: Recipe, fresh_from: str | None, console: Console) -> None:
-    """The stages, and what a start would do with each."""
-    table = Table("stage", "what", "takes from", "leaves", "now", title=str(recipe.file))
+    """Print the stages, and what a start would do with each."""
+    table = Table("stage", "runs", "takes from", "outputs", "now", title=str(recipe.file))
     for step in plan(prepare(recipe), fresh_from):
         stage = step.stage
-        what = stage.spec.get("call") or str(stage.spec["model"].get("class_path"))
-        leaves = ", ".join(stage.outputs)
-        now = step.will if step.why == "done" else f"{step.will}: {step.why}"
-        table.add_row(stage.name, what.rpartition(".")[2], ", ".join(stage.after), leaves, now)
+        runs = stage.spec.get("call") or str(stage.spec["model"].get("class_path"))
+        outputs = ", ".join(stage.outputs)
+        now = step.action if step.reason == "done" else f"{step.action}: {step.reason}"
+        table.add_row(stage.name, runs.rpartition(".")[2], ", ".join(stage.after), outputs, now)
     console.print(table)

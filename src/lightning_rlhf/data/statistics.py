@@ -73,7 +73,7 @@ def cut_ends(row: TokenRow, ends: set[int]) -> list[bool]:
     return sure if any(sure) else full
 
 
-def figures(rows: Dataset) -> Figures:
+def figures_of(rows: Dataset) -> Figures:
     """Of a table of token rows, block by block: a million rows stay on disk."""
     prompt, completion, longest, tokens, many = ([] for _ in range(5))
     seen_rows: set[bytes] = set()

@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_rlhf.batches import TokenBatch
+from lightning_rlhf.functional.masking import segment_lengths
+from lightning_rlhf.models.backbone import REFERENCE, Backbone
+from lightning_rlhf.models.digest import weights_digest
+
 
 class LogprobCache:
     """One SQLite file of token log-probs, keyed by the text's tokens and the reference's weights.
@@ -76,3 +81,33 @@ class LogprobCache:
         self.file.execute("BEGIN IMMEDIATE")
         self.file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
         self.file.execute("COMMIT")
+
+
+class CachedReference:
+    """The reference role of a backbone, its token log-probs computed once per text.
+
+    Args:
+        backbone: loaded, its reference no longer trained.
+        path: file of the cache.
+        precision: the Trainer's, on which log-probs depend as well.
+    """
+
+    def __init__(self, backbone: Backbone, path: str | Path, precision: str):
+        weights = weights_digest(backbone.forward_weights(REFERENCE))
+        self.backbone = backbone
+        self.cache = LogprobCache(path, weights + precision.encode())
+
+    def logprobs(self, tokens: TokenBatch, digests: Tensor) -> Tensor:
+        """(N,) token log-probs: from the cache, else computed and kept.
+
+        Args:
+            tokens: C completions.
+            digests: (C, 2) int64, the keys of their texts.
+        """
+        kept = self.cache.get(digests)
+        if kept is not None:
+            return kept.to(digests.device)
+        logprobs = self.backbone.logprobs(tokens, REFERENCE)
+        lengths = segment_lengths(tokens.completion_index, tokens.completions)
+        self.cache.put(digests, logprobs, lengths)
+        return logprobs

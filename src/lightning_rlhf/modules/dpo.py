@@ -1,80 +1,48 @@
-"""Direct preference optimization and its kin."""
+"""Direct preference optimization and its variants."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import PreferenceBatch
-from lightning_rlhf.functional.dpo import (
+from lightning_rlhf.functional.divergences import reverse_kl
+from lightning_rlhf.functional.dpo import dpo_loss
+from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.pairs import (
     PairLogprobs,
-    PairLoss,
-    completion_sums,
-    dpo_loss,
-    loss_name,
+    Term,
+    pair_logprobs,
     preference_loss,
-    reverse_kl,
     wpo_weight,
 )
-from lightning_rlhf.functional.loss import Loss
-from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.digest import weights_digest
-from lightning_rlhf.models.logprob_cache import LogprobCache
+from lightning_rlhf.models.logprob_cache import CachedReference
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of a mix of losses, or a loss with options.
-
-    Attributes:
-        loss: a pair loss of ``lightning_rlhf.functional.dpo``, or your own.
-        weight: its share.
-        options: further arguments of the loss, e.g. ``{"label_smoothing": 0.1}``.
-    """
-
-    loss: Callable[[PairLogprobs, float], Any]
-    weight: float = 1.0
-    options: dict[str, float] = field(default_factory=dict)
-
-    def bound(self) -> PairLoss:
-        """The loss with its options.
-
-        Raises:
-            ValueError: an option the loss does not have.
-        """
-        known = [p for p in inspect.signature(self.loss).parameters if p not in ("pairs", "beta")]
-        if wrong := sorted(set(self.options) - set(known)):
-            raise ValueError(f"{loss_name(self.loss)} has no option {wrong[0]!r}; it has {known}")
-        return partial(self.loss, **self.options) if self.options else self.loss
-
 
 # Losses and divergences return tensors. They are typed Any in constructors, because jsonargparse
 # takes a class there for one whose subclasses are wanted, and then refuses callable classes.
 
 
 class DPOModule(AlignmentModule):
-    """Train the policy on preferences, held to the reference: no reward model, no sampling.
+    """Train the policy on preferences against a reference: no reward model, no sampling.
 
-    The reference is the policy as this module found it: the frozen SFT adapter, or the bare base.
+    The reference is the policy as it was before training: the frozen SFT adapter, or the bare base.
 
     Args:
         backbone: the base and its roles.
-        loss: a pair loss by its name, or a list of ``Term`` for a weighted mix.
+        loss: a pair loss of ``lightning_rlhf.functional.dpo`` or your own, or a list of ``Term``
+            for a weighted mix.
         beta: strength of the pull to the reference.
-        divergence: of the log-ratio, ``reverse_kl`` or another of ``functional.dpo``.
-        ld_alpha: LD-DPO's weight of the longer side's tail; None for 1.
-        wpo: weigh pairs by how likely the policy is to say them (WPO).
-        reference_cache: a file that keeps reference log-probs, computed once per text; None
-            computes them on the fly.
+        divergence: of the log-ratio, one of ``lightning_rlhf.functional.divergences`` or your own.
+        ld_alpha: LD-DPO's weight of the tokens by which one side is longer; None for 1.
+        wpo: weigh pairs by their likelihood under the policy (WPO).
+        reference_cache: file that keeps reference log-probs, computed once per text; None computes
+            them in every step.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -86,6 +54,7 @@ class DPOModule(AlignmentModule):
         backbone: Backbone,
         loss: Callable[[PairLogprobs, float], Any] | list[Term] = dpo_loss,
         beta: float = 0.1,
+        *,
         divergence: Callable[[Tensor], Any] = reverse_kl,
         ld_alpha: float | None = None,
         wpo: bool = False,
@@ -104,14 +73,12 @@ class DPOModule(AlignmentModule):
         self.reference_cache = reference_cache
         terms = [Term(loss)] if callable(loss) else loss
         self.terms = [(term.weight, term.bound()) for term in terms]
-        self.needs_reference = not all(
-            getattr(term.loss, "reference_free", False) for term in terms
-        )
-        self._cache: LogprobCache | None = None
+        self.needs_reference = not all(getattr(t.loss, "reference_free", False) for t in terms)
+        self._cached: CachedReference | None = None
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._cache = None  # the reference may have moved since the last run
+        self._cached = None  # the reference may have moved since the last run
 
     def add_roles(self) -> None:
         if self.needs_reference:
@@ -122,16 +89,11 @@ class DPOModule(AlignmentModule):
     def objective(self, batch: PreferenceBatch) -> Loss:
         tokens = batch.tokens
         # the reference first: its forward is over before the policy's activations are there
-        reference = (
-            self.reference_logprobs(batch)
-            if self.needs_reference
-            else torch.zeros(tokens.target_ids.shape, device=tokens.target_ids.device)
-        )
+        reference = self.reference_logprobs(batch)
         if self.wpo:
-            policy, _, expected = self.backbone.statistics(tokens, POLICY)
-            weight = wpo_weight(
-                policy, expected, tokens.completion_index, batch.chosen, batch.rejected
-            )
+            policy, _, log_sum_sq = self.backbone.statistics(tokens, POLICY)
+            index = tokens.completion_index
+            weight = wpo_weight(policy, log_sum_sq, index, batch.chosen, batch.rejected)
         else:
             policy, weight = self.backbone.logprobs(tokens, POLICY), None
         pairs = self.pairs(policy, reference, batch)
@@ -139,43 +101,27 @@ class DPOModule(AlignmentModule):
 
     def pairs(self, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> PairLogprobs:
         """Sum (N,) token log-probs of policy and reference to P pairs."""
-        tokens, chosen, rejected = batch.tokens, batch.chosen, batch.rejected
-        length = segment_lengths(tokens.completion_index, tokens.completions)
-        shared = None
-        if self.ld_alpha is not None:
-            shared = torch.empty_like(length)
-            shared[chosen] = shared[rejected] = torch.minimum(length[chosen], length[rejected])
-        alpha = 1.0 if self.ld_alpha is None else self.ld_alpha
-        s, s_ref = (
-            completion_sums(lp, tokens.completion_index, tokens.completions, shared, alpha)
-            for lp in (policy, reference)
+        return pair_logprobs(
+            policy,
+            reference,
+            batch.tokens.completion_index,
+            batch.chosen,
+            batch.rejected,
+            ld_alpha=self.ld_alpha,
+            divergence=self.divergence,
         )
-        return PairLogprobs(
-            s[chosen], s[rejected], s_ref[chosen], s_ref[rejected],
-            length[chosen], length[rejected], self.divergence,
-        )  # fmt: skip
 
     @torch.no_grad()
     def reference_logprobs(self, batch: PreferenceBatch) -> Tensor:
-        """(N,) token log-probs under the reference: from the cache, else computed and kept."""
-        if self.reference_cache is not None:
-            kept = self._open_cache().get(batch.digest)
-            if kept is not None:
-                return kept.to(batch.digest.device)
-        tokens = batch.tokens
-        logprobs = self.backbone.logprobs(tokens, REFERENCE)
-        if self.reference_cache is not None:
-            lengths = segment_lengths(tokens.completion_index, tokens.completions)
-            self._open_cache().put(batch.digest, logprobs, lengths)
-        return logprobs
-
-    def _open_cache(self) -> LogprobCache:
-        if self._cache is None:
-            assert self.reference_cache is not None
-            weights = weights_digest(self.backbone.forward_weights(REFERENCE))
+        """(N,) token log-probs under the reference; 0 for a loss without a reference term."""
+        if not self.needs_reference:
+            return torch.zeros(batch.tokens.target_ids.shape, device=batch.tokens.target_ids.device)
+        if self.reference_cache is None:
+            return self.backbone.logprobs(batch.tokens, REFERENCE)
+        if self._cached is None:
             precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
-            self._cache = LogprobCache(self.reference_cache, weights + precision.encode())
-        return self._cache
+            self._cached = CachedReference(self.backbone, self.reference_cache, precision)
+        return self._cached.logprobs(batch.tokens, batch.digest)
 
     def batch_weight(self, batch: PreferenceBatch) -> int:
         if not isinstance(batch, PreferenceBatch):
@@ -187,14 +133,7 @@ class DPOModule(AlignmentModule):
         """Implicit rewards ``beta * D`` of pairs, or completions of prompts."""
         if not isinstance(batch, PreferenceBatch):
             return super().predict_step(batch, batch_idx)
-        tokens = batch.tokens
-        policy = self.backbone.logprobs(tokens, POLICY)
+        policy = self.backbone.logprobs(batch.tokens, POLICY)
         pairs = self.pairs(policy, self.reference_logprobs(batch), batch)
-        return [
-            {"reward_chosen": c, "reward_rejected": r}
-            for c, r in zip(
-                (self.beta * pairs.ratio_chosen).tolist(),
-                (self.beta * pairs.ratio_rejected).tolist(),
-                strict=True,
-            )
-        ]
+        rewards = self.beta * torch.stack([pairs.ratio_chosen, pairs.ratio_rejected], dim=1)
+        return [{"reward_chosen": c, "reward_rejected": r} for c, r in rewards.tolist()]

@@ -9,10 +9,10 @@ from pytorch_lightning.cli import LightningCLI
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.callbacks.memory_guard import MemoryGuard
+from lightning_rlhf.functional.pairs import Term
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import Sampling
-from lightning_rlhf.modules.dpo import Term
 from lightning_rlhf.modules.ppo import Critic
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.training.checkpoint import check_file

@@ -1,1 +1,1 @@
-"""Floor 4. Several stages as one run: each a module, its data and its Trainer, or a function."""
+"""Recipes: several stages as one run, each a module with its data and Trainer, or a function."""

@@ -1,4 +1,4 @@
-"""A stage's sections as objects: by LightningCLI, as ``fit --config`` would build them."""
+"""Build the objects of a stage with LightningCLI, as ``fit --config`` would."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
-EVERY = 50  # steps between two checkpoints, where a stage says nothing: what a kill costs
+EVERY = 50  # steps between two checkpoints by default: the most that a kill loses
 ROWS = "rows.jsonl"
 
 
 def build(spec: dict[str, Any], verb: str, folder: Path, seed: int) -> AlignmentCLI:
-    """Module, data and Trainer of a stage; a backbone is a description yet.
+    """Build the module, data and Trainer of a stage; weights are not loaded yet.
 
     Args:
-        spec: the stage, references resolved.
+        spec: of the stage, with its references resolved.
         verb: of the Trainer.
-        folder: of the stage: roles, rows, checkpoints and the log go there.
+        folder: of the stage, for its roles, rows, checkpoints and log.
         seed: set before anything is built.
 
     Raises:
-        argparse.ArgumentError: what the parser refuses.
-        ValueError: what a class refuses, or a Trainer of several processes.
+        argparse.ArgumentError: the parser refuses an argument.
+        ValueError: a class refuses an argument, or the Trainer has several processes.
     """
     callbacks: list[Callback] = [SaveRoles(str(folder)), MemoryGuard()]
     if verb == "predict" and "rows" not in spec.get("outputs", {}):
@@ -49,14 +49,14 @@ def build(spec: dict[str, Any], verb: str, folder: Path, seed: int) -> Alignment
     cli = AlignmentCLI(LightningModule, LightningDataModule, **options, args=sections)
     if cli.trainer.world_size > 1:
         raise ValueError(
-            f"a recipe runs in one process, and this Trainer wants {cli.trainer.world_size}: give "
+            f"a recipe runs in one process, and this Trainer has {cli.trainer.world_size}: give "
             f"trainer.devices: 1, or run this stage with `lightning-rlhf {verb} --config`"
         )
     return cli
 
 
 def trainer_section(trainer: dict[str, Any], folder: Path, verb: str) -> dict[str, Any]:
-    """A Trainer's section with a log and, for fit, a last.ckpt in the stage's folder."""
+    """Add a log to a Trainer's section and, for fit, a last.ckpt in the stage's folder."""
     log = {
         "class_path": "pytorch_lightning.loggers.CSVLogger",
         "init_args": {"save_dir": str(folder), "name": "log"},
@@ -66,12 +66,12 @@ def trainer_section(trainer: dict[str, Any], folder: Path, verb: str) -> dict[st
         return trainer
     given = trainer.get("callbacks") or []
     callbacks = [_entry(c) for c in (given if isinstance(given, list) else [given])]
-    mine = next((c for c in callbacks if c["class_path"].endswith("ModelCheckpoint")), None)
-    if mine is None:
-        mine = {"class_path": CHECKPOINT}
-        mine["init_args"] = {"every_n_train_steps": EVERY, "save_top_k": 0}
-        callbacks.append(mine)
-    mine["init_args"] = {**(mine.get("init_args") or {}), **_last(folder)}
+    saver = next((c for c in callbacks if c["class_path"].endswith("ModelCheckpoint")), None)
+    if saver is None:
+        saver = {"class_path": CHECKPOINT}
+        saver["init_args"] = {"every_n_train_steps": EVERY, "save_top_k": 0}
+        callbacks.append(saver)
+    saver["init_args"] = {**(saver.get("init_args") or {}), **_last(folder)}
     return {**trainer, "callbacks": callbacks}
 
 
@@ -83,33 +83,33 @@ def _last(folder: Path) -> dict[str, Any]:
     return {
         "dirpath": str(folder / "checkpoints"),
         "save_last": True,
-        "enable_version_counter": False,  # one last.ckpt, which a resumed stage writes over
+        "enable_version_counter": False,  # a resumed stage overwrites last.ckpt
     }
 
 
-def leaves(cli: AlignmentCLI, verb: str, folder: Path) -> dict[str, str]:
-    """What a stage will have written, by the names that later stages use."""
+def outputs_of(cli: AlignmentCLI, verb: str, folder: Path) -> dict[str, str]:
+    """Return the paths that a stage will write, by the names that later stages use."""
     if verb == "predict":
         return {"rows": str(folder / ROWS)}
     if verb != "fit":
         return {}
-    made = {"checkpoint": str(folder / "checkpoints" / "last.ckpt")}
+    outputs = {"checkpoint": str(folder / "checkpoints" / "last.ckpt")}
     if not isinstance(cli.model, AlignmentModule):
-        return made
+        return outputs
     if cli.model.backbone.lora is not None:
-        return made | {role: str(folder / role) for role in cli.model.trained}
-    whole = POLICY in cli.model.trained  # a whole model's head lives in the checkpoint
-    return made | ({"model": str(folder / POLICY)} if whole else {})
+        return outputs | {role: str(folder / role) for role in cli.model.trained}
+    whole = POLICY in cli.model.trained  # the head of a whole model is in the checkpoint only
+    return outputs | ({"model": str(folder / POLICY)} if whole else {})
 
 
 def function_of(spec: dict[str, Any], folder: Path, seed: int) -> partial[Any]:
-    """The function a stage calls, its arguments parsed and checked.
+    """Find the function that a stage calls, and parse its arguments.
 
-    ``folder`` (of the stage) and ``seed`` are given to a function that takes them.
+    A function with a parameter ``folder`` or ``seed`` gets those of the stage.
 
     Raises:
-        argparse.ArgumentError: an argument it does not have, or of another kind.
-        ValueError: no such function.
+        argparse.ArgumentError: the function does not have an argument, or takes another type.
+        ValueError: there is no such function.
     """
     function = named_function(spec["call"])
     takes = inspect.signature(function).parameters
@@ -122,16 +122,16 @@ def function_of(spec: dict[str, Any], folder: Path, seed: int) -> partial[Any]:
 
 
 def named_function(path: str) -> Callable[..., Any]:
-    """A function by its dotted path.
+    """Import a function by its dotted path.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such function.
     """
     try:
         function = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"call: there is no function {path}: {error}") from error
     if not callable(function):
-        raise ValueError(f"call: {path} is no function")
-    found: Callable[..., Any] = function
-    return found
+        raise ValueError(f"call: {path} is not a function: give the dotted path of one")
+    checked: Callable[..., Any] = function
+    return checked

@@ -1,4 +1,4 @@
-"""Models, adapters and data that a stage takes from outside the recipe are there."""
+"""Check that the models, adapters and data files which a stage reads exist."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from lightning_rlhf.parsing.parser import AlignmentCLI
 from lightning_rlhf.training.checkpoint import check_file
 
 
-def check_files(cli: AlignmentCLI, checkpoint: str | None, coming: list[str]) -> None:
-    """Look for what a module, its data and its checkpoint are read from.
+def check_files(cli: AlignmentCLI, checkpoint: str | None, promised: list[str]) -> None:
+    """Check the files that a stage's module, data and checkpoint are read from.
 
     Args:
-        cli: a stage, built.
+        cli: the stage, built.
         checkpoint: its ``ckpt_path``.
-        coming: paths that earlier stages will have written.
+        promised: paths that earlier stages will have written.
 
     Raises:
-        FileNotFoundError: names what is not there.
+        FileNotFoundError: a file is missing; names it.
     """
     backbone = getattr(cli.model, "backbone", None)
     if isinstance(backbone, Backbone):
-        check_backbone(backbone, coming)
+        check_backbone(backbone, promised)
     for key in ("source", "val_source"):
-        for source in _named(getattr(cli.datamodule, key, None)):
-            if not _coming(source, coming):
+        for source in _sources(getattr(cli.datamodule, key, None)):
+            if not _promised(source, promised):
                 _check_data(source)
-    if checkpoint is not None and not _coming(checkpoint, coming):
+    if checkpoint is not None and not _promised(checkpoint, promised):
         check_file(checkpoint)
 
 
-def check_backbone(backbone: Backbone, coming: list[str]) -> None:
-    """The same for a model and its adapters."""
-    if not _coming(backbone.name_or_path, coming):
+def check_backbone(backbone: Backbone, promised: list[str]) -> None:
+    """Check the files of a model and its adapters."""
+    if not _promised(backbone.name_or_path, promised):
         _check_model(backbone.name_or_path)
     for role, folder in backbone.adapters.items():
-        if not _coming(folder, coming) and not (Path(folder) / "adapter_config.json").is_file():
+        if not _promised(folder, promised) and not (Path(folder) / "adapter_config.json").is_file():
             raise FileNotFoundError(f"adapters: no {role} adapter at {folder}")
 
 
-def _coming(path: str, coming: list[str]) -> bool:
-    return any(Path(path.removeprefix(STREAM)).is_relative_to(output) for output in coming)
+def _promised(path: str, promised: list[str]) -> bool:
+    return any(Path(path.removeprefix(STREAM)).is_relative_to(output) for output in promised)
 
 
-def _named(source: Any) -> Iterable[str]:
-    """The sources that a string or a mixture names."""
+def _sources(source: Any) -> Iterable[str]:
+    """Return the sources that a string or a mixture names."""
     if isinstance(source, str):
         return [source]
     return [name for name in source if isinstance(name, str)] if isinstance(source, dict) else []
 
 
 def _check_model(name: str) -> None:
-    if not Path(name).is_file():  # a .gguf file is unpacked by whoever loads it
+    if not Path(name).is_file():  # a .gguf file is read when it is loaded
         loading.resolve(name)
 
 

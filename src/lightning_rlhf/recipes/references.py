@@ -1,4 +1,4 @@
-"""What stages hand over: ``{sft.policy}`` in a string is a path that stage sft leaves behind."""
+"""References between stages: ``{sft.policy}`` in a string is the path of an output of stage sft."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REFERENCE = re.compile(r"(?<!\{)\{(?:(folder|here|seed)|([A-Za-z]\w*)\.(\w+))\}(
 Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earlier stages
 
 
-def taken(value: Any) -> list[tuple[str, str]]:
-    """What a value refers to, as stage and output, each once, in order."""
+def references_in(value: Any) -> list[tuple[str, str]]:
+    """Return the outputs that a value refers to, as (stage, output), each once, in order."""
     found = [match for text in strings(value) for match in REFERENCE.finditer(text)]
     return list(dict.fromkeys((match[2], match[3]) for match in found if match[2]))
 
 
 def strings(value: Any) -> list[str]:
-    """Every string in a nested value, keys too: a mixture's sources are keys."""
+    """Return every string in a nested value, keys too: the sources of a mixture are keys."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
@@ -28,16 +28,16 @@ def strings(value: Any) -> list[str]:
 
 
 def resolve(value: Any, outputs: Outputs, places: Mapping[str, str], later: list[str]) -> Any:
-    """A value with every reference in it replaced.
+    """Replace every reference in a value.
 
     Args:
         value: of any nesting.
         outputs: of the stages before.
-        places: what ``{folder}``, ``{here}`` and ``{seed}`` are.
+        places: the values of ``{folder}``, ``{here}`` and ``{seed}``.
         later: this stage and those after it, for messages.
 
     Raises:
-        ValueError: a stage or an output that is not there, with those that are.
+        ValueError: there is no such stage or output; suggests one.
     """
     if isinstance(value, list):
         return [resolve(v, outputs, places, later) for v in value]
@@ -59,9 +59,9 @@ def _path(
         return places[place]
     there = [f"{s}.{o}" for s, made in outputs.items() for o in made]
     if stage in later:
-        raise ValueError(f"{match[0]} is not there yet: a stage refers to stages before it only")
+        raise ValueError(f"{match[0]} is not there yet: refer to a stage before this one")
     if output not in outputs.get(stage, {}):
         wanted = f"{stage}.{output}"
-        meant = did_you_mean(wanted, there) if there else "no stage before leaves anything"
+        meant = did_you_mean(wanted, there) if there else "no stage before it has outputs"
         raise ValueError(f"nothing is called {match[0]}: {meant}")
     return outputs[stage][output]

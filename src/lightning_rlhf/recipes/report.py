@@ -1,4 +1,4 @@
-"""What a recipe did, from what its stages left on disk: a table, a page, one JSON file."""
+"""Report a recipe from the files of its stages: tables, a page, one JSON file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_rlhf.recipes.prepare import Prepared
+from lightning_rlhf.recipes.prepare import PreparedStage
 from lightning_rlhf.recipes.recipe import Recipe
 from lightning_rlhf.recipes.state import DONE, read, write
 from lightning_rlhf.reporting.page import print_results, write_report
 from lightning_rlhf.reporting.results import Answers, Curve, ReportColumn, Results
 
 
-def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
-    """Write ``recipe.json``, ``report.html`` and ``report.png`` beside the stages; print both."""
+def report(recipe: Recipe, stages: list[PreparedStage], console: Console) -> Results:
+    """Write ``recipe.json`` and the report beside the stages, and print the results."""
     done = {stage.name: read(stage, DONE) for stage in stages}
-    told = {"title": recipe.title, "file": str(recipe.file), "seed": recipe.seed}
-    write(recipe.folder / "recipe.json", {**told, "stages": list(done.values())})
+    head = {"title": recipe.title, "file": str(recipe.file), "seed": recipe.seed}
+    write(recipe.folder / "recipe.json", {**head, "stages": list(done.values())})
     results = Results(
         title=recipe.title,
         subtitle=recipe.subtitle,
@@ -31,12 +31,12 @@ def report(recipe: Recipe, stages: list[Prepared], console: Console) -> Results:
     )
     written = write_report(results, recipe.folder)
     print_results(results, console)
-    console.print(f"The report: {written.html}   the stages: {recipe.folder / 'recipe.json'}")
+    console.print(f"report: {written.html}   stages: {recipe.folder / 'recipe.json'}")
     return results
 
 
-def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[ReportColumn]:
-    """A column to each stage with figures; those of one that is ``about`` another join its."""
+def columns(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[ReportColumn]:
+    """Make a column of each stage with figures; a stage ``about`` another adds to its column."""
     found: dict[str, ReportColumn] = {}
     for stage in stages:
         figures = shown(stage, done[stage.name]["metrics"])
@@ -48,16 +48,16 @@ def columns(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Rep
     return [stage for stage in found.values() if stage.metrics]
 
 
-def shown(stage: Prepared, metrics: dict[str, Any]) -> dict[str, float]:
-    """The figures that the stage's ``report`` names; else all of a call, or of a validation."""
+def shown(stage: PreparedStage, metrics: dict[str, Any]) -> dict[str, float]:
+    """Select the figures that ``report`` names; by default all of a call or of a validation."""
     figures = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
-    usual = ["*"] if stage.stage.verb == "call" else ["val/*", "test/*", "rows"]
-    wanted = stage.spec.get("report", usual)
+    default = ["*"] if stage.stage.verb == "call" else ["val/*", "test/*", "rows"]
+    wanted = stage.spec.get("report", default)
     return {k: v for k, v in figures.items() if any(fnmatch(k, pattern) for pattern in wanted)}
 
 
-def side_by_side(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> list[Answers]:
-    """What calls returned as ``answers``, prompt by prompt, under the stage they are about."""
+def side_by_side(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[Answers]:
+    """Collect the ``answers`` of calls by prompt, under the stage that they are about."""
     found: dict[str, Answers] = {}
     for stage in stages:
         name = stage.spec.get("about", stage.name)
@@ -68,11 +68,11 @@ def side_by_side(stages: list[Prepared], done: dict[str, dict[str, Any]]) -> lis
     return list(found.values())
 
 
-def curves(stage: Prepared) -> list[Curve]:
-    """What the stage's ``report`` names and its log holds more than once; else the loss."""
+def curves(stage: PreparedStage) -> list[Curve]:
+    """Read the curves that ``report`` names from the stage's logs; by default that of the loss."""
     logs = sorted(stage.folder.glob("log/version_*/metrics.csv"), key=_version)
     points: dict[str, dict[int, float]] = {}
-    for log in logs:  # of a stage that was resumed the later counts
+    for log in logs:  # a resumed stage has several; a later value replaces an earlier one
         with log.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 for metric, value in row.items():
@@ -99,5 +99,5 @@ def _version(log: Path) -> int:
 
 
 def _facts(done: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The words that calls returned among their figures."""
+    """Collect the strings that calls returned among their figures."""
     return {k: v for d in done.values() for k, v in d["metrics"].items() if isinstance(v, str)}

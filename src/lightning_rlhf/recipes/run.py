@@ -1,4 +1,4 @@
-"""A recipe's stages, one after the other; what is done is not done again."""
+"""Run the stages of a recipe in order; finished stages are skipped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lightning_rlhf.parsing.parser import AlignmentCLI
 from lightning_rlhf.recipes.build import build, function_of
-from lightning_rlhf.recipes.prepare import Prepared, named, prepare
+from lightning_rlhf.recipes.prepare import PreparedStage, naming_stage, prepare
 from lightning_rlhf.recipes.recipe import Recipe
-from lightning_rlhf.recipes.references import taken
+from lightning_rlhf.recipes.references import references_in
 from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
 from lightning_rlhf.reporting.results import Results
@@ -25,26 +25,26 @@ from lightning_rlhf.training.checkpoint import check_file
 Metrics = dict[str, Any]
 
 
-class Made(NamedTuple):
-    """What a stage says when it is through."""
+class StageResult(NamedTuple):
+    """The result of a stage."""
 
     metrics: Metrics
-    answers: list[Any]  # prompt, answer, score: shown in the report
+    answers: list[Any]  # of (prompt, answer, score), for the report
 
 
 def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None = None) -> Results:
-    """Run a recipe from where it stands.
+    """Run a recipe: resume what was stopped, skip what is done.
 
     Args:
-        recipe: read.
-        fresh_from: run this stage and those behind it again.
-        console: where to say what happens.
+        recipe: from ``read_recipe``.
+        fresh_from: run this stage and all after it again.
+        console: shows the progress.
 
     Returns:
-        What the report shows.
+        The content of the report.
 
     Raises:
-        ValueError: a stage cannot run, or has failed; what is done stays done.
+        ValueError: a stage cannot run, or has failed; finished stages stay done.
     """
     console = console or Console(highlight=False)
     stages = prepare(recipe)
@@ -53,80 +53,78 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
     for i, stage in enumerate(stages, 1):
         step = next(s for s in plan(stages) if s.stage.name == stage.name)
         title = f"{i}/{len(stages)} {stage.name}"
-        if step.will == "skip":
+        if step.action == "skip":
             console.print(f"{title}: done before, skipped")
             continue
-        console.rule(f"{title}: {_says(step)}")
-        with named(stage.stage, recipe.file):
-            _look_for_inputs(stage, stages)
+        console.rule(f"{title}: {_title(step)}")
+        with naming_stage(stage.stage, recipe.file):
+            _check_inputs(stage, stages)
             begin(step)
             start = time.perf_counter()
-            made = _run(stage, step.will == "go on")
+            result = _run(stage, step.action == "resume")
             seconds = time.perf_counter() - start
-            finish(step, seconds, *made)
+            finish(step, seconds, *result)
         console.print(f"{title}: done in {seconds:,.1f} s")
         _free()
     return report(recipe, stages, console)
 
 
-def _look_for_inputs(stage: Prepared, stages: list[Prepared]) -> None:
-    """What earlier stages were to leave for this one is there."""
+def _check_inputs(stage: PreparedStage, stages: list[PreparedStage]) -> None:
+    """Check that the outputs of earlier stages that this one reads exist."""
     outputs = {before.name: before.outputs for before in stages}
-    for name, output in taken(stage.stage.spec):
+    for name, output in references_in(stage.stage.spec):
         if not Path(path := outputs[name][output]).exists():
-            raise ValueError(f"stage {name} left no {path}: run it again with --from {name}")
+            raise ValueError(f"stage {name} did not write {path}: run it again with --from {name}")
 
 
-def _says(step: Step) -> str:
+def _title(step: Step) -> str:
     what = str(step.stage.spec.get("call", step.stage.stage.verb)).rpartition(".")[2]
-    return what if step.why == "new" else f"{what} ({step.why})"
+    return what if step.reason == "new" else f"{what} ({step.reason})"
 
 
-def _run(stage: Prepared, goes_on: bool) -> Made:
+def _run(stage: PreparedStage, resumes: bool) -> StageResult:
     if stage.stage.verb == "call":
         return call(stage)
     cli = build(stage.spec, stage.stage.verb, stage.folder, stage.seed)
     if stage.stage.verb == "fit":
-        fit(cli, stage, goes_on)
+        fit(cli, stage, resumes)
     else:
         measure(cli, stage)
     rows = [p for name, p in stage.outputs.items() if name == "rows"]
-    return Made({**_floats(cli.trainer.callback_metrics), **_counted(rows)}, [])
+    return StageResult({**_floats(cli.trainer.callback_metrics), **_counted(rows)}, [])
 
 
-def fit(cli: AlignmentCLI, stage: Prepared, goes_on: bool) -> None:
-    """Train, from the stage's last checkpoint where it was stopped in the middle."""
+def fit(cli: AlignmentCLI, stage: PreparedStage, resumes: bool) -> None:
+    """Train; a stopped stage resumes from its last checkpoint."""
     last = stage.outputs["checkpoint"]
-    found = goes_on and Path(last).is_file()
+    found = resumes and Path(last).is_file()
     if found:
         check_file(last, cli.model)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if found else None)
 
 
-def measure(cli: AlignmentCLI, stage: Prepared) -> None:
-    """Validate, test or predict; rows go to their file as they are made, and not into memory."""
+def measure(cli: AlignmentCLI, stage: PreparedStage) -> None:
+    """Validate, test or predict; rows go to their file as they are made, not into memory."""
     verb = stage.stage.verb
     path = stage.spec.get("ckpt_path")
     if path is not None:
         check_file(path)
-    less = {"return_predictions": False} if verb == "predict" else {}
-    work = getattr(cli.trainer, verb)
-    work(cli.model, datamodule=cli.datamodule, ckpt_path=path, **less)
+    options = {"return_predictions": False} if verb == "predict" else {}
+    getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=path, **options)
 
 
-def call(stage: Prepared) -> Made:
-    """Call a function; its figures, and ``answers`` if it shows some."""
+def call(stage: PreparedStage) -> StageResult:
+    """Call the stage's function and return its figures, and its ``answers`` if there are any."""
     seed_everything(stage.seed, verbose=False)
-    made = function_of(stage.spec, stage.folder, stage.seed)()
-    made = {} if made is None else made
+    returned = function_of(stage.spec, stage.folder, stage.seed)()
     try:
-        plain = json.loads(json.dumps(made))
-        answers = plain.pop("answers", [])
+        figures = json.loads(json.dumps({} if returned is None else returned))
+        answers = figures.pop("answers", [])
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"{stage.spec['call']} is to return a dict of figures that JSON can hold: {error}"
+            f"{stage.spec['call']} has to return a dict of figures that JSON can hold: {error}"
         ) from error
-    return Made(plain, answers)
+    return StageResult(figures, answers)
 
 
 def _floats(metrics: dict[str, Any]) -> Metrics:
@@ -134,7 +132,7 @@ def _floats(metrics: dict[str, Any]) -> Metrics:
 
 
 def _counted(files: list[str]) -> Metrics:
-    """How many rows a predict stage has left."""
+    """Count the rows that a predict stage wrote."""
     if not files or not Path(files[0]).is_file():
         return {}
     with Path(files[0]).open("rb") as rows:
@@ -142,7 +140,7 @@ def _counted(files: list[str]) -> Metrics:
 
 
 def _free() -> None:
-    """A stage's model goes before the next one's comes."""
+    """Free a stage's model before the next one is built."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What is known on disk of a stage: begun, done, and of what it was made."""
+"""The state of stages on disk, and what a start has to do about each."""
 
 from __future__ import annotations
 
@@ -10,48 +10,51 @@ import time
 import uuid
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from lightning_rlhf.recipes.prepare import Prepared
+from lightning_rlhf.recipes.prepare import PreparedStage
 from lightning_rlhf.recipes.references import strings
 from lightning_rlhf.text.suggest import did_you_mean
 
 BEGUN, DONE = "begun.json", "done.json"
-SAID_ONLY = ("about", "report")  # what changes no result
+REPORT_ONLY = ("about", "report")  # keys that do not change results
+
+
+Action = Literal["skip", "resume", "run"]
 
 
 class Step(NamedTuple):
-    """A stage, and what is to be done about it."""
+    """A stage, and what a start does with it."""
 
-    stage: Prepared
-    key: str  # of its config and of all it is made from
-    inputs: dict[str, str]  # stage -> the run of it that this one takes from; "" of one to come
-    will: str  # "skip", "go on" or "run"
-    why: str
+    stage: PreparedStage
+    key: str  # a hash of its config and of everything it depends on
+    inputs: dict[str, str]  # stage it depends on -> id of that stage's run; "" if it has yet to run
+    action: Action
+    reason: str
 
 
-def plan(stages: list[Prepared], fresh_from: str | None = None) -> list[Step]:
-    """What a start would do with every stage.
+def plan(stages: list[PreparedStage], fresh_from: str | None = None) -> list[Step]:
+    """Decide what a start does with every stage.
 
     Args:
         stages: in their order.
-        fresh_from: this stage and those behind it run again, whatever they left.
+        fresh_from: this stage and all after it run again, whatever is on disk.
     """
     steps: dict[str, Step] = {}
     again = from_stage(stages, fresh_from) if fresh_from is not None else []
     for stage in stages:
         before = [steps[name] for name in stage.after]
         key = key_of(stage, [step.key for step in before])
-        running = [step.stage.name for step in before if step.will != "skip"]
-        inputs = {s.stage.name: "" if s.will != "skip" else _run_of(s.stage) for s in before}
-        will, why = _decide(stage, key, inputs, running, stage in again)
-        steps[stage.name] = Step(stage, key, inputs, will, why)
+        running = [step.stage.name for step in before if step.action != "skip"]
+        inputs = {s.stage.name: "" if s.action != "skip" else _run_of(s.stage) for s in before}
+        action, reason = _decide(stage, key, inputs, running=running, fresh=stage in again)
+        steps[stage.name] = Step(stage=stage, key=key, inputs=inputs, action=action, reason=reason)
     return list(steps.values())
 
 
 def _decide(
-    stage: Prepared, key: str, inputs: dict[str, str], running: list[str], fresh: bool
-) -> tuple[str, str]:
+    stage: PreparedStage, key: str, inputs: dict[str, str], *, running: list[str], fresh: bool
+) -> tuple[Action, str]:
     done, begun = read(stage, DONE), read(stage, BEGUN)
     if fresh:
         return "run", "asked for"
@@ -60,20 +63,20 @@ def _decide(
         lost = next((path for path in kept if not Path(path).exists()), None)
         return ("run", f"{lost} is gone") if lost else ("skip", "done")
     if begun and begun["key"] == key and begun["inputs"] == inputs and not done:
-        return "go on", "stopped in the middle"
+        return "resume", "stopped in the middle"
     if running and (done or begun):
         return "run", f"{running[0]} runs"
     if (done or begun).get("key") == key:
-        return "run", "what it is made from ran again"
+        return "run", "a stage it depends on ran again"
     return "run", "changed" if done or begun else "new"
 
 
-def key_of(stage: Prepared, before: list[str]) -> str:
-    """A hash of a stage's config, of the files it reads, and of the stages it takes from.
+def key_of(stage: PreparedStage, before: list[str]) -> str:
+    """Hash a stage's config, the files it reads, and the keys of the stages it depends on.
 
-    References count as they are written, so that a recipe's folder can be moved.
+    References are hashed unresolved, so a recipe's folder can be moved.
     """
-    spec = {k: v for k, v in stage.stage.spec.items() if k not in SAID_ONLY}
+    spec = {k: v for k, v in stage.stage.spec.items() if k not in REPORT_ONLY}
     outside = {text: _content(Path(text)) for text in set(strings(spec)) if "{" not in text}
     files = {text: content for text, content in outside.items() if content}
     text = json.dumps([spec, stage.seed, files, before], sort_keys=True, default=str)
@@ -81,7 +84,7 @@ def key_of(stage: Prepared, before: list[str]) -> str:
 
 
 def _content(path: Path) -> str:
-    """A file by its bytes, a model's folder by names, sizes, times; nothing of anything else."""
+    """Describe a file by its bytes, a model's folder by names, sizes and times; else return ""."""
     try:
         if path.is_file():
             return _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
@@ -103,9 +106,9 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def begin(step: Step) -> None:
-    """Make the stage's folder ready: one of another config is set aside as ``NAME.old``."""
+    """Prepare the stage's folder; the folder of another config is kept as ``NAME.old``."""
     folder = step.stage.folder
-    if step.will == "go on":
+    if step.action == "resume":
         return
     if folder.exists() and any(folder.iterdir()):
         old = folder.with_name(f"{folder.name}.old")
@@ -116,16 +119,19 @@ def begin(step: Step) -> None:
 
 
 def finish(step: Step, seconds: float, metrics: dict[str, Any], answers: list[Any]) -> None:
-    """Say that a stage is done, in one stroke.
+    """Write that a stage is done; the file is complete or absent.
 
     Raises:
-        ValueError: what it was to leave is not there.
+        ValueError: a declared output is missing.
     """
     stage = step.stage
     declared = stage.spec.get("outputs", {})
     lost = [n for n in declared if not Path(stage.outputs[n]).exists()]
     if lost:
-        raise ValueError(f"it left no {stage.outputs[lost[0]]}, which its `outputs:` promise")
+        raise ValueError(
+            f"it did not write {stage.outputs[lost[0]]}: write it, or take {lost[0]} out of "
+            "`outputs:`"
+        )
     done = {
         "stage": stage.name,
         "verb": stage.stage.verb,
@@ -135,7 +141,7 @@ def finish(step: Step, seconds: float, metrics: dict[str, Any], answers: list[An
         "outputs": {n: path for n, path in stage.outputs.items() if Path(path).exists()},
         "seed": stage.seed,
         "seconds": round(seconds, 2),
-        "resumed": step.will == "go on",
+        "resumed": step.action == "resume",
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "metrics": metrics,
         "answers": answers,
@@ -143,11 +149,11 @@ def finish(step: Step, seconds: float, metrics: dict[str, Any], answers: list[An
     write(stage.folder / DONE, done)
 
 
-def from_stage(stages: list[Prepared], name: str) -> list[Prepared]:
-    """A stage and those behind it.
+def from_stage(stages: list[PreparedStage], name: str) -> list[PreparedStage]:
+    """Return a stage and all after it.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no stage of that name.
     """
     names = [stage.name for stage in stages]
     if name not in names:
@@ -155,22 +161,22 @@ def from_stage(stages: list[Prepared], name: str) -> list[Prepared]:
     return stages[names.index(name) :]
 
 
-def forget(stages: list[Prepared]) -> None:
-    """Let stages run again, also where this start is killed before it comes to them."""
+def forget(stages: list[PreparedStage]) -> None:
+    """Make stages run again, also if this start is killed before it reaches them."""
     for stage in stages:
         for name in (DONE, BEGUN):
             (stage.folder / name).unlink(missing_ok=True)
 
 
-def read(stage: Prepared, name: str) -> dict[str, Any]:
-    """One of a stage's files; nothing where there is none."""
+def read(stage: PreparedStage, name: str) -> dict[str, Any]:
+    """Read one of a stage's files; empty if there is none."""
     file = stage.folder / name
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return found
 
 
 def write(file: Path, content: Any) -> None:
-    """A JSON file that is there whole or not at all."""
+    """Write a JSON file that is complete or absent, also after a kill."""
     half = file.with_name(f"{file.name}.half")
     with half.open("w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=1, ensure_ascii=False)
@@ -179,5 +185,5 @@ def write(file: Path, content: Any) -> None:
     half.replace(file)
 
 
-def _run_of(stage: Prepared) -> str:
+def _run_of(stage: PreparedStage) -> str:
     return str(read(stage, DONE).get("run", ""))

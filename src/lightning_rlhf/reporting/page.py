@@ -12,7 +12,8 @@ from rich.text import Text
 
 from lightning_rlhf.reporting.palette import BADGES, DARK, LIGHT
 from lightning_rlhf.reporting.picture import draw_png
-from lightning_rlhf.reporting.results import Answers, Results, clean, format_figure, words
+from lightning_rlhf.reporting.results import Answers, Results, format_figure, words
+from lightning_rlhf.text.display import printable
 
 TILES = 4  # shares at the top of the page
 
@@ -34,7 +35,8 @@ def write_report(results: Results, folder: str | Path) -> Report:
     """Write `report.png`, `report.html` (one file, nothing else needed) and `results.json`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     report = Report(draw(results, Path(folder) / "report.png"), Path(folder) / "report.html")
-    report.html.write_bytes(clean(render_page(results)).encode("utf-8", "replace"))  # surrogates
+    page = printable(render_page(results))
+    report.html.write_bytes(page.encode("utf-8", "replace"))  # surrogates
     items = results._asdict().items()
     fields = {k: [row._asdict() for row in v] if isinstance(v, list) else v for k, v in items}
     (Path(folder) / "results.json").write_text(json.dumps(fields, indent=1, default=float))
@@ -97,17 +99,17 @@ def badge(score: float | None) -> tuple[str, str, str]:
 
 def print_results(results: Results, console: Console | None = None) -> None:
     """Print the stages as a table, then the answers of the first and the last stage."""
-    names = [Column(Text(clean(stage.name)), justify="right") for stage in results.stages]
-    stages = Table("", *names, title=Text(clean(results.title)))
+    names = [Column(Text(printable(stage.name)), justify="right") for stage in results.stages]
+    stages = Table("", *names, title=Text(printable(results.title)))
     for metric, *figures in results.rows():
         stages.add_row(Text(metric), *figures)
     ends = list(dict.fromkeys(results.answering()[:1] + results.answering()[-1:]))
-    table = Table("prompt", *(Column(Text(clean(name))) for name in ends), show_lines=True)
+    table = Table("prompt", *(Column(Text(printable(name))) for name in ends), show_lines=True)
     for answers in results.answers:
-        cells = [Text(clean(answers.prompt))]
+        cells = [Text(printable(answers.prompt))]
         for name in ends:
             score, ink, paper = badge(answers.scores.get(name))
-            text = " " * bool(score) + clean(answers.by_stage.get(name, "–"))
+            text = " " * bool(score) + printable(answers.by_stage.get(name, "–"))
             cells.append(Text.assemble((score, f"{ink} on {paper}"), text, overflow="fold"))
         table.add_row(*cells)
     (console or Console()).print(stages, *[table] * bool(ends))

@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from lightning_rlhf.reporting.palette import GRAY, SERIES
+from lightning_rlhf.text.display import printable
 
 _COLORS = (GRAY, *SERIES)
 _NOT_SHARES = re.compile(  # by the name, such as a KL of 0.1; a "reward accuracy" is a share
@@ -72,14 +73,9 @@ class Results(NamedTuple):
         return [*([words(name), *row] for name, row in cells.items()), ["time", *time]]
 
 
-def clean(text: str) -> str:
-    """Replace control characters: a model can emit a terminal escape."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
-
-
 def words(metric: str) -> str:
     """The name of a metric as words."""
-    return clean(re.sub(r"[\s_/]+", " ", metric).strip())
+    return printable(re.sub(r"[\s_/]+", " ", metric).strip())
 
 
 def is_share(metric: str, values: list[float]) -> bool:
