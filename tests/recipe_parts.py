@@ -37,3 +37,29 @@ def gate(source: str, least: int = 1) -> dict[str, Any]:
     if len(rows) < least:
         raise ValueError(f"{source} has {len(rows)} rows, fewer than {least}")
     return {"kept": len(rows), "answers": [[r["prompt"], r["completion"], 0.5] for r in rows[:2]]}
+
+
+def write_number(folder: str, seed: int, n: int = 1) -> dict[str, Any]:
+    """Write a number; return it with the stage's seed and a fact."""
+    Path(folder, "number.txt").write_text(str(n))
+    return {"n": n, "seed": seed, "kind": "a number"}
+
+
+def double(folder: str, source: str) -> dict[str, int]:
+    """Write twice the number in another file."""
+    n = 2 * int(Path(source).read_text())
+    Path(folder, "number.txt").write_text(str(n))
+    return {"n": n}
+
+
+def fail_once(folder: str) -> None:
+    """Write a file, and stop the recipe at the first call."""
+    tried = Path(folder, "tried.txt")
+    if not tried.exists():
+        tried.write_text("")
+        raise ValueError("not yet")
+
+
+def returns_no_json() -> dict[str, Any]:
+    """Return what JSON cannot hold."""
+    return {"path": Path()}

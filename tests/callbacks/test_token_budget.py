@@ -100,7 +100,7 @@ def test_the_longest_rows_are_tried(runs: Runs) -> None:
     module._trainer = data.trainer = trainer
     data.setup("fit")
     assert data.train_rows is not None
-    trial = Trial(trainer, module, data, data.train_rows, 0.9)
+    trial = Trial(trainer, module, data, rows=data.train_rows, share=0.9)
     costs = sorted(data.train_rows["tokens"], reverse=True)
     taken = [trial.costs[row] for row in trial._longest(40)]
     assert taken[:2] == costs[:2]
@@ -130,7 +130,9 @@ def test_what_it_does_not_know_is_refused(runs: Runs) -> None:
     module, _ = runs.make("dpo", rows=8)
     with pytest.raises(ValueError, match=r"FindTokenBudget knows our own .* on NoneType"):
         runs.trainer(callbacks=[FindTokenBudget()]).fit(module, [])
-    with pytest.raises(ValueError, match="most is tokens to a step: 2 or more, got 1"):
+    with pytest.raises(
+        ValueError, match="most is a number of tokens per step: give 2 or more, got 1"
+    ):
         FindTokenBudget(most=1)
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 0"):
         FindTokenBudget(share=0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lightning_rlhf.models import lora
+from lightning_rlhf.models import loading, lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA
@@ -315,14 +315,14 @@ def test_whole_model_holds_one_trained_role(build):
 
 
 def test_whole_model_with_checkpointing_copies_the_model_only(build, tokens):
-    """Its checkpoint function holds the backbone: copied along, every copy would hold the last."""
+    """Its checkpoint function holds the role switch: copied along, copies would hold copies."""
     backbone = build(lora=None, gradient_checkpointing=True)
     backbone.add_role("policy")
     backbone.add_role("reference", trainable=False)
     backbone.copy_role("policy", "reference")
     frozen = backbone.model_of("reference")
     context = frozen.model.layers[0]._gradient_checkpointing_func.keywords["context_fn"]
-    assert context.__self__ is backbone
+    assert context.__self__ is backbone.switch
     with counted(backbone.base.model.layers[0].mlp) as calls:
         backbone.logits(tokens, "policy").sum().backward()
     assert len(calls) == 2
@@ -337,3 +337,21 @@ def test_reference_weights_are_all_the_reference_depends_on(build):
     more = backbone.forward_weights("reference").keys() - base
     assert len(more) == 2 * 3 * 7
     assert all(".reference." in name for name in more)
+
+
+def test_a_copy_on_meta_has_the_description_and_the_roles(build, tmp_path):
+    """A plan runs on it; the backbone itself is not touched, loaded or not."""
+    folder = str(build("policy").save_role("policy", tmp_path))
+    options = {"adapters": {"policy": folder, "reward": folder}, "head_tile": 3, "offload": []}
+    given = Backbone(build().name_or_path, dtype="float32", lora=LoRA(r=2), **options)
+    copied = given.on_meta(loading.skeleton(given.path))
+    assert not given.is_loaded and not given.roles and given.adapters == options["adapters"]
+    assert set(copied.roles) == {"policy", "reward"} and set(copied.heads) == {"reward"}
+    assert copied.adapters == {} and copied.head_tile == 3 and copied.lora == given.lora
+    assert copied.path == given.path and copied.dtype == "float32"
+    assert all(p.is_meta for p in copied.base.parameters())
+    given.load()
+    kept = {name: p.clone() for name, p in given.named_parameters()}
+    again = given.on_meta(loading.skeleton(given.path))
+    assert all(p.is_meta for p in again.base.parameters())
+    assert all(torch.equal(p, kept[name]) for name, p in given.named_parameters())

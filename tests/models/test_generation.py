@@ -112,7 +112,7 @@ def test_mode_and_role_are_restored(backbone, training):
     own = backbone.base.generation_config
     with backbone.role("policy"):
         generate(backbone, "reference", PROMPTS[:2], 2)
-        assert backbone._active == "policy"
+        assert backbone.switch.active == "policy"
         with pytest.raises(ValueError):
             generate(backbone, "reference", [["no", "ids"]], 2)
     assert {m.training for m in backbone.base.modules()} == {training}

@@ -53,7 +53,8 @@ def test_the_smollm2_wheel_becomes_a_plain_model(monkeypatch, tmp_path):
     assert written == {f: f.stat().st_mtime_ns for f in folder.iterdir()}
     assert list((tmp_path / "gguf").iterdir()) == [folder], "nothing half-done is left"
 
-    backbone = Backbone(SMOLLM2, "nf4", LoRA(r=4, target_modules=["q_proj"]), "float32").load()
+    lora = LoRA(r=4, target_modules=["q_proj"])
+    backbone = Backbone(SMOLLM2, "nf4", lora, dtype="float32").load()
     assert backbone.public_name == SMOLLM2
     assert backbone.base.model.layers[0].mlp.up_proj.weight.quant_state.quant_type == "nf4"
     backbone.add_role("policy")

@@ -99,5 +99,5 @@ def test_a_tile_of_one_row_changes_no_number(build, tokens, gradients):
     one, plain = build("policy", head_tile=1), build("policy")
     for backbone in (one, plain):
         backbone.add_role("policy", head=True)
-    assert one._runner.tile == 1
+    assert one.runner_of("policy").tile == 1
     torch.testing.assert_close(one.logprobs(tokens, "policy"), plain.logprobs(tokens, "policy"))

@@ -51,7 +51,7 @@ def test_role_is_restored_after_an_exception(backbone):
         with pytest.raises(ZeroDivisionError):
             fail()
         assert active(backbone) == {("policy",)}
-    assert backbone._active is None
+    assert backbone.switch.active is None
 
 
 def test_one_context_may_be_entered_again(backbone):
@@ -229,12 +229,12 @@ def test_adapters_take_bf16_inputs_as_they_are_under_autocast(build, tokens):
             return *run(), sum(t.untyped_storage().nbytes() for t in kept.values())
 
     loss, gradients, ours = run_and_weigh()
-    backbone._follow_autocast = lambda running: None
+    backbone.switch.follow_autocast = lambda running: None
     expected, others, pefts = run_and_weigh()
     assert torch.equal(loss, expected)
     assert all(map(torch.equal, gradients, others))
     assert ours < 0.95 * pefts
-    del backbone._follow_autocast
+    del backbone.switch.follow_autocast
     run()
     backbone.logprobs(tokens, "policy").sum().backward()  # and outside of autocast they are cast
 

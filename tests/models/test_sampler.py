@@ -32,7 +32,7 @@ from lightning_rlhf.functional.sampling import draw
 from lightning_rlhf.models import decoding
 from lightning_rlhf.models import sampler as rollout
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.lora import LoRA
+from lightning_rlhf.models.lora import LoRA, layers
 from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, default_kv_tokens, stop_ids
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.training.hparams import describe
@@ -449,7 +449,7 @@ def test_merging_gives_the_role_and_gives_back_the_bits(build, tokens, dtype):
                 with pytest.raises(RuntimeError, match="'policy'.*'reward'"):
                     backbone.logprobs(tokens, "reward")
                 assert torch.equal(backbone.logprobs(tokens, "policy"), merged)
-            assert backbone._active == "reward"
+            assert backbone.switch.active == "reward"
         tolerance = 1e-4 if dtype == "float32" else 0.3
         assert (merged - expected["policy"]).abs().max() < tolerance
         for role, said in expected.items():
@@ -462,7 +462,7 @@ def test_merging_gives_the_role_and_gives_back_the_bits(build, tokens, dtype):
 def test_a_merge_that_fails_half_way_gives_back_the_bits(build, monkeypatch):
     backbone = build("policy")
     before = bits(backbone)
-    last = backbone._adapted[-1]
+    last = layers(backbone.base)[-1]
     monkeypatch.setattr(last, "get_delta_weight", lambda role: torch.zeros(1, 2, 3))
     with pytest.raises(RuntimeError), backbone.merged("policy"):
         pass
@@ -504,7 +504,7 @@ def test_a_bare_base_and_a_whole_model_have_nothing_to_merge(build):
         backbone.add_role("reference", trainable=False)
         before = dict(backbone.base.named_parameters())
         with backbone.merged("reference"):
-            assert backbone._active == "reference"
+            assert backbone.switch.active == "reference"
             assert all(before[n] is p for n, p in backbone.base.named_parameters())
         said = HFSampler(merge=True).sample(backbone, "reference", PROMPTS, Sampling(2))
         assert len(said) == len(PROMPTS)

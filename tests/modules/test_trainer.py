@@ -38,10 +38,10 @@ def test_metrics_have_their_names(runs: Runs, method: str) -> None:
     assert {f"test/{name}" for name in names} <= set(trainer.callback_metrics)
 
 
-def test_lightnings_own_quantisation_is_refused(runs: Runs) -> None:
+def test_lightnings_own_quantization_is_refused(runs: Runs) -> None:
     trainer = runs.trainer()
     trainer.strategy._precision_plugin = BitsandbytesPrecision.__new__(BitsandbytesPrecision)
-    with pytest.raises(ValueError, match='would quantise the LoRA matrices.*quantization="nf4"'):
+    with pytest.raises(ValueError, match='would quantize the LoRA matrices.*quantization="nf4"'):
         check_trainer(trainer, None)
 
 

@@ -506,12 +506,14 @@ TYPED = [
 ]
 RESUME = [
     Mistake(
-        "a checkpoint that is not there", typed("--ckpt_path=no.ckpt"), "no checkpoint at no.ckpt"
+        "a checkpoint that is not there",
+        typed("--ckpt_path=no.ckpt"),
+        "no checkpoint at no.ckpt: give the path of a .ckpt file",
     ),
     Mistake(
-        "a file that is no checkpoint",
+        "a file that is not a checkpoint",
         typed("--ckpt_path=run.yaml"),
-        "run.yaml is no checkpoint of a run: give a .ckpt file; a role's folder goes "
+        "run.yaml is not a checkpoint of a run: give a .ckpt file; a role's folder goes "
         "into backbone.adapters",
     ),
     Mistake(
@@ -531,14 +533,14 @@ RESUME = [
     Mistake(
         "a learning rate that it overrides",
         typed("--model.lr=0.5", RESUMED),
-        "out/run/version_0/checkpoints/last.ckpt goes on with lr=0.01, so that lr=0.5 "
+        "out/run/version_0/checkpoints/last.ckpt resumes with lr=0.01, so that lr=0.5 "
         "would be overridden: give lr=0.01, or start anew from its role "
         "(backbone.adapters)",
     ),
     Mistake(
         "an optimizer's setting that it overrides",
         typed(f"--model.optimizer={ADAMW}", RESUMED),
-        "out/run/version_0/checkpoints/last.ckpt goes on with "
+        "out/run/version_0/checkpoints/last.ckpt resumes with "
         "optimizer.weight_decay=0.0, so that optimizer.weight_decay=0.1 would be "
         "overridden: give optimizer.weight_decay=0.0, or start anew from its role "
         "(backbone.adapters)",
@@ -546,14 +548,14 @@ RESUME = [
     Mistake(
         "another optimizer",
         typed("--model.optimizer=torch.optim.SGD", RESUMED),
-        "out/run/version_0/checkpoints/last.ckpt goes on with another kind of "
+        "out/run/version_0/checkpoints/last.ckpt resumes with another kind of "
         "optimizer: resume with the one it was trained with, or start anew from its "
         "role (backbone.adapters)",
     ),
     Mistake(
         "a patience that it overrides",
         typed(f"--trainer.callbacks={PATIENT}", RESUMED),
-        "out/run/version_0/checkpoints/last.ckpt goes on with EarlyStopping.patience=3,"
+        "out/run/version_0/checkpoints/last.ckpt resumes with EarlyStopping.patience=3,"
         " so that EarlyStopping.patience=9 would be overridden: give "
         "EarlyStopping.patience=3, or start anew from its role (backbone.adapters)",
     ),

@@ -72,7 +72,7 @@ def test_meta_takes_what_a_real_step_takes(
     batch = module.example_batch(GROUPS[method])
     stage = "forward"
     tracker = MemoryTracker(
-        lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage, 512
+        lambda: f"{stage} as {backbone.switch.active}" if stage == "forward" else stage, 512
     )
     tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
     tracker.hold(WEIGHTS, meta.storages(backbone))

@@ -1,4 +1,4 @@
-"""A run that cannot fit says so in its first seconds."""
+"""Refuse a run that cannot fit in memory, in its first seconds."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 class MemoryGuard(Callback):
     """Plan the largest step of a fit before the model is loaded, and refuse what cannot fit.
 
-    Of the data the longest rows are taken together, as the worst batch would have them. The command
-    line brings this callback; a plan that cannot be made stops nobody.
+    The step is planned on the longest rows of the data together. The command line adds this
+    callback. If planning fails, training goes on with a warning.
 
     Args:
-        slack: how far above the free memory a plan may be; it may be a tenth wrong.
+        slack: planned over free memory up to which a run starts; a plan may be wrong by a tenth.
     """
 
     def __init__(self, slack: float = 1.1):
         self.slack = slack
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise before anything is loaded.
+        """Plan the run before anything is loaded.
 
         Raises:
             ValueError: the run's largest step takes more than there is.
@@ -45,7 +45,7 @@ class MemoryGuard(Callback):
         if not isinstance(pl_module, AlignmentModule) or pl_module.backbone.is_loaded:
             return
         if any(isinstance(c, FindTokenBudget) for c in trainer.callbacks):  # type: ignore[attr-defined]
-            return  # which takes what fits
+            return  # it finds the largest step that fits
         device = trainer.strategy.root_device
         target: Target = "cuda" if device.type == "cuda" else "cpu"
         free = free_memory(device)
@@ -60,20 +60,20 @@ class MemoryGuard(Callback):
             planned = run.plan().peak.total
             if planned <= self.slack * free:
                 return
-            found = [c for c in changes(run, free) if c.fits][:3]
+            fixes = [c for c in changes(run, free) if c.fits][:3]
         except Exception as reason:
             log.warning("no plan of this run's memory: %s: %s", type(reason).__name__, reason)
             return
-        mend = "; ".join(f"{c.name} ({c.cost})" for c in found) or "take a smaller model"
+        fix = "; ".join(f"{c.name} ({c.cost})" for c in fixes) or "take a smaller model"
         raise ValueError(
             f"this run would take {in_gib(planned)} GiB in its largest step and {in_gib(free)} are "
-            f"free: {mend}; `lightning-rlhf plan` says more, and without MemoryGuard nothing is "
+            f"free: {fix}; `lightning-rlhf plan` says more, and without MemoryGuard nothing is "
             "refused"
         )
 
 
 def longest(data: RowsData) -> Groups:
-    """The longest rows that could come together in one step."""
+    """Lengths of the longest rows that one step could hold."""
     rows = data.train_rows
     assert rows is not None, "data is set up before callbacks are"
     cost = column(rows, "tokens").to_numpy()

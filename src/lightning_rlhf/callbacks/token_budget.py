@@ -1,4 +1,4 @@
-"""The largest token budget that runs: real steps on the longest rows, before a run begins."""
+"""Find the largest token budget that fits, by real steps on the longest rows before a run."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ log = logging.getLogger(__name__)
 
 
 class FindTokenBudget(Callback):
-    """Give the data the largest ``max_tokens`` that fits, found before a fit begins.
+    """Find the largest ``max_tokens`` that fits before a fit begins, and give it to the data.
 
-    Each budget is tried with the longest rows that it holds together: forward, backward and the
-    optimizer's step, twice. Where there is no card to run out of memory, a step is planned first
-    and not run if the plan does not fit. Then weights and generators are what they were: the run is
-    the one that the same ``max_tokens`` would have given.
+    Each budget is tried on the longest rows that fill it: forward, backward and optimizer step,
+    twice. On a CPU, which would swap instead of failing, a step is planned first and not run if the
+    plan does not fit. Afterwards weights and random generators are restored, so the run is the one
+    that the same ``max_tokens`` would have given.
 
     Args:
-        most: budget beyond which nothing is tried.
+        most: the largest budget to try.
         share: of the memory that a step may take.
     """
 
     def __init__(self, most: int = 32_768, share: float = 0.9):
         if most < 2:
-            raise ValueError(f"most is tokens to a step: 2 or more, got {most}")
+            raise ValueError(f"most is a number of tokens per step: give 2 or more, got {most}")
         if not 0 < share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {share}")
         self.most = most
@@ -49,10 +49,10 @@ class FindTokenBudget(Callback):
         self.found: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Search, once the rows are there and before optimizer and schedule are made.
+        """Search, after rows are read and before optimizer and schedule are made.
 
         Raises:
-            ValueError: modules or data that are not ours, or the longest row alone takes too much.
+            ValueError: modules or data of other packages, or the longest row alone does not fit.
         """
         if stage != "fit":
             return
@@ -60,7 +60,7 @@ class FindTokenBudget(Callback):
         if not isinstance(pl_module, AlignmentModule) or not isinstance(data, RowsData):
             raise ValueError(
                 f"FindTokenBudget knows our own modules and data, not {type(pl_module).__name__} "
-                f"on {type(data).__name__}"
+                f"on {type(data).__name__}: give max_tokens instead"
             )
         if isinstance(data, PromptData) or is_stream(data.source):
             raise ValueError(
@@ -68,7 +68,7 @@ class FindTokenBudget(Callback):
                 "to be completed nor a stream are: give max_tokens"
             )
         assert data.train_rows is not None, "data is set up before callbacks are"
-        trial = Trial(trainer, pl_module, data, data.train_rows, self.share)
+        trial = Trial(trainer, pl_module, data, rows=data.train_rows, share=self.share)
         longest, most = max(trial.costs), min(self.most, sum(trial.costs))
         if longest > self.most:
             raise ValueError(
@@ -92,10 +92,10 @@ class FindTokenBudget(Callback):
         return {"found": self.found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A loader's place means something only among the batches it was saved in.
+        """Check the budget: a loader's position is valid only among batches of the same size.
 
         Raises:
-            ValueError: this run found another budget than the one it goes on with.
+            ValueError: the budget found now differs from the checkpoint's.
         """
         if state_dict["found"] != self.found:
             raise ValueError(
@@ -106,9 +106,9 @@ class FindTokenBudget(Callback):
 
 
 def largest_that(fits: Callable[[int], bool], least: int, most: int) -> int:
-    """The largest budget that fits, to a sixteenth of itself; 0 if not even the least does.
+    """The largest budget that fits, to a sixteenth of itself; 0 if even the least does not.
 
-    Doubles until one fails, then halves the gap.
+    It doubles until a budget fails, then halves the gap.
     """
     if not fits(least):
         return 0
@@ -123,22 +123,27 @@ def largest_that(fits: Callable[[int], bool], least: int, most: int) -> int:
 
 
 class Trial:
-    """Steps on the longest rows of a run that leave no trace.
+    """Steps on the longest rows of a run, after which its state is restored.
 
     Args:
         trainer: of the run.
-        module: loaded here if it is not; Lightning then finds it as it would have left it.
+        module: loaded here as Lightning would load it.
         data: set up.
         rows: to train on.
         share: of the memory that a step may take.
     """
 
     def __init__(
-        self, trainer: Trainer, module: AlignmentModule, data: RowsData, rows: Dataset, share: float
+        self,
+        trainer: Trainer,
+        module: AlignmentModule,
+        data: RowsData,
+        *,
+        rows: Dataset,
+        share: float,
     ):
-        self.trainer, self.module, self.data, self.rows, self.share = (
-            trainer, module, data, rows, share,
-        )  # fmt: skip
+        self.trainer, self.module, self.data = trainer, module, data
+        self.rows, self.share = rows, share
         self.device = trainer.strategy.root_device
         self.accumulates = trainer.accumulate_grad_batches > 1
         self.tried: list[int] = []
@@ -159,7 +164,7 @@ class Trial:
             module.configure_model()
 
     def fits(self, budget: int) -> bool:
-        """Whether a step of the longest rows in a budget does."""
+        """True if a step of the longest rows in a budget fits."""
         self.tried.append(budget)
         rows = self.rows.select(self._longest(budget))
         if self.run is not None and not self._planned(rows):
@@ -182,7 +187,7 @@ class Trial:
             garbage_collection_cuda() if self.device.type == "cuda" else None
 
     def _longest(self, budget: int) -> list[int]:
-        """Rows from the longest down, and shorter ones into what room is left."""
+        """Indices of rows that fill a budget, from the longest down."""
         taken, room, least = [], budget, self.costs[self.order[-1]]
         for row in self.order:
             if room < least:
@@ -203,7 +208,7 @@ class Trial:
             return True
 
     def _steps(self, rows: Dataset) -> None:
-        """Two, since the second finds the optimizer's state, and gradients if any wait."""
+        """Make two steps: only the second finds the optimizer's state and waiting gradients."""
         batch = collate_rows([rows[i] for i in range(len(rows))], self.data._collate(self.rows))
         batch = move_data_to_device(batch, self.device)
         optimizer = self.module.make_optimizer()

@@ -1,7 +1,7 @@
-"""Learning from thumbs: one completion at a time, good or bad, and no pairs.
+"""Losses of unpaired labels: every completion is good or bad by itself, there are no pairs.
 
-Notation as in ``dpo``: ``D = S - S_ref`` the log-ratio of a completion's summed log-probs, ``b``
-beta, ``s`` the logistic function.
+Notation as in ``functional.dpo``: ``D = S - S_ref`` the log-ratio of a completion's summed
+log-probs, ``b`` beta, ``s`` the logistic function.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ from lightning_rlhf.functional.loss import Loss
 
 
 class UnpairedLogprobs(NamedTuple):
-    """What a loss may look at: C completions, each judged alone."""
+    """Inputs of an unpaired loss: C completions, each with its own label."""
 
     ratio: Tensor  # (C,) D
-    label: Tensor  # (C,) probability that the completion is good: 1 a thumb up, 0 a thumb down
+    label: Tensor  # (C,) probability that the completion is good
     baseline: Tensor  # () z0: an estimate of KL(policy || reference) in nats, without gradient
 
 
-ThumbLoss = Callable[
-    [UnpairedLogprobs, float], tuple[Tensor, Tensor]
-]  # -> (C,) if up, (C,) if down
-L = TypeVar("L", bound=ThumbLoss)
+# (inputs, beta) -> (C,) loss if the completion is good, (C,) if it is bad
+UnpairedLoss = Callable[[UnpairedLogprobs, float], tuple[Tensor, Tensor]]
+L = TypeVar("L", bound=UnpairedLoss)
 
 
 def without_baseline(loss: L) -> L:
-    """Mark a loss that never looks at ``z0``: its module then computes none."""
+    """Mark a loss without ``z0``: its module then computes no baseline."""
     loss.without_baseline = True  # type: ignore[attr-defined]
     return loss
 
 
-def kto_loss(thumbs: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
-    """KTO (arXiv 2402.01306, Eq. 8): ``1 - s(b(D - z0))`` if up, ``1 - s(b(z0 - D))`` if down.
+def kto_loss(unpaired: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
+    """KTO (arXiv 2402.01306, Eq. 8): ``1 - s(b(D - z0))`` if good, ``1 - s(b(z0 - D))`` if bad.
 
-    A completion is gained or lost against ``z0``, what the policy has drifted already.
+    The log-ratio is compared with ``z0``, the mean drift of the policy so far.
     """
-    gain = beta * (thumbs.ratio - thumbs.baseline)
+    gain = beta * (unpaired.ratio - unpaired.baseline)
     return (-gain).sigmoid(), gain.sigmoid()
 
 
 @without_baseline
-def apo_zero_unpaired_loss(thumbs: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
-    """APO-zero (arXiv 2408.06266) side by side: ``1 - s(bD)`` if up, ``s(bD)`` if down."""
-    gain = beta * thumbs.ratio
+def apo_zero_unpaired_loss(unpaired: UnpairedLogprobs, beta: float) -> tuple[Tensor, Tensor]:
+    """APO-zero (arXiv 2408.06266) unpaired: ``1 - s(bD)`` if good, ``s(bD)`` if bad."""
+    gain = beta * unpaired.ratio
     return (-gain).sigmoid(), gain.sigmoid()
 
 
@@ -55,7 +54,7 @@ def baseline(mismatched_ratio: Tensor) -> Tensor:
     """``z0 = max(0, mean D(x, y'))`` over completions of *other* prompts (Sec. 4.1).
 
     Args:
-        mismatched_ratio: (M,) log-ratios; none gives 0.
+        mismatched_ratio: (M,) log-ratios; 0 for M = 0.
     """
     if len(mismatched_ratio) == 0:
         return mismatched_ratio.new_zeros(())
@@ -63,35 +62,38 @@ def baseline(mismatched_ratio: Tensor) -> Tensor:
 
 
 def unpaired_loss(
-    thumbs: UnpairedLogprobs,
+    unpaired: UnpairedLogprobs,
     beta: float,
-    loss: ThumbLoss,
+    loss: UnpairedLoss,
     up_weight: float = 1.0,
     down_weight: float = 1.0,
 ) -> Loss:
     """Mean over completions, ``w_up p l_up + w_down (1 - p) l_down``, and its metrics.
 
     Args:
-        thumbs: C completions.
+        unpaired: C completions.
         beta: strength of the pull to the reference.
-        loss: of a single completion.
+        loss: the loss of single completions.
         up_weight: lambda_D of the paper.
-        down_weight: lambda_U; for n_up and n_down rows, ``n_up w_up`` is best kept within
-            1 to 4/3 of ``n_down w_down``.
+        down_weight: lambda_U; for n_up good and n_down bad rows keep ``n_up w_up`` within 1 to 4/3
+            of ``n_down w_down``.
     """
-    up, down = loss(thumbs, beta)
-    value = up_weight * thumbs.label * up + down_weight * (1 - thumbs.label) * down
-    return Loss(value.mean(), thumb_metrics(thumbs, beta))
+    up, down = loss(unpaired, beta)
+    value = up_weight * unpaired.label * up + down_weight * (1 - unpaired.label) * down
+    return Loss(value.mean(), unpaired_metrics(unpaired, beta))
 
 
 @torch.no_grad()
-def thumb_metrics(thumbs: UnpairedLogprobs, beta: float) -> dict[str, Tensor]:
-    """Implicit rewards ``b D`` of good and bad completions; a side without rows is left out."""
-    if thumbs.ratio.is_meta:
-        return {}  # a plan of memory: there is no value to look at
-    reward, good = beta * thumbs.ratio, thumbs.label > 0.5
-    agrees = (thumbs.ratio > thumbs.baseline) == good
-    metrics = {"kl": thumbs.baseline, "rewards/accuracies": agrees.float().mean()}
+def unpaired_metrics(unpaired: UnpairedLogprobs, beta: float) -> dict[str, Tensor]:
+    """Implicit rewards ``b D`` of good and bad completions; a side without rows is left out.
+
+    A plan of memory runs on meta tensors, where nothing tells which sides have rows.
+    """
+    if unpaired.ratio.is_meta:
+        return {}
+    reward, good = beta * unpaired.ratio, unpaired.label > 0.5
+    agrees = (unpaired.ratio > unpaired.baseline) == good
+    metrics = {"kl": unpaired.baseline, "rewards/accuracies": agrees.float().mean()}
     sides = {"rewards/chosen": reward[good], "rewards/rejected": reward[~good]}
     metrics |= {name: side.mean() for name, side in sides.items() if len(side)}
     if len(metrics) == 4:

@@ -1,4 +1,4 @@
-"""What every objective returns."""
+"""Result of every objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, and what to log beside it."""
+    """A scalar to minimize, and metrics to log."""
 
     value: Tensor  # ()
     metrics: dict[str, Tensor]  # scalars without gradient, by their names in the log

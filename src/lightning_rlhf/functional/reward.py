@@ -1,4 +1,4 @@
-"""Reward modelling: from scalar scores of completions to a loss."""
+"""Reward modeling: losses of completions' scalar scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reward_loss(
 
     Args:
         chosen, rejected: (P,) rewards.
-        margin: (P,) how much better the chosen side is said to be, or None for 0.
+        margin: (P,) by how much the chosen side is better, or None for 0.
         label: (P,) probability that "chosen" is the better side, or None for 1.
         centering: weight of the pull of ``r_c + r_r`` to 0.
     """
@@ -36,7 +36,7 @@ def reward_loss(
 
 
 def score_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Means of (P,) rewards and the share of pairs told apart rightly; a tie counts as wrong."""
+    """Mean (P,) rewards and accuracy over pairs; a tie counts as wrong."""
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "rewards/chosen": chosen.mean(),
@@ -65,8 +65,7 @@ def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     """All strictly ordered pairs of each prompt's K completions: mean over them, then prompts.
 
     InstructGPT (arXiv 2203.02155, Eq. 1): the pairs of one prompt are one batch element, since seen
-    one by one they overfit. A prompt whose completions all tie has nothing to say and does not
-    count.
+    one by one they overfit. A prompt whose completions all tie is left out of the mean.
 
     Args:
         scores: (C,) rewards of all completions of the batch.
@@ -85,8 +84,8 @@ def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
 def plackett_luce_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     """``-sum_k [r_(k) - logsumexp(r_(k..K))]``, mean over prompts; Bradley-Terry at K = 2.
 
-    Ties break by Breslow's rule: tied completions share the denominator of their first. A sum over
-    a prompt's places, the last of which is certain.
+    Ties break by Breslow's rule: tied completions share the denominator of their first. The last
+    place of a prompt is certain and adds 0.
 
     Args: as ``ranking_loss``.
     """

@@ -1,41 +1,27 @@
-"""One frozen base, loaded once, carrying every role of RLHF as a LoRA adapter and a scalar head."""
+"""One frozen base, loaded once, with every role of RLHF as a LoRA adapter and a scalar head."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_rlhf.batches import TokenBatch
-from lightning_rlhf.functional.autocast import autocast_enabled
-from lightning_rlhf.functional.logprobs import TokenStatistics
 from lightning_rlhf.models import export, loading, lora
 from lightning_rlhf.models.heads import ScalarHead
-from lightning_rlhf.models.lora import LoRA, LoraLayer
-from lightning_rlhf.models.merging import MergedWeights
+from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.offload import Offload, embedding_to_host
+from lightning_rlhf.models.role_model import RoleModel
+from lightning_rlhf.models.roles import Role
 from lightning_rlhf.models.runner import Runner
 
 POLICY, REFERENCE = "policy", "reference"
 
 
-class Role(NamedTuple):
-    """What a role is made of; the base is everybody's."""
-
-    trainable: bool
-    adapter: bool  # False: the bare base, or the whole model where there is no LoRA
-    copied: bool = False  # where there is no LoRA: runs through the frozen copy
-    shares: str | None = None  # the role whose adapter it runs through: it has a head alone
-
-
-class Backbone(nn.Module):
+class Backbone(RoleModel):
     """A causal language model and its roles; a *description* until ``load`` builds it.
 
     A role is a named LoRA adapter on the shared base, plus a scalar head where it needs one.
@@ -64,6 +50,7 @@ class Backbone(nn.Module):
         name_or_path: str,
         quantization: loading.Quantization | None = None,
         lora: LoRA | None = LoRA(),
+        *,
         dtype: loading.DType = "auto",
         adapters: dict[str, str] | None = None,
         gradient_checkpointing: bool = False,
@@ -71,7 +58,7 @@ class Backbone(nn.Module):
         offload: list[Offload] | None = None,
         head_tile: int | None = None,
     ):
-        super().__init__()
+        super().__init__(head_tile)
         if offload and lora is None:
             raise ValueError("a model trained whole stays on its card: give lora=LoRA()")
         if "activations" in (offload or ()) and not gradient_checkpointing:
@@ -92,17 +79,6 @@ class Backbone(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.offload = list(offload or ())
-        self.head_tile = head_tile
-        self.roles: dict[str, Role] = {}
-        self.heads = nn.ModuleDict()
-        self.model: PreTrainedModel | None = None
-        self.frozen: PreTrainedModel | None = None  # the reference where there is no LoRA
-        self._adapted: list[LoraLayer] = []
-        self._active: str | None = None  # the role a forward runs as
-        self._applied: str | None = None  # the adapter the layers are switched to; None: bare base
-        self._runner: Runner | None = None
-        self._casts = True  # whether adapters cast their inputs to fp32
-        self._merged: str | None = None  # the role whose adapter the base's weights hold
 
     # ---- building ----
 
@@ -131,19 +107,6 @@ class Backbone(nn.Module):
         """Whether the weights are there."""
         return self.model is not None
 
-    @property
-    def base(self) -> PreTrainedModel:
-        """The causal language model, adapters and all.
-
-        Raises:
-            RuntimeError: the backbone is still a description.
-        """
-        if self.model is None:
-            raise RuntimeError(
-                "the backbone is not loaded yet: call backbone.load(), or let a Trainer do it"
-            )
-        return self.model
-
     def load(self, device: torch.device | str = "cpu") -> Backbone:
         """Build the model on a device, and the roles named in ``adapters``; once."""
         if self.model is None:
@@ -164,22 +127,45 @@ class Backbone(nn.Module):
         if "embedding" in self.offload:
             embedding_to_host(model)
         offloads = "activations" in self.offload
-        self._runner = Runner.of(model, self.attention is None, self.head_tile, offloads)
+        self._runner = Runner.of(model, self.attention is None, offloads)
         if self.gradient_checkpointing:
             old_name = model.gradient_checkpointing_enable  # before transformers 5.21
             enable = getattr(model, "activation_checkpointing_enable", old_name)
-            enable({"use_reentrant": False, "context_fn": self._checkpoint_contexts})
+            enable({"use_reentrant": False, "context_fn": self.switch.checkpoint_contexts})
         try:
             for role in self.adapters:
                 self.add_role(role, trainable=role != REFERENCE)
         except Exception:
-            self.model, self.roles = None, {}  # not loaded, and not half loaded either
+            self.model = None  # not loaded, and not half loaded either
+            self.roles.clear()
             raise
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states."""
-        return self.base.config.get_text_config().hidden_size
+    def on_meta(self, model: PreTrainedModel) -> Backbone:
+        """Copy the description, with its roles, onto a model without data: for a memory plan.
+
+        Roles that start from folders get fresh adapters, since ``model`` may have fewer layers.
+
+        Args:
+            model: on meta.
+        """
+        copied = Backbone(
+            self.name_or_path,
+            self.quantization,
+            self.lora,
+            dtype=self.dtype,
+            gradient_checkpointing=self.gradient_checkpointing,
+            attention=self.attention,
+            offload=self.offload,
+            head_tile=self.head_tile,
+        )
+        found = {"path", "tokenizer", "context_length"} & self.__dict__.keys()
+        copied.__dict__.update({name: self.__dict__[name] for name in found})
+        copied.attach(model)
+        for role in self.adapters:
+            copied.add_role(role, head=role not in (POLICY, REFERENCE))
+        return copied.to("meta")
+
+    # ---- roles ----
 
     def add_role(
         self,
@@ -207,23 +193,20 @@ class Backbone(nn.Module):
         """
         if name not in self.roles:
             if shares is not None:
-                self.roles[name] = Role(trainable, adapter=False, shares=shares)
+                self.roles[name] = Role(trainable, shares=shares)
             elif self.lora is None:
                 self._add_whole_role(name, trainable)
             else:
                 self._add_adapter_role(name, trainable, init_from)
         if head and name not in self.heads:
-            self.heads[name] = ScalarHead(self.hidden_size).to(self.base.device)
-            self._read_head(name)
-            if init_from is not None and init_from in self.heads and name not in self.adapters:
-                self.head(name).load_state_dict(self.head(init_from).state_dict())
+            self._add_head(name, init_from)
         self._restore_requires_grad()
 
     def _add_adapter_role(self, name: str, trainable: bool, init_from: str | None) -> None:
         folder = self.adapters.get(name)
         copied = init_from is not None and init_from in self.roles and self.roles[init_from].adapter
         if not trainable and folder is None and not copied:
-            self.roles[name] = Role(trainable, adapter=False)
+            self.roles[name] = Role(trainable)
             return
         if folder is not None:
             lora.load_adapter(self.base, name, *lora.read(Path(folder)), Path(folder))
@@ -235,13 +218,7 @@ class Backbone(nn.Module):
             assert self.lora is not None
             lora.inject(self.base, name, self.lora.config())
         self.roles[name] = Role(trainable, adapter=True)
-        self._adapted = lora.layers(self.base)
-        self._casts = True  # a new adapter's layers do
-        lora.cast_inputs(self._adapted, True)
-        lora.activate(self._adapted, name)
-        self._applied = name
-        if self._active is not None:
-            self._switch(self._active)
+        self.switch.adapt(lora.layers(self.base), name)
 
     def _add_whole_role(self, name: str, trainable: bool) -> None:
         if not trainable:
@@ -252,16 +229,19 @@ class Backbone(nn.Module):
                 f"without LoRA the base holds one trained role, and {taken[0]!r} is it: "
                 f"give lora=LoRA() to train {name!r} beside it"
             )
-        self.roles[name] = Role(trainable, adapter=False, copied=not trainable)
+        self.roles[name] = Role(trainable, whole=True, copied=not trainable)
 
     def _freeze_copy(self) -> None:
-        # Checkpointing's context_fn holds this backbone, which must not be copied with the model.
-        self.frozen = copy.deepcopy(self.base, {id(self): self}).requires_grad_(False)
+        # Checkpointing's context_fn holds the switch, which must not be copied with the model.
+        self.frozen = copy.deepcopy(self.base, {id(self.switch): self.switch}).requires_grad_(False)
 
-    def _read_head(self, name: str) -> None:
+    def _add_head(self, name: str, init_from: str | None) -> None:
+        self.heads[name] = head = ScalarHead(self.hidden_size).to(self.base.device)
         if name in self.adapters:
             _, tensors = lora.read(Path(self.adapters[name]))
-            export.read_head(self.head(name), tensors, self.adapters[name])
+            export.read_head(head, tensors, self.adapters[name])
+        elif init_from is not None and init_from in self.heads:
+            head.load_state_dict(self.head(init_from).state_dict())
 
     def copy_role(self, source: str, target: str) -> None:
         """Copy one role's weights over another's: iterated DPO moves its reference so."""
@@ -273,105 +253,18 @@ class Backbone(nn.Module):
             self.add_role(target, trainable=False, init_from=source)
         lora.copy(self.base, source, target)
 
-    # ---- roles ----
-
-    def role(self, name: str) -> AbstractContextManager[None]:
-        """Run the forwards inside as one role. Nests, restores, and may be entered again.
-
-        Raises:
-            KeyError: no such role.
-        """
-        if name not in self.roles:
-            raise KeyError(f"no role {name!r} on this backbone: it has {sorted(self.roles)}")
-        return _ActiveRole(self, name)
-
-    @contextmanager
-    def merged(self, name: str) -> Iterator[None]:
-        """As ``role``, its adapter added into the base's weights: many short forwards are cheaper.
-
-        The base has its own bits again afterwards, whatever happens inside. May be entered again
-        inside; a role that is the bare base, or a whole model, is only switched to.
-
-        Raises:
-            ValueError: the base is in 4 bits, which would round the adapter away.
-            RuntimeError: on switching to another role inside.
-        """
-        with self.role(name):
-            if self._merged == name or not self.roles[name].adapter:
-                yield
-                return
-            try:
-                with MergedWeights(self._adapted, name):
-                    self._merged = name
-                    self._switch(name)
-                    yield
-            finally:
-                self._merged = None
-                self._switch(name)
-
-    def _follow_autocast(self, running: bool) -> None:
-        """Let adapters take their inputs as they are while autocast casts for them."""
-        enabled = running and self.model is not None and autocast_enabled(self.model.device)
-        if enabled == self._casts:
-            self._casts = not enabled
-            lora.cast_inputs(self._adapted, self._casts)
-
-    def _switch(self, name: str) -> None:
-        """Switch the adapted layers, where they are not on that adapter yet."""
-        name = self.roles[name].shares or name
-        if self._merged not in (None, name):
-            raise RuntimeError(f"the base holds role {self._merged!r}: leave merged() for {name!r}")
-        adapter = name if self.roles[name].adapter and self._merged is None else None
-        if self._adapted and adapter != self._applied:
-            lora.activate(self._adapted, adapter)
-            self._applied = adapter
-            self._restore_requires_grad()
-
-    def _restore_requires_grad(self) -> None:
-        for name, role in self.roles.items():
-            for parameter in self.role_parameters(name):
-                parameter.requires_grad_(role.trainable)
-
-    def train_roles(self, *names: str) -> None:
-        """Give gradients to these roles and to no other."""
-        for name, role in self.roles.items():
-            self.roles[name] = role._replace(trainable=name in names)
-        self._restore_requires_grad()
-
-    def role_parameters(self, name: str) -> list[nn.Parameter]:
-        """A role's own parameters in a stable order: adapter, or whole model without LoRA; head."""
-        role = self.roles[name]
-        own = list(lora.parameters(self.base, name).values()) if role.adapter else []
-        if self.lora is None and role.shares is None:
-            own = list(self.model_of(name).parameters())
-        if name in self.heads:
-            own += list(self.heads[name].parameters())
-        return own
-
-    def head(self, role: str) -> ScalarHead:
-        """A role's scalar head.
-
-        Raises:
-            KeyError: the role has none.
-        """
-        if role not in self.heads:
-            raise KeyError(f"role {role!r} has no scalar head: those with one are {[*self.heads]}")
-        head = self.heads[role]
-        assert isinstance(head, ScalarHead)
-        return head
-
     def forward_weights(self, role: str) -> dict[str, Tensor]:
         """Collect the weights a role's log-probs depend on, by names that no other role changes."""
         if self.lora is None:
             return dict(self.model_of(role).named_parameters())
-        base: dict[str, Tensor] = {
-            n.replace(".base_layer.", "."): p
-            for n, p in self.base.named_parameters()
-            if ".lora_" not in n
+        weights: dict[str, Tensor] = {
+            name.replace(".base_layer.", "."): weight
+            for name, weight in self.base.named_parameters()
+            if ".lora_" not in name
         }
         if "embedding" in self.offload:
-            base["embedding"] = self.base.get_input_embeddings().weight
-        return base | lora.parameters(self.base, role)
+            weights["embedding"] = self.base.get_input_embeddings().weight
+        return weights | lora.parameters(self.base, role)
 
     def is_saved(self, key: str) -> bool:
         """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.
@@ -379,70 +272,6 @@ class Backbone(nn.Module):
         By name and not by ``requires_grad``, which PEFT flips as it switches adapters.
         """
         return self.lora is None or ".lora_" in key or key.startswith("heads.")
-
-    def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """For ``torch.utils.checkpoint``: a backward recomputes a layer as the role it ran as.
-
-        Without it, a role switched between forward and backward gives wrong gradients and no error.
-        """
-        if self._active is None:
-            return nullcontext(), nullcontext()
-        return nullcontext(), _ActiveRole(self, self._active)
-
-    # ---- forward ----
-
-    def model_of(self, role: str) -> PreTrainedModel:
-        """The model a role runs through: the shared one, or without LoRA the frozen copy."""
-        if self.roles[role].copied:
-            assert self.frozen is not None
-            return self.frozen
-        return self.base
-
-    def runner_of(self, role: str) -> Runner:
-        """How a role's model runs a batch; whoever runs it switches to the role."""
-        assert self._runner is not None, "not loaded"
-        return self._runner._replace(model=self.model_of(role))
-
-    def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
-        """The decoder's last hidden states as a role, in the layout the batch has: (B, T, H)."""
-        with self.role(role):
-            states: Tensor = self.runner_of(role).run(tokens).last_hidden_state
-            return states
-
-    def logits(self, tokens: TokenBatch, role: str) -> Tensor:
-        """Logits as a role, at the places that predict a counting token only: (N, V)."""
-        with self.role(role):
-            return self.runner_of(role).logits(tokens)
-
-    def logprobs(self, tokens: TokenBatch, role: str, temperature: float = 1.0) -> Tensor:
-        """Log-probs of the counting tokens as a role: (N,) fp32, logits a tile at a time."""
-        with self.role(role):
-            return self.runner_of(role).logprobs(tokens, temperature)
-
-    def statistics(
-        self, tokens: TokenBatch, role: str, temperature: float = 1.0
-    ) -> TokenStatistics:
-        """``logprobs`` with entropy and expected probability, a third matrix product dearer."""
-        with self.role(role):
-            return self.runner_of(role).statistics(tokens, temperature)
-
-    def scores(self, tokens: TokenBatch, role: str) -> Tensor:
-        """A role's scalar head at each completion's last token: (C,) fp32."""
-        with self.role(role):
-            return self.head(role)(self.runner_of(role).ends(tokens))
-
-    def values(self, tokens: TokenBatch, role: str) -> Tensor:
-        """A role's scalar head at the places that predict the counting tokens: (N,) fp32."""
-        with self.role(role):
-            return self.head(role)(self.runner_of(role).at_sources(tokens))
-
-    def logprobs_and_values(
-        self, tokens: TokenBatch, read: TokenBatch, role: str, head: str, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """A role's log-probs (N,), and another's head on its states at ``read`` (V,); one pass."""
-        with self.role(role):
-            logprobs, states = self.runner_of(role).logprobs_and_states(tokens, read, temperature)
-            return logprobs, self.head(head)(states)
 
     # ---- saving ----
 
@@ -456,8 +285,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the role is the bare base, so that there is nothing to save.
         """
-        folder = Path(folder)
-        role = self.roles[name]
+        folder, role = Path(folder), self.roles[name]
         if self.lora is None or role.shares is not None:
             if name in self.heads:
                 raise ValueError(
@@ -467,12 +295,8 @@ class Backbone(nn.Module):
         elif not role.adapter:
             raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
         else:
-            head: dict[str, Tensor] = {}
-            config: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-            if name in self.heads:
-                head, config = export.head_as_peft(self.head(name))
-            config["base_model_name_or_path"] = self.public_name
-            lora.save(self.base, name, folder, head, **config)
+            head = self.head(name) if name in self.heads else None
+            export.save_adapter(self.base, name, folder, self.public_name, head)
         self.tokenizer.save_pretrained(folder)
         return folder
 
@@ -491,26 +315,3 @@ class Backbone(nn.Module):
         export.save_merged(self.model_of(name), adapter, folder, loading.torch_dtype(dtype))
         self.tokenizer.save_pretrained(folder)
         return folder
-
-
-class _ActiveRole(AbstractContextManager[None]):
-    """Re-enterable: gradient checkpointing enters one context once per backward."""
-
-    def __init__(self, backbone: Backbone, name: str):
-        self.backbone = backbone
-        self.name = name
-        self.before: list[str | None] = []
-
-    def __enter__(self) -> None:
-        self.backbone._switch(self.name)
-        self.before.append(self.backbone._active)
-        self.backbone._active = self.name
-        self.backbone._follow_autocast(running=True)
-
-    def __exit__(self, *error: object) -> None:
-        previous = self.before.pop()
-        self.backbone._active = previous
-        if previous is not None:
-            self.backbone._switch(previous)
-        else:
-            self.backbone._follow_autocast(running=False)

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lightning_rlhf.models import lora
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import SCORE
 
@@ -23,6 +24,25 @@ def head_as_peft(head: ScalarHead) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     tensors = {SCORE: head.weight.detach().cpu().contiguous()}
     return tensors, {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+
+
+def save_adapter(
+    model: PreTrainedModel, role: str, folder: Path, base: str, head: ScalarHead | None
+) -> None:
+    """Write a role's adapter, with its head, for peft, transformers and vLLM.
+
+    Args:
+        model: the adapted base.
+        role: the adapter to write.
+        folder: made if absent.
+        base: the name by which others find the base.
+        head: None for a plain causal language model.
+    """
+    tensors: dict[str, Tensor] = {}
+    config: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if head is not None:
+        tensors, config = head_as_peft(head)
+    lora.save(model, role, folder, tensors, base_model_name_or_path=base, **config)
 
 
 def read_head(head: ScalarHead, tensors: dict[str, Tensor], folder: str) -> None:

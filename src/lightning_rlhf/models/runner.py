@@ -34,16 +34,14 @@ class Runner(NamedTuple):
     offloads: bool = False  # whether what the backward needs waits in host memory
 
     @classmethod
-    def of(
-        cls, model: PreTrainedModel, pack: bool, tile: int | None = None, offloads: bool = False
-    ) -> Runner:
+    def of(cls, model: PreTrainedModel, pack: bool, offloads: bool = False) -> Runner:
         """Teach a model packed rows if wanted, and look at its head; says what it cannot do."""
         reason = packing.enable(model) if pack else None
         if reason is not None:
             log.warning(
                 "%s runs on padded rows, prompts unshared: %s", type(model).__name__, reason
             )
-        return cls(model, pack and reason is None, head_is_plain(model), tile, offloads)
+        return cls(model, pack and reason is None, head_is_plain(model), offloads=offloads)
 
     def laid_out(self, tokens: TokenBatch) -> TokenBatch:
         """The batch as this model runs it: packed, or padded where it cannot."""

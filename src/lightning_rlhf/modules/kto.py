@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimization: preferences from thumbs."""
+"""Kahneman-Tversky optimization: preferences from unpaired labels."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class KTOModule(AlignmentModule):
-    """Train the policy on completions judged one by one, held to the reference.
+    """Train the policy on completions labeled one by one, against a reference.
 
-    Eats single completions with a label, and pairs as well: a pair is a thumb up and a thumb down.
-    A step needs rows of two prompts or more, since the baseline comes from mismatched ones.
+    It takes single completions with a label (thumbs up or down), and pairs: one good completion
+    and one bad one. A step needs rows of two prompts or more, since the baseline is computed from
+    mismatched ones.
 
     Args:
         backbone: the base and its roles.
         loss: ``kto_loss`` or ``apo_zero_unpaired_loss`` of ``functional.kto``, or your own.
         beta: strength of the pull to the reference.
-        up_weight: of completions with a thumb up.
-        down_weight: of completions with a thumb down.
+        up_weight: weight of good completions.
+        down_weight: weight of bad completions.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -42,6 +43,7 @@ class KTOModule(AlignmentModule):
         backbone: Backbone,
         loss: Callable[[UnpairedLogprobs, float], Any] = kto_loss,
         beta: float = 0.1,
+        *,
         up_weight: float = 1.0,
         down_weight: float = 1.0,
         lr: float = 2e-5,
@@ -70,13 +72,13 @@ class KTOModule(AlignmentModule):
             UnpairedLogprobs(ratio, label, z0),
             self.beta,
             self.loss,
-            self.up_weight,
-            self.down_weight,
+            up_weight=self.up_weight,
+            down_weight=self.down_weight,
         )
 
     @torch.no_grad()
     def _baseline(self, tokens: TokenBatch) -> Tensor:
-        """``z0`` of the batch, and of every process's batch together."""
+        """``z0`` of the batch, averaged over processes."""
         other = mismatched(tokens)
         z0 = baseline(self._sums(other, POLICY) - self._sums(other, REFERENCE))
         many = self._trainer is not None and self._trainer.world_size > 1
@@ -102,7 +104,7 @@ class KTOModule(AlignmentModule):
 
     def batch_weight(self, batch: UnpairedBatch | PreferenceBatch) -> int:
         if not isinstance(batch, UnpairedBatch | PreferenceBatch):
-            raise ValueError("KTOModule trains on thumbs or pairs: rankings train RewardModule")
+            raise ValueError("KTOModule trains on labels or pairs: rankings train RewardModule")
         return batch.tokens.completions
 
     @torch.no_grad()
@@ -119,7 +121,7 @@ class KTOModule(AlignmentModule):
 
 
 def _labels(batch: UnpairedBatch | PreferenceBatch) -> Tensor:
-    """(C,) how good each completion is said to be; of a pair, one side what the other is not."""
+    """(C,) probability that a completion is good; the two sides of a pair sum to 1."""
     if isinstance(batch, UnpairedBatch):
         return batch.label
     certain = torch.ones(len(batch.chosen), device=batch.chosen.device)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -185,8 +186,13 @@ class OnlineModule(AlignmentModule):
             sampled = SampledBatch(prompts, rows, self._sample(prompts, self.sampling))
         sampling_ended = time.perf_counter()
         # 2. Run the roles, in the minibatches of the first pass: its ratio is then 1 to the bit.
+        first_pass = order[: self.updates.minibatches]  # takes the prompts in order
+        minibatches = [sampled.tokens(part, self.device) for part in first_pass]
         after_eos = self.score_after_eos(sampled.samples)
-        minibatches, outputs = self._run_roles(sampled, order, after_eos)
+        flags = iter(after_eos)
+        outputs = RoleOutputs.concatenate(
+            [self.forward_roles(t, list(islice(flags, t.completions))) for t in minibatches]
+        )
         # 3. Score the completions.
         scores = self._score(sampled, minibatches)
         scoring_ended = time.perf_counter()
@@ -202,17 +208,8 @@ class OnlineModule(AlignmentModule):
         self._progress.start(self.compute_advantages(rollout, kl, rewards))
 
         self.rollouts_made += 1
-        self._table = rollout_table(rollout, scores, self.decode)
-        metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
-        metrics |= {
-            "policy/sampler_gap": sampler_gap(sampled.samples, outputs),
-            "time/rollout": sampling_ended - began,
-            "time/score": scoring_ended - sampling_ended,
-            "time/tokens_per_second": sum(rollout.lengths) / (sampling_ended - began),
-            "memory/peak_gib": peak_gib(self.device),
-        }
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(sampled.samples))
+        seconds = (sampling_ended - began, scoring_ended - sampling_ended)
+        self._report(rollout, scores, sampler_gap(sampled.samples, outputs), seconds)
         self._shaper.update_kl(kl.sum(1))
 
     def update_loss(self) -> Tensor | None:
@@ -267,23 +264,26 @@ class OnlineModule(AlignmentModule):
         self._seed = torch.initial_seed() if self._seed is None else self._seed
         return random_stream(self.device, self._seed, self.global_rank, number)
 
-    def _run_roles(
-        self, sampled: SampledBatch, order: list[list[int]], after_eos: list[bool]
-    ) -> tuple[list[TokenBatch], RoleOutputs]:
-        """Cut completions into the minibatches of the first pass, and run the roles over each."""
-        k = self.sampling.num_samples
-        minibatches, outputs = [], []
-        for prompts in order[: self.updates.minibatches]:
-            tokens = sampled.tokens(prompts, self.device)
-            chosen = [after_eos[p * k + i] for p in prompts for i in range(k)]
-            minibatches.append(tokens)
-            outputs.append(self.forward_roles(tokens, chosen))
-        return minibatches, RoleOutputs.concatenate(outputs)
-
     def _score(self, sampled: SampledBatch, minibatches: list[TokenBatch]) -> dict[str, Tensor]:
         """Score completions by each reward: (C,) by its name."""
         inputs = sampled.reward_inputs(minibatches, self.decode)
         return {r.name: r.score(self.backbone, inputs).float() for r in self.rewards}
+
+    def _report(
+        self, rollout: Rollout, scores: dict[str, Tensor], gap: float, seconds: tuple[float, float]
+    ) -> None:
+        """Keep the table of a rollout, and log its metrics."""
+        self._table = rollout_table(rollout, scores, self.decode)
+        metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
+        metrics |= {
+            "policy/sampler_gap": gap,
+            "time/rollout": seconds[0],
+            "time/score": seconds[1],
+            "time/tokens_per_second": sum(rollout.lengths) / seconds[0],
+            "memory/peak_gib": peak_gib(self.device),
+        }
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(rollout.lengths))
 
     def rollout_table(self) -> Table:
         """List every completion of the last rollout."""
@@ -314,12 +314,9 @@ class OnlineModule(AlignmentModule):
         scores = self._score(sampled, [tokens])
         score = sum(r.weight * scores[r.name].mean() for r in self.rewards)
         metrics = held_out_metrics(samples, outputs, score, self.kl_coef)
-        self.log_dict(
-            {f"{stage}/{name}": value for name, value in metrics.items()},
-            batch_size=len(samples),
-            sync_dist=True,
-        )
-        return torch.tensor(metrics["loss"])
+        logged = {f"{stage}/{name}": value for name, value in metrics.items()}
+        self.log_dict(logged, batch_size=len(samples), sync_dist=True)
+        return torch.tensor(metrics["loss"], device=self.device)
 
     def batch_weight(self, batch: PromptBatch | UpdateBatch) -> int:
         return len(batch.prompt_ids if isinstance(batch, PromptBatch) else batch.tokens.last_index)

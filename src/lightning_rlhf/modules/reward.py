@@ -1,4 +1,4 @@
-"""Reward modelling."""
+"""Reward modeling."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ class RewardModule(AlignmentModule):
 
     Args:
         backbone: the base and its roles.
-        centering: weight of the pull of a pair's rewards to a sum of 0; 0.01 keeps the scale at
-            home.
+        centering: weight of the pull of a pair's rewards to a sum of 0; 0.01 keeps rewards near 0.
         ranking: for rows of K: "pairs" (every ordered pair, InstructGPT), "plackett_luce", or
             "rating" (regress to the rows' ratings).
         lr: peak learning rate.
@@ -58,6 +57,7 @@ class RewardModule(AlignmentModule):
         backbone: Backbone,
         centering: float = 0.0,
         ranking: Literal["pairs", "plackett_luce", "rating"] = "pairs",
+        *,
         lr: float = 1e-4,
         **optim: Unpack[OptimizerOptions],
     ):
@@ -72,14 +72,16 @@ class RewardModule(AlignmentModule):
     def objective(self, batch: PreferenceBatch | RankingBatch) -> Loss:
         scores = self.backbone.scores(batch.tokens, REWARD)
         if isinstance(batch, RankingBatch):
-            loss, (better, worse) = (
-                self._rank(scores, batch),
-                ordered_pairs(batch.group, batch.rank),
-            )
+            loss = self._rank(scores, batch)
+            better, worse = ordered_pairs(batch.group, batch.rank)
         else:
             better, worse = batch.chosen, batch.rejected
             loss = reward_loss(
-                scores[better], scores[worse], batch.margin, batch.label, self.centering
+                scores[better],
+                scores[worse],
+                margin=batch.margin,
+                label=batch.label,
+                centering=self.centering,
             )
         if not self.training:
             self._calibrate(scores[better] - scores[worse])
@@ -91,11 +93,13 @@ class RewardModule(AlignmentModule):
         if self.ranking == "plackett_luce":
             return plackett_luce_loss(scores, batch.group, batch.rank)
         if batch.rating is None:
-            raise ValueError('ranking="rating" needs rows with ratings; these have ranks only')
+            raise ValueError(
+                'ranking="rating" needs rows with ratings; these have ranks only: use "pairs"'
+            )
         return rating_loss(scores, batch.rating)
 
     def _calibrate(self, margin: Tensor) -> None:
-        """Folded: how sure the model is against how often it is right.
+        """Update the folded calibration: confidence against accuracy.
 
         P(chosen) against all-ones would call a perfectly calibrated model wrong.
         """
@@ -122,7 +126,7 @@ class RewardModule(AlignmentModule):
             self.calibration.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
-        """Score completions: a row each, with its text."""
+        """Score completions: a row of text and score for each."""
         if not isinstance(batch, PreferenceBatch | RankingBatch):
             raise ValueError(f"RewardModule scores PreferenceData, not {type(batch).__name__}")
         tokens = unpacked(batch.tokens)
@@ -135,7 +139,7 @@ class RewardModule(AlignmentModule):
 
     @torch.no_grad()
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
-        """The n first held-out rows with their scores."""
+        """Scores of the first n held-out rows."""
         rows = data.sample_rows(n)
         tokens = token_batch(rows)
         tokens = self.transfer_batch_to_device(tokens, self.device, 0)

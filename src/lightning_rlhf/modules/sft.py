@@ -14,7 +14,7 @@ from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
 class SFTModule(AlignmentModule):
-    """Imitate demonstrations: the policy's negative log-likelihood of the tokens that count.
+    """Imitate demonstrations: minimize the negative log-likelihood of tokens under the loss mask.
 
     Args:
         backbone: the base and its roles.

@@ -1,1 +1,1 @@
-"""Will it fit? A step's memory, planned before anything is loaded."""
+"""Plan the memory of a step before anything is loaded."""

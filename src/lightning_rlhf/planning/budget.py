@@ -1,4 +1,4 @@
-"""What a card allows: the worst step of a run, the largest that fits, and what would make room."""
+"""The largest step of a run, the largest that fits a card, and changes that would make room."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.plan import GIB, Groups, Plan, Stepping, Target, plan_step
 
-TIGHT = 0.9  # of a card: above it, what a plan cannot see may decide
+TIGHT = 0.9  # of a card: above it, memory that a plan cannot see may decide
 
 
 class Run(NamedTuple):
-    """What decides how much memory a run takes."""
+    """Everything that decides how much memory a run takes."""
 
     module: AlignmentModule
     groups: Groups  # of its largest step
@@ -40,25 +40,30 @@ class Run(NamedTuple):
         return max(prompt + max(completions) for prompt, *completions in self.groups)
 
     def resized(self, rows: int | None = None, length: int | None = None) -> Run:
-        """The same with more or fewer rows, or with every row longer or shorter in proportion."""
+        """The same run with other numbers of rows, or with every row scaled to another length."""
         many = self.rows if rows is None else rows
         share = 1 if length is None else length / self.length
         groups = [[max(1, int(n * share)) for n in group] for group in self.groups]
         return self._replace(groups=[groups[i % len(groups)] for i in range(many)])
 
     def plan(self) -> Plan:
-        """Of that step."""
+        """Plan of the largest step."""
         return plan_step(
-            self.module, self.groups, self.precision, self.target, self.stepping, self.config
+            self.module,
+            self.groups,
+            self.precision,
+            target=self.target,
+            stepping=self.stepping,
+            config=self.config,
         )
 
 
 class Change(NamedTuple):
-    """Something that would make room."""
+    """A change that would make room."""
 
     name: str
     cost: str
-    saves: float  # bytes; below 0 it takes more
+    saves: float  # bytes; negative if it takes more
     fits: bool
 
 
@@ -66,29 +71,33 @@ def run_of(
     module: AlignmentModule, data: RowsData, precision: str, target: Target,
     accumulates: bool = False, completions: int = 2,
 ) -> Run:  # fmt: skip
-    """The worst that settings allow, before a row is read: full rows, half of each prompt.
+    """The largest step that settings allow, before a row is read.
 
     Args:
         module: unloaded.
         data: not set up.
         precision: the Trainer's.
         target: where it will run.
-        accumulates: whether gradients of several batches make a step.
-        completions: to a prompt; SFT has one.
-
-    Raises:
-        ValueError: more than two for a method that knows only pairs.
+        accumulates: gradients of several batches make a step.
+        completions: to a prompt, see ``AlignmentModule.largest_step``.
     """
     groups = module.largest_step(data, completions)
     stepping = stepping_of(module.optimizer)._replace(accumulates=accumulates)
     config = meta.read_config(module.backbone.path)
-    return Run(module, groups, precision, target, stepping, config)
+    return Run(
+        module=module,
+        groups=groups,
+        precision=precision,
+        target=target,
+        stepping=stepping,
+        config=config,
+    )
 
 
 def stepping_of(make: Callable[..., Any] | None) -> Stepping:
-    """Two fp32 moments per trained weight, or two of a byte, or what else is known by name."""
+    """Memory of an optimizer: two fp32 moments per trained weight if not known otherwise."""
     if make is None:
-        return Stepping()  # fused: it takes nothing beside its state
+        return Stepping()  # fused: no memory beside its state
     optimizer = make([nn.Parameter(torch.zeros(1))])
     name = type(optimizer).__name__
     if "8bit" in name:
@@ -100,15 +109,14 @@ def stepping_of(make: Callable[..., Any] | None) -> Stepping:
 
 
 def largest(run: Run, memory: float, field: str) -> int:
-    """The most ``rows``, or the greatest ``length``, whose plan fits; 0 if not even the least does.
+    """The largest number of ``rows``, or ``length``, whose plan fits; 0 if even the least does not.
 
-    A length ends where the model's positions do.
-
-    Peaks grow nearly linearly in either, once tiles of logits are full: each plan points at the
-    next, and the last steps go down.
+    A length is limited by the model's positions. Peaks grow nearly linearly in either, once tiles
+    of logits are full: each guess is extrapolated from the last plan, and the end is searched
+    downwards.
 
     Args:
-        run: everything else.
+        run: all other settings.
         memory: bytes.
         field: "rows" or "length".
     """
@@ -136,7 +144,7 @@ def largest(run: Run, memory: float, field: str) -> int:
 
 
 def changes(run: Run, memory: float) -> list[Change]:
-    """What would make room, each planned by itself, the largest saving first."""
+    """Changes that would make room, each planned alone, the largest saving first."""
     before = run.plan().peak.total
     found = []
     for name, cost, other in _candidates(run):
@@ -184,5 +192,5 @@ def _candidates(run: Run) -> list[tuple[str, str, Run]]:
 
 
 def in_gib(size: float) -> str:
-    """Bytes as people read them."""
+    """Bytes in GiB, to two digits."""
     return f"{size / GIB:.2f}"

@@ -1,4 +1,4 @@
-"""What memory there is."""
+"""Free memory of a device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes for a run on a device; where nobody says, as good as endless.
+    """Bytes that a run may use on a device; practically unlimited where the system does not say.
 
-    On a GPU the question itself makes the context, which a plan counts too.
+    On a GPU the query itself creates the context, which a plan counts too.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0]) + CUDA_CONTEXT
-    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text() if MEMINFO.exists() else "")
-    return float(found[1]) * 1024 if found else 1e6 * GIB
+    match = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text() if MEMINFO.exists() else "")
+    return float(match[1]) * 1024 if match else 1e6 * GIB

@@ -1,4 +1,4 @@
-"""A model without data: its config, any number of layers, bf16 or 4-bit, on meta."""
+"""A model on the meta device from its config: any number of layers, bf16 or 4-bit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from lightning_rlhf.models import attention
 from lightning_rlhf.models.loading import disable_dropout
 
-BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantisation
+BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantization
 
 
 def read_config(path: str) -> PretrainedConfig:
-    """A model's config; nothing else is read or fetched."""
+    """A model's config; no other file is read or fetched."""
     return AutoConfig.from_pretrained(path)
 
 
 def period(config: PretrainedConfig) -> int:
-    """After how many layers their kinds repeat."""
+    """Number of layers after which their kinds repeat."""
     kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
     return next(
         (n for n in range(1, len(kinds)) if kinds == (kinds[:n] * len(kinds))[: len(kinds)]),
@@ -38,7 +38,7 @@ def period(config: PretrainedConfig) -> int:
 def meta_model(
     config: PretrainedConfig, layers: int, dtype: torch.dtype, four_bit: bool, kernel: str | None
 ) -> PreTrainedModel:
-    """A causal LM of so many layers, in train mode, dropout off."""
+    """A causal LM with a given number of layers, in train mode, dropout off."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = layers
@@ -50,12 +50,12 @@ def meta_model(
         )
     disable_dropout(model)
     if four_bit:
-        _quantise(model, dtype)
+        _quantize(model, dtype)
     return model.train()
 
 
-def _quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Swap every linear layer but the head for bitsandbytes' own, its state built by hand."""
+def _quantize(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Replace every linear layer but the head by a 4-bit one, its state built by hand."""
     spared = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -91,7 +91,7 @@ def _linear4bit(linear: nn.Linear, dtype: torch.dtype) -> bnb.nn.Linear4bit:
 
 
 def storages(model: nn.Module) -> list[Tensor]:
-    """Every tensor a model holds, the state of 4-bit weights included."""
+    """Every tensor of a model, the state of 4-bit weights included."""
     found: list[Tensor] = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
@@ -104,9 +104,9 @@ def storages(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def attention_as_on(target: str) -> Iterator[None]:
-    """On meta, let attention take a flash kernel's memory and not a T x T matrix of scores.
+    """Give attention on meta the memory of a flash kernel, not of a T x T matrix of scores.
 
-    Both attributes are looked up at every call, also when checkpointing recomputes a layer.
+    Both patched attributes are looked up at every call, also when checkpointing recomputes a layer.
     """
     stock, takes_varlen = F.scaled_dot_product_attention, attention.takes_varlen
 
@@ -135,9 +135,9 @@ def attention_as_on(target: str) -> Iterator[None]:
 
 
 class Autocast:
-    """What autocast to bf16 does to the linear layers of a model; it leaves tensors on meta alone.
+    """Emulate autocast to bf16 on a model's linear layers, since autocast ignores meta tensors.
 
-    Inside ``with`` casts of trained weights are kept, as autocast keeps them for a forward.
+    Inside ``with``, casts of trained weights are kept, as autocast keeps them for a forward.
     """
 
     def __init__(self, model: nn.Module):

@@ -9,13 +9,12 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig
 
 from lightning_rlhf.batches import TokenBatch, to_device
 from lightning_rlhf.functional.head import tile_rows
 from lightning_rlhf.models import loading
-from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.tracker import ACTIVATIONS, MemoryTracker
@@ -127,7 +126,7 @@ def _run(
     _set_tile(backbone, batch, config.get_text_config().vocab_size, target)
     stage = "forward"
     tracker = MemoryTracker(
-        lambda: f"{stage} as {backbone._active}" if stage == "forward" else stage,
+        lambda: f"{stage} as {backbone.switch.active}" if stage == "forward" else stage,
         config.get_text_config().vocab_size,
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
@@ -158,18 +157,9 @@ def on_meta(
 ) -> AlignmentModule:
     """A copy of an unloaded module on a model without data."""
     given = module.backbone
-    # of a loaded one nothing is copied but its description
-    left_out: dict[int, object] = {id(given.model): None, id(given.frozen): None}
-    left_out |= {id(given._adapted): [], id(given.heads): nn.ModuleDict(), id(given.roles): {}}
-    trial = copy.deepcopy(module, left_out)
-    backbone = trial.backbone
-    backbone._active = backbone._applied = None
-    dtype = base_dtype(backbone, target)
-    four_bit = backbone.quantization is not None
-    from_folders, backbone.adapters = backbone.adapters, {}  # theirs have all the layers
-    backbone.attach(meta.meta_model(config, layers, dtype, four_bit, backbone.attention))
-    for role in from_folders:
-        backbone.add_role(role, head=role not in (POLICY, REFERENCE))
+    dtype, four_bit = base_dtype(given, target), given.quantization is not None
+    backbone = given.on_meta(meta.meta_model(config, layers, dtype, four_bit, given.attention))
+    trial = copy.deepcopy(module, {id(given): backbone})
     trial.add_roles()
     backbone.train_roles(*trial.trained)
     backbone.to("meta")
@@ -185,11 +175,9 @@ def base_dtype(backbone: Backbone, target: Target) -> torch.dtype:
 
 def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -> None:
     """The rows of logits that the target would hold; on meta they would adapt to nothing."""
-    assert backbone._runner is not None
-    if backbone._runner.tile is None:
-        counting = len(getattr(batch, "tokens", batch).target_ids)
-        tile = tile_rows(counting, vocabulary, torch.device(target))
-        backbone._runner = backbone._runner._replace(tile=tile)
+    if backbone.head_tile is None:
+        targets = len(getattr(batch, "tokens", batch).target_ids)
+        backbone.head_tile = tile_rows(targets, vocabulary, torch.device(target))
 
 
 def without_data(batch: Any) -> Any:

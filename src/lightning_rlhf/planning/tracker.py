@@ -1,4 +1,4 @@
-"""Live bytes of every tensor storage while operators run, by kind, and the peak of each phase."""
+"""Count live bytes of tensor storages while operators run: by kind, at each phase's peak."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ACTIVATIONS, HEAD = "activations", "head tiles"
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts each storage once, from its birth in an operator to its end; on meta as on a CPU.
+    """Counts each storage once, from the operator that creates it to its end; on meta as on a CPU.
 
-    It cannot see what a kernel takes and gives back inside.
+    It cannot see what a kernel allocates and frees inside.
 
     Args:
-        phase: what the step is doing, asked at every birth.
-        vocabulary: a storage whose tensor ends in this many columns is a tile of logits.
+        phase: returns the name of the step's phase; called for every new storage.
+        vocabulary: a storage whose tensor has this many columns is a tile of logits.
     """
 
     def __init__(self, phase: Callable[[], str], vocabulary: int):
@@ -33,7 +33,7 @@ class MemoryTracker(TorchDispatchMode):
         self._known: set[int] = set()
 
     def hold(self, kind: str, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that are there already."""
+        """Count tensors that exist already."""
         for tensor in tensors:
             self._see(tensor, kind)
 
@@ -55,11 +55,11 @@ class MemoryTracker(TorchDispatchMode):
         self._known.add(key)
         size = storage.nbytes()
         self.live[kind] += size
-        weakref.finalize(storage, self._gone, key, kind, size)
+        weakref.finalize(storage, self._release, key, kind, size)
         phase = self.phase()
         if sum(self.live.values()) > sum(self.peaks.get(phase, Counter()).values()):
             self.peaks[phase] = self.live.copy()
 
-    def _gone(self, key: int, kind: str, size: int) -> None:
+    def _release(self, key: int, kind: str, size: int) -> None:
         self._known.discard(key)
         self.live[kind] -= size

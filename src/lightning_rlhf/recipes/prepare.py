@@ -61,7 +61,7 @@ def _prepare_stage(
     if (about := stage.spec.get("about")) is not None and about not in outputs:
         raise ValueError(f"about: there is no stage {about} before {stage.name}")
     seed = spec.get("seed", zlib.crc32(f"{recipe.seed} {stage.name}".encode()))
-    made = {name: str(folder / file) for name, file in spec.get("outputs", {}).items()}
+    written = {name: str(folder / file) for name, file in spec.get("outputs", {}).items()}
     promised = [path for paths in outputs.values() for path in paths.values()]
     if stage.verb == "call":
         for value in function_of(spec, folder, seed).keywords.values():
@@ -71,9 +71,9 @@ def _prepare_stage(
         with quiet_lightning():
             cli = build(spec, stage.verb, folder, seed)
         check_files(cli, spec.get("ckpt_path"), promised)
-        made = outputs_of(cli, stage.verb, folder) | made
+        written = outputs_of(cli, stage.verb, folder) | written
     after = list(dict.fromkeys([*(name for name, _ in references_in(stage.spec)), *needs]))
-    return PreparedStage(stage, spec, folder, seed, made, after)
+    return PreparedStage(stage, spec=spec, folder=folder, seed=seed, outputs=written, after=after)
 
 
 @contextmanager

@@ -63,12 +63,12 @@ def read_recipe(file: str | Path, overrides: list[str] | None = None) -> Recipe:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{file}: two stages are called {twice}: give one of them another name")
     return Recipe(
-        file,
-        Path(written.get("folder") or Path("runs") / file.stem),
-        int(written.get("seed") or 0),
-        str(written.get("title") or file.stem),
-        str(written.get("subtitle") or f"{len(stages)} stages of {file.name}"),
-        stages,
+        file=file,
+        folder=Path(written.get("folder") or Path("runs") / file.stem),
+        seed=int(written.get("seed") or 0),
+        title=str(written.get("title") or file.stem),
+        subtitle=str(written.get("subtitle") or f"{len(stages)} stages of {file.name}"),
+        stages=stages,
     )
 
 

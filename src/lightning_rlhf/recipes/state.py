@@ -14,12 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_rlhf.recipes.prepare import PreparedStage
 from lightning_rlhf.recipes.references import strings
+from lightning_rlhf.text.documents import broken
 from lightning_rlhf.text.suggest import did_you_mean
 
 BEGUN, DONE = "begun.json", "done.json"
 REPORT_ONLY = ("about", "report")  # keys that do not change results
-
-
 Action = Literal["skip", "resume", "run"]
 
 
@@ -169,10 +168,20 @@ def forget(stages: list[PreparedStage]) -> None:
 
 
 def read(stage: PreparedStage, name: str) -> dict[str, Any]:
-    """Read one of a stage's files; empty if there is none."""
+    """Read one of a stage's files; empty if there is none.
+
+    Raises:
+        ValueError: the file is broken.
+    """
     file = stage.folder / name
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return found
+    if not file.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        fix = "delete the file, and the stage runs again"
+        raise ValueError(broken(file, error, fix=fix)) from error
+    return content
 
 
 def write(file: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""What of a run goes into a checkpoint, and how it comes back: roles by name, random generators."""
+"""Save and restore a run's roles and random generators; refuse checkpoints that do not fit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lightning_rlhf.models.backbone import REFERENCE, Backbone
 
 
 def keep_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone) -> None:
-    """Drop the frozen base from a checkpoint; a 4-bit one could not even be loaded again.
+    """Drop the frozen base from a checkpoint; a 4-bit base could not be loaded again.
 
     Args:
-        checkpoint: Lightning's, changed in place as its hook wants it.
-        prefix: what its state dict puts before the backbone's names.
-        backbone: whose roles stay.
+        checkpoint: Lightning's, changed in place as its hook requires.
+        prefix: of the backbone's names in its state dict.
+        backbone: its roles are kept.
     """
     state = checkpoint["state_dict"]
     for key in [k for k in state if k.startswith(prefix)]:
@@ -31,12 +31,12 @@ def keep_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone) -> N
 
 
 def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, module: str) -> None:
-    """Create the reference a checkpoint brings along, and check that every role finds its weights.
+    """Create the reference that a checkpoint holds, and check that every role finds its weights.
 
-    Loading is not strict, since the base is not there; so what must be there is checked here.
+    Loading is not strict, since the base is left out; so the weights of roles are checked here.
 
     Raises:
-        ValueError: the checkpoint of another module, or of another base.
+        ValueError: the checkpoint is of another module, or of another base.
     """
     given = {
         key.removeprefix(prefix): tensor.shape
@@ -50,9 +50,9 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
     wanted = {k: v.shape for k, v in backbone.state_dict().items() if backbone.is_saved(k)}
     wrong = sorted(wanted.keys() ^ given.keys())
     if wrong:
-        there = "the checkpoint lacks" if wrong[0] in wanted else "the checkpoint brings"
+        differs = "it lacks" if wrong[0] in wanted else "it has"
         raise ValueError(
-            f"this is no checkpoint of this {module}: {there} {wrong[0]!r} "
+            f"the checkpoint is not of this {module}: {differs} {wrong[0]!r} "
             f"({len(wrong)} such tensors); resume with the module and the LoRA it was trained with"
         )
     wrong = sorted(key for key in wanted if wanted[key] != given[key])
@@ -65,26 +65,26 @@ def restore_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone, m
 
 
 def check_file(path: str, module: Any = None) -> None:
-    """Look into a checkpoint before anything is loaded.
+    """Check a checkpoint before anything is loaded.
 
     Args:
-        path: of the file; a folder or an address is left to whoever loads it.
-        module: who would resume; None asks only for the file.
+        path: of the file; a folder or an address is not checked.
+        module: the module to resume; None checks the file alone.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: no checkpoint, or another module's.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint, or another module's.
     """
     if "://" in path or Path(path).is_dir() or path in ("best", "last", "hpc"):
         return
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .ckpt file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hyper_parameters = found.get("hyper_parameters", {})
     except Exception as reason:
         raise ValueError(
-            f"{path} is no checkpoint of a run: give a .ckpt file; a role's folder goes into "
+            f"{path} is not a checkpoint of a run: give a .ckpt file; a role's folder goes into "
             "backbone.adapters"
         ) from reason
     if module is not None:
@@ -92,14 +92,14 @@ def check_file(path: str, module: Any = None) -> None:
 
 
 def check_class(hyper_parameters: dict[str, Any], module: Any, name: str) -> None:
-    """Refuse to resume as one method what was trained as another, whatever tensors they share.
+    """Refuse to resume one method from the checkpoint of another, even if their tensors agree.
 
     Raises:
-        ValueError: names both.
+        ValueError: names both methods.
     """
     there = hyper_parameters.get("_class_path")
-    mine = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__]
-    if there is not None and there not in mine:
+    classes = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__]
+    if there is not None and there not in classes:
         raise ValueError(
             f"{name} is a checkpoint of {there.rpartition('.')[2]}, not of "
             f"{type(module).__name__}: resume it as that, or start {type(module).__name__} from "
@@ -107,38 +107,38 @@ def check_class(hyper_parameters: dict[str, Any], module: Any, name: str) -> Non
         )
 
 
-Restored = Iterable[tuple[str, Any, Any]]  # a setting, its value as given, and as stored
+Restored = Iterable[tuple[str, Any, Any]]  # a setting, its given and its stored value
 
 
 def refuse_overridden(settings: Restored, name: str) -> None:
-    """Refuse settings that a resumed run would not heed.
+    """Refuse settings that a resumed run would ignore.
 
     Lightning restores whole states: learning rate, weight decay, a scheduler's steps, patience.
 
     Args:
-        settings: of ``in_optimizers`` or ``in_callbacks``; None is a value that is not there.
+        settings: of ``in_optimizers`` or ``in_callbacks``; None stands for a missing value.
         name: of the checkpoint's file.
 
     Raises:
-        ValueError: names the setting, its value here and there.
+        ValueError: names the setting and both values.
     """
     for setting, given, stored in settings:
         if given == stored:
             continue
         if given is None or stored is None:
             raise ValueError(
-                f"{name} goes on with another kind of {setting}: resume with the one it was "
+                f"{name} resumes with another kind of {setting}: resume with the one it was "
                 "trained with, or start anew from its role (backbone.adapters)"
             )
         raise ValueError(
-            f"{name} goes on with {setting}={stored}, so that {setting}={given} would be "
+            f"{name} resumes with {setting}={stored}, so that {setting}={given} would be "
             f"overridden: give {setting}={stored}, or start anew from its role "
             "(backbone.adapters)"
         )
 
 
 def in_callbacks(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
-    """What callbacks are about to take from a checkpoint."""
+    """Settings that callbacks are about to restore from a checkpoint."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
         if "patience" in state:
@@ -146,7 +146,7 @@ def in_callbacks(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
 
 
 def in_optimizers(checkpoint: dict[str, Any], trainer: Trainer) -> Restored:
-    """What the optimizers that the given settings made, and their schedulers, are about to take."""
+    """Settings that optimizers and schedulers are about to restore from a checkpoint."""
     states = checkpoint.get("optimizer_states", [])
     for optimizer, state in zip(trainer.optimizers, states, strict=False):
         for group, old in zip(optimizer.param_groups, state["param_groups"], strict=False):
@@ -174,9 +174,9 @@ def _plain(value: Any) -> Any:
 
 
 def rng_state() -> dict[str, Any]:
-    """Every global generator's state, in types a ``weights_only`` load accepts."""
+    """State of every global generator, in types that a ``weights_only`` load accepts."""
     version, numbers, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the global one is what resumes
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the global generator is the one to resume
     assert isinstance(numpy, dict)
     inner = numpy["state"]
     return {
@@ -188,7 +188,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """The reverse of ``rng_state``."""
+    """Restore a state of ``rng_state``."""
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

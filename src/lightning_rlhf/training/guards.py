@@ -1,4 +1,4 @@
-"""Trainers that would train wrongly and say nothing: refused by name, with the mend."""
+"""Refuse Trainer settings that would silently train wrongly; each error says how to fix it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ HALF = {
 
 
 def check_trainer(trainer: Trainer, quantization: str | None) -> None:
-    """Refuse what cannot work.
+    """Refuse flags, plugins and strategies that cannot work.
 
     Raises:
-        ValueError: names the flag and the mend.
+        ValueError: names the flag and the fix.
     """
     _check_imports(trainer)
     _check_finder(trainer)
     if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
         raise ValueError(
-            "BitsandbytesPrecision would quantise the LoRA matrices too and train nothing: "
+            "BitsandbytesPrecision would quantize the LoRA matrices too and train nothing: "
             'drop the plugin and give Backbone(quantization="nf4")'
         )
     if trainer.precision in HALF:
@@ -54,9 +54,9 @@ def check_trainer(trainer: Trainer, quantization: str | None) -> None:
 
 
 def warn_of_other_lightning() -> None:
-    """Say that a Trainer of the other package would not take our modules.
+    """Warn that a Trainer of the other package does not take our modules.
 
-    It would say so itself, of a type that is no ``LightningModule``, and not say why.
+    Its own error says that the type is not a ``LightningModule``, but not why.
     """
     if OTHER in sys.modules:
         warnings.warn(
@@ -67,7 +67,7 @@ def warn_of_other_lightning() -> None:
 
 
 def _check_imports(trainer: Trainer) -> None:
-    """Callbacks and loggers of the other package are called, and found by nobody."""
+    """Refuse callbacks and loggers of the other package: the Trainer would not recognize them."""
     for thing in [*trainer.callbacks, *trainer.loggers]:  # type: ignore[attr-defined]
         kind = next((k for k in type(thing).__mro__ if k.__module__.startswith(OTHER)), None)
         if kind is not None:
@@ -92,7 +92,7 @@ def _check_finder(trainer: Trainer) -> None:
             "scale_batch_size takes max_tokens for a number of rows, and tries any rows: "
             "give the Trainer lightning_rlhf.FindTokenBudget(), which tries the longest"
         )
-    if not found[0]._early_exit:  # as Tuner has it, whose fit ends with the search
+    if not found[0]._early_exit:  # Tuner sets it: its fit ends with the search
         raise ValueError(
             "BatchSizeFinder within a fit leaves the learning rate the schedule of the size it "
             "began with: call Tuner(trainer).scale_batch_size(...) before the fit"
@@ -104,10 +104,10 @@ def check_context_length(data: RowsData, context_length: int | None) -> None:
 
     Args:
         data: set up.
-        context_length: positions of the model; None where it has no end.
+        context_length: positions of the model; None where they are unlimited.
 
     Raises:
-        ValueError: names the source, the length and the mend.
+        ValueError: names the source, the length and the fix.
     """
     if context_length is None or data.max_length <= context_length:
         return

@@ -1,7 +1,7 @@
-"""A module's arguments as plain dicts and numbers: what loggers show and checkpoints may hold.
+"""A module's arguments as plain dicts and numbers, for loggers and checkpoints.
 
-Objects in a checkpoint (dataclasses, functions) make it unloadable, since torch loads weights
-only. The form is LightningCLI's own, so ``load_from_checkpoint`` builds the module again from it.
+Objects (dataclasses, functions) would make a checkpoint unloadable: torch loads weights only. The
+form is LightningCLI's own, so ``load_from_checkpoint`` builds the module again from it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """The constructor's arguments of a module that keeps each under its own name."""
+    """Arguments of a module's constructor; the module keeps each under its own name."""
     return {"_class_path": _path(type(module)), "_instantiator": INSTANTIATOR, **_arguments(module)}
 
 
 def _arguments(thing: Any) -> dict[str, Any]:
     names = argument_names(type(thing))
-    found = {name: _plain(getattr(thing, name)) for name in names if hasattr(thing, name)}
-    return {name: value for name, value in found.items() if value is not _UNSAYABLE}
+    values = {name: _plain(getattr(thing, name)) for name in names if hasattr(thing, name)}
+    return {name: value for name, value in values.items() if value is not _OMITTED}
 
 
 def argument_names(kind: type) -> list[str]:
@@ -52,16 +52,15 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {k: _plain(v) for k, v in asdict(value).items()}
     if isinstance(value, FunctionType):
-        return (
-            _path(value) if "<" not in value.__qualname__ else _UNSAYABLE
-        )  # no lambdas, no closures
+        # lambdas and closures have no path
+        return _path(value) if "<" not in value.__qualname__ else _OMITTED
     if type(value).__module__.startswith("lightning_rlhf."):
         return {"class_path": _path(type(value)), "init_args": _arguments(value)}
-    return _UNSAYABLE
+    return _OMITTED
 
 
 def _path(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-_UNSAYABLE = object()
+_OMITTED = object()
