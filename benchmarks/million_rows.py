@@ -44,7 +44,7 @@ def main(rows: int = 1_000_000, start: str | None = None) -> None:
         print(json.dumps(_start(start)))
         return
     lines = [
-        "| pairs | file, MiB | start | s | CPU s | peak MiB | of it not a mapped file | a worker's |",
+        "| pairs | file, MiB | start | s | CPU s | peak MiB | without mapped files | a worker's |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for many in (rows // 10, rows):
