@@ -10,6 +10,7 @@ import torch
 
 from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.constitution.principles import Constitution, Principle
+from lightning_rlhf.functional.pairs import PairLogprobs
 
 SHARED = Path(__file__).parents[2] / "shared"
 NUMBERS = [f"w{i}" for i in range(60)]
@@ -71,3 +72,11 @@ def pad_rows(sequences: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> 
         completion_index=sequence,
         last_index=torch.arange(len(sequences)) * length + lengths - 1,
     )
+
+
+def some_pairs(n: int = 4, seed: int = 0, same: bool = False) -> PairLogprobs:
+    """Draw log-probs of n pairs; with ``same`` the reference is the policy."""
+    g = torch.Generator().manual_seed(seed)
+    c, r, rc, rr = (-10 * torch.rand(4, n, generator=g, dtype=torch.float64) - 0.5).unbind()
+    lengths = torch.randint(1, 9, (2, n), generator=g)
+    return PairLogprobs(c, r, c if same else rc, r if same else rr, *lengths.unbind())

@@ -89,3 +89,23 @@ def test_the_identity_changes_with_the_weights(backbone: Backbone) -> None:
             assert weights() != before
             weight[0, 1] = kept
     assert weights() == before
+
+
+def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
+    """Else a journal would answer for weights that no longer exist."""
+    backbone = runs.backbone().load()
+    backbone.add_role("policy")
+    before = RoleGenerator(backbone, "policy").identity
+    backbone.role_parameters("policy")[1].data += 0.1
+    after = RoleGenerator(backbone, "policy").identity
+    assert before["weights"] != after["weights"]
+    assert {**before, "weights": ""} == {**after, "weights": ""}
+
+
+def test_the_bare_base_is_one_generator_whatever_roles_it_has(runs: Runs) -> None:
+    backbone = runs.backbone().load()
+    backbone.add_role("judge", trainable=False)
+    before = RoleGenerator(backbone, "judge").identity
+    backbone.add_role("policy")
+    assert RoleGenerator(backbone, "judge").identity == before
+    assert RoleGenerator(backbone, "policy").identity["weights"] != before["weights"]

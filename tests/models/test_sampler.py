@@ -28,11 +28,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from lightning_rlhf.functional.sampling import draw
 from lightning_rlhf.models import decoding
 from lightning_rlhf.models import sampler as rollout
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.lora import LoRA, layers
 from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, default_kv_tokens, stop_ids
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.training.hparams import describe
@@ -228,20 +226,6 @@ def test_transformers_samples_pass_the_same_bound(small_world):
         assert abs(chi_square(found, probabilities(small_world, prompt, 0.6))) < 4
 
 
-def test_draw_inverts_the_cumulative_distribution():
-    """Ends of the range, tokens of no probability, and a likeliest token above all others."""
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(4, 5)
-    uniform = torch.tensor([0.0, 0.4999, 0.5, 1 - 2**-53], dtype=torch.float64)
-    drawn = draw(logits, 0.7, uniform)
-    assert drawn.token.tolist() == [1, 1, 3, 3]
-    assert torch.allclose(drawn.logprob, torch.full((4,), 0.5).log())
-    assert draw(torch.tensor([[1.0, 3.0, 2.0]]), 0.0, None).token.tolist() == [1]
-    large = torch.randn(3, 200_000, generator=torch.Generator().manual_seed(0))
-    middle = torch.full((3,), 0.5, dtype=torch.float64)
-    cumulative = large.double().softmax(-1).cumsum(-1)
-    assert draw(large, 1.0, middle).token.tolist() == (cumulative < 0.5).sum(-1).tolist()
-
-
 # ---- log-probs ----
 
 
@@ -426,66 +410,6 @@ def test_sampling_within_autocast_leaves_the_gradient(build, tokens, gradients, 
 
 
 # ---- merging ----
-
-
-def bits(backbone) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in backbone.base.named_parameters()}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_merging_gives_the_role_and_gives_back_the_bits(build, tokens, dtype):
-    backbone = build("policy", "reward", dtype=dtype)
-    before = bits(backbone)
-    parameters = dict(backbone.base.named_parameters())
-    with torch.no_grad():
-        expected = {r: backbone.logprobs(tokens, r) for r in ("policy", "reward")}
-        with pytest.raises(KeyError, match="inside"), backbone.merged("policy"):
-            raise KeyError("inside")
-        with backbone.role("reward"):
-            with backbone.merged("policy"), backbone.merged("policy"):
-                changed = [n for n, p in bits(backbone).items() if not torch.equal(p, before[n])]
-                assert len(changed) == 3 * 7
-                merged = backbone.logprobs(tokens, "policy")
-                with pytest.raises(RuntimeError, match="'policy'.*'reward'"):
-                    backbone.logprobs(tokens, "reward")
-                assert torch.equal(backbone.logprobs(tokens, "policy"), merged)
-            assert backbone.switch.active == "reward"
-        tolerance = 1e-4 if dtype == "float32" else 0.3
-        assert (merged - expected["policy"]).abs().max() < tolerance
-        for role, said in expected.items():
-            assert torch.equal(backbone.logprobs(tokens, role), said)
-    after = dict(backbone.base.named_parameters())
-    assert after.keys() == parameters.keys()
-    assert all(after[n] is p and torch.equal(p, before[n]) for n, p in parameters.items())
-
-
-def test_a_merge_that_fails_half_way_gives_back_the_bits(build, monkeypatch):
-    backbone = build("policy")
-    before = bits(backbone)
-    last = layers(backbone.base)[-1]
-    monkeypatch.setattr(last, "get_delta_weight", lambda role: torch.zeros(1, 2, 3))
-    with pytest.raises(RuntimeError), backbone.merged("policy"):
-        pass
-    assert all(torch.equal(p, before[n]) for n, p in bits(backbone).items())
-
-
-def test_a_merge_leaves_tied_weights_alone(write_model, model_ids):
-    folder = write_model(
-        LlamaConfig(**SHAPE, tie_word_embeddings=True, **model_ids), LlamaForCausalLM
-    )
-    lora = LoRA(r=4, target_modules=["lm_head"])
-    backbone = Backbone(folder, lora=lora, dtype="float32").load()
-    backbone.add_role("policy")
-    with torch.no_grad():
-        for p in backbone.role_parameters("policy"):
-            p.fill_(0.1)
-    table = backbone.base.get_input_embeddings().weight.clone()
-    with backbone.merged("policy"):
-        assert torch.equal(backbone.base.get_input_embeddings().weight, table)
-        assert not torch.equal(backbone.base.lm_head.get_base_layer().weight, table)
-    assert backbone.base.lm_head.get_base_layer().weight is (
-        backbone.base.get_input_embeddings().weight
-    )
 
 
 def test_four_bits_are_never_merged_into(build):

@@ -11,8 +11,6 @@ from pytorch_lightning.loggers import WandbLogger
 from lightning_rlhf import (
     AIFeedbackModule,
     DPOModule,
-    GRPOModule,
-    JudgeReward,
     PreferenceData,
     PromptData,
     RewardModule,
@@ -26,7 +24,6 @@ from lightning_rlhf.constitution.question import Question
 from lightning_rlhf.constitution.readers import load
 from lightning_rlhf.constitution.self_critique import SelfCritique
 from lightning_rlhf.constitution.testing import ScriptedGenerator
-from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.text.messages import Message
 from runs import Runs
 from support import RULES, number_pairs
@@ -74,17 +71,6 @@ def test_a_row_stores_its_constitution_and_generator(runs: Runs) -> None:
     assert [r.principle for r in chain.rounds] == [
         RULES.draw("critique", 5, chain.id, k).id for k in (1, 2)
     ]
-
-
-def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
-    """Else a journal would answer for weights that no longer exist."""
-    backbone = runs.backbone().load()
-    backbone.add_role("policy")
-    before = RoleGenerator(backbone, "policy").identity
-    backbone.role_parameters("policy")[1].data += 0.1
-    after = RoleGenerator(backbone, "policy").identity
-    assert before["weights"] != after["weights"]
-    assert {**before, "weights": ""} == {**after, "weights": ""}
 
 
 def test_labels_are_soft_and_train(runs: Runs, tmp_path: Path) -> None:
@@ -136,16 +122,6 @@ def test_it_trains_nothing(runs: Runs) -> None:
         runs.trainer().fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
 
 
-def test_a_judge_is_a_reward(runs: Runs) -> None:
-    """GRPO learns from ratings of 1 to 10 by the bare base."""
-    reward = JudgeReward(question="w1 {answer}", end="", template="raw")
-    module = GRPOModule(runs.backbone(), reward, sampling=Sampling(6, num_samples=2), lr=1e-3)
-    trainer = runs.trainer(max_steps=2, max_epochs=-1)
-    trainer.fit(module, PromptData(prompts(), val_fraction=0, batch_size=4))
-    assert -1 <= float(trainer.callback_metrics["objective/scores"]) <= 1
-    assert "judge" in module.backbone.roles
-
-
 def test_rows_and_constitution_become_artifacts(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,12 +142,3 @@ def test_rows_and_constitution_become_artifacts(
     logger.experiment.finish()
     assert [Path(file).name for file in files] == ["rows.jsonl", "constitution.yaml"]
     assert load(Path(files[1])).sha256 == RULES.sha256
-
-
-def test_the_bare_base_is_one_generator_whatever_roles_it_has(runs: Runs) -> None:
-    backbone = runs.backbone().load()
-    backbone.add_role("judge", trainable=False)
-    before = RoleGenerator(backbone, "judge").identity
-    backbone.add_role("policy")
-    assert RoleGenerator(backbone, "judge").identity == before
-    assert RoleGenerator(backbone, "policy").identity["weights"] != before["weights"]

@@ -1,4 +1,4 @@
-"""Every mistake gets one sentence: the table that is provoked here and shown in docs/errors.md.
+"""Every mistake gets one sentence: a table that is tested here and shown in docs/errors.md.
 
 ``python tests/parsing/test_mistakes.py --write`` writes the page again.
 """
@@ -58,14 +58,14 @@ trainer:
 
 
 class Mistake(NamedTuple):
-    """What somebody did, what does it here, and what is said."""
+    """A mistake, a function that makes it, and the sentence that the user gets."""
 
-    did: str
-    provoke: Callable[[], str]
-    says: str
+    name: str
+    make: Callable[[], str]
+    sentence: str
 
 
-# ---- provoking ----
+# ---- making mistakes ----
 
 
 def typed(*args: str, rows: list[Any] | None = None, **files: str) -> Callable[[], str]:
@@ -77,7 +77,7 @@ def typed(*args: str, rows: list[Any] | None = None, **files: str) -> Callable[[
         files: to be written before, underscores for dots.
     """
 
-    def provoke() -> str:
+    def make() -> str:
         for name, text in files.items():
             Path(name.replace("_", ".")).write_text(text)
         line = [*args]
@@ -88,7 +88,7 @@ def typed(*args: str, rows: list[Any] | None = None, **files: str) -> Callable[[
         verb = [] if args and not args[0].startswith("-") else ["fit", "--config", "run.yaml"]
         return stderr_of([*verb, *line])
 
-    return provoke
+    return make
 
 
 def stderr_of(line: list[str]) -> str:
@@ -107,12 +107,12 @@ def stderr_of(line: list[str]) -> str:
 def raised(do: Callable[[], Any]) -> Callable[[], str]:
     """What an exception says."""
 
-    def provoke() -> str:
+    def make() -> str:
         with pytest.raises((ValueError, FileNotFoundError)) as found:
             do()
         return str(found.value)
 
-    return provoke
+    return make
 
 
 def module(**options: Any) -> DPOModule:
@@ -142,8 +142,8 @@ def strategy(kind: type, quantization: str | None) -> Callable[[], str]:
     return raised(check)
 
 
-def said_aloud() -> str:
-    """What is logged of a file with one bad row."""
+def logged() -> str:
+    """Return the message about a file with one bad row."""
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
@@ -214,7 +214,7 @@ DATA = [
     ),
     Mistake("an empty file", typed(rows=[]), "rows.jsonl is empty: it holds no rows"),
     Mistake(
-        "a file of a kind nobody reads",
+        "a file of an unknown kind",
         typed("--data.source=rows.txt", rows_txt="w"),
         "rows.txt: cannot read .txt; known are .json, .jsonl, .parquet, .csv",
     ),
@@ -240,8 +240,8 @@ DATA = [
         " not text, first in row 1)",
     ),
     Mistake(
-        "the same in one row of many: said aloud, and the run goes on",
-        said_aloud,
+        "the same in one row of many: logged, and the run continues",
+        logged,
         "rows.jsonl: 22 rows read, 21 kept; 1 dropped (chosen is int, not text, first in row 2)",
     ),
     Mistake(
@@ -433,8 +433,8 @@ TYPED = [
     ),
     Mistake(
         "a misspelt option of a part",
-        typed(f"{BACKBONE}.quantisation=nf4"),
-        "Backbone has no option quantisation: did you mean quantization?",
+        typed(f"{BACKBONE}.quantizaton=nf4"),
+        "Backbone has no option quantizaton: did you mean quantization?",
     ),
     Mistake(
         "a misspelt option of the Trainer",
@@ -601,12 +601,12 @@ def place(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("mistake", ALL, ids=lambda mistake: mistake.did)
+@pytest.mark.parametrize("mistake", ALL, ids=lambda mistake: mistake.name)
 def test_a_mistake_gets_its_sentence(
     place: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    assert mistake.provoke() == mistake.says
+    assert mistake.make() == mistake.sentence
 
 
 def test_the_page_shows_the_table() -> None:
@@ -616,21 +616,21 @@ def test_the_page_shows_the_table() -> None:
 def page() -> str:
     """The table as a page."""
     lines = [
-        "# Mistakes and what is said to them",
+        "# Mistakes and their messages",
         "",
-        "Each is provoked by `tests/parsing/test_mistakes.py`, which writes this page from the "
-        "table it asserts. The command line",
-        "puts `error:` before a sentence and leaves with status 2, before anything long is begun; "
-        "in Python it is the text",
-        "of a `ValueError` or `FileNotFoundError`. `LIGHTNING_RLHF_TRACEBACK=1` shows where it "
-        "came from.",
+        "`tests/parsing/test_mistakes.py` makes each mistake, and writes this page from the table "
+        "that it asserts. The command",
+        "line prints `error:` and the message, and exits with status 2 before anything long has "
+        "started. In Python the message is",
+        "that of a `ValueError` or `FileNotFoundError`. `LIGHTNING_RLHF_TRACEBACK=1` shows the "
+        "traceback.",
         "",
-        "A tokenizer without a pad token is no mistake: rows are packed, and where something is "
-        "padded its end token does it.",
+        "A tokenizer without a pad token is fine: rows are packed, and its end token pads "
+        "whatever has to be padded.",
     ]
     for title, mistakes in TABLE.items():
-        lines += ["", f"## {title}", "", "| what was done | what is said |", "|---|---|"]
-        lines += [f"| {m.did} | {m.says.replace('|', chr(92) + '|')} |" for m in mistakes]
+        lines += ["", f"## {title}", "", "| mistake | message |", "|---|---|"]
+        lines += [f"| {m.name} | {m.sentence.replace('|', chr(92) + '|')} |" for m in mistakes]
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from lightning_rlhf.text.documents import broken, known, not_utf8, read_file, text_of
-from lightning_rlhf.text.suggest import did_you_mean, nearest
 
 
 def test_yaml_and_json_give_the_same_values(tmp_path: Path) -> None:
@@ -63,9 +62,3 @@ def test_unknown_keys_are_refused_with_a_suggestion() -> None:
     assert text_of(" a ", "here") == "a"
     with pytest.raises(ValueError, match="here is int, not text: put it in quotes"):
         text_of(3, "here")
-
-
-def test_the_nearest_word_is_suggested() -> None:
-    assert nearest("betta", ["alpha", "beta"]) == "beta" and nearest("x", ["alpha"]) is None
-    assert did_you_mean("betta", ["alpha", "beta"]) == "did you mean beta?"
-    assert did_you_mean("x", iter(["beta", "alpha"])) == "there is alpha, beta"

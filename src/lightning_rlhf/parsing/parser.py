@@ -1,4 +1,4 @@
-"""Floor 4. LightningCLI over every module and DataModule, and what its parser is taught."""
+"""LightningCLI for every module and DataModule, and the settings of its parser."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from lightning_rlhf.training.checkpoint import check_file
 
 
 class AlignmentCLI(LightningCLI):
-    """LightningCLI over every module and DataModule, ours or yours."""
+    """LightningCLI for every module and DataModule, of this package or of yours."""
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the command line alone.
+        """Keep the arguments that were typed.
 
-        Lightning would let a resumed checkpoint's arguments win over those just typed, and say
-        nothing. What a checkpoint cannot change (base, rank, roles) is checked as it loads, and
-        what it would override (learning rate, optimizer, patience) is refused.
+        Lightning would replace them by those of a resumed checkpoint without a message. Values
+        that have to agree with a checkpoint (base, rank, roles) are checked as it loads. Values
+        that it would override (learning rate, optimizer, patience) are refused.
         """
 
     def before_fit(self) -> None:
-        """Look into the checkpoint before anything else is read."""
+        """Check the checkpoint before anything else is read."""
         if path := self.config.fit.ckpt_path:
             check_file(path, self.model)
 
     def before_validate(self) -> None:
-        """The same for a checkpoint that is only measured, which may be another method's."""
+        """Check a checkpoint that is only evaluated; it may be of another method."""
         if path := self.config[self.config.subcommand].ckpt_path:
             check_file(path)
 
@@ -43,7 +43,7 @@ class AlignmentCLI(LightningCLI):
 
 
 class _NestedArg(_util.NestedArg):
-    """jsonargparse's own, but null stays null two levels down, where it would turn into "None"."""
+    """As in jsonargparse, but null stays null two levels down, where it would become "None"."""
 
     def __new__(cls, key: str, val: Any) -> _NestedArg:
         return super().__new__(cls, key, "null" if val is None else val)
@@ -51,16 +51,16 @@ class _NestedArg(_util.NestedArg):
 
 for where in (_util, _typehints):
     setattr(where, "NestedArg", _NestedArg)  # noqa: B010  (mypy: a type is not assigned to)
-# Else jsonargparse cannot carry a dataclass over when a method is swapped on the command line.
+# Without this, jsonargparse loses a dataclass when the command line replaces the method.
 set_parsing_settings(subclasses_enabled=[LoRA, Term, Sampling, Shaping, UpdateSchedule, Critic])
 
 
 def cli_options() -> dict[str, Any]:
-    """How our command line differs from a plain LightningCLI."""
+    """Return the options in which this command line differs from a plain LightningCLI."""
     return {
         "subclass_mode_model": True,
         "subclass_mode_data": True,
-        "auto_configure_optimizers": False,  # a module takes its optimizer itself
+        "auto_configure_optimizers": False,  # a module makes its own optimizer
         "seed_everything_default": 0,
         "save_config_kwargs": {"overwrite": True},
         "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles(), MemoryGuard()]},
