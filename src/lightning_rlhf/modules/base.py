@@ -135,9 +135,8 @@ class AlignmentModule(RoleCheckpoints):
         A method that scores the rows it is trained on overrides this, and calls it for prompts.
         """
         if not isinstance(batch, PromptBatch):
-            raise ValueError(
-                f"{type(self).__name__} completes prompts, not {type(batch).__name__}: give PromptData"
-            )
+            name, given = type(self).__name__, type(batch).__name__
+            raise ValueError(f"{name} completes prompts, not a {given}: give it PromptData")
         return samples.complete(self.backbone, batch)
 
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
