@@ -31,7 +31,7 @@ from lightning_rlhf.recipes.run import run
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/constitutional.yaml"
 HOME = Path("runs/bench")
-STAGES = {"start": "start", "sl": "CAI (SL)", "dpo": "CAI (SL) + AI-labelled DPO"}
+STAGES = {"start": "start", "sl": "CAI (SL)", "dpo": "CAI (SL) + AI-labeled DPO"}
 SHOWN = {
     "fully_good": "fully good",
     "harmful_compliance": "harmful compliance",

@@ -44,7 +44,7 @@ def main(rows: int = 1_000_000, start: str | None = None) -> None:
         print(json.dumps(_start(start)))
         return
     lines = [
-        "| pairs | file, MiB | start | s | CPU s | peak MiB | of it no mapped file | a worker's |",
+        "| pairs | file, MiB | start | s | CPU s | peak MiB | without mapped files | a worker's |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for many in (rows // 10, rows):
@@ -107,7 +107,7 @@ def _cpu() -> float:
 
 
 class Watch(threading.Thread):
-    """The most memory of this process that is no mapped file, looked at fifty times a second."""
+    """Peak memory of this process without mapped files, sampled fifty times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -74,7 +74,7 @@ def main(
         "peak memory, GiB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}",
         "dtype, threads": f"{dtype}, {torch.get_num_threads()}",
         "checkpoint, MB": f"{Path(checkpoint.last_model_path).stat().st_size / 1e6:.1f}",
-        "weights in it that are no adapter": str(
+        "weights in it that are not an adapter": str(
             sum(".lora_" not in k for k in saved["state_dict"])
         ),
         "largest logit difference in plain peft": f"{difference_in_peft(backbone, adapter):.1e}",

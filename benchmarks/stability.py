@@ -214,7 +214,7 @@ def gain(one: dict[str, Any], name: str) -> float:
 
 
 def survived(one: dict[str, Any], name: str) -> bool:
-    """Not below SFT, answers end, and the KL of the last quarter is no negative one."""
+    """Above SFT, answers end, and the KL of the last quarter is not negative."""
     now = one[name]
     return gain(one, name) > 0 and now["eos_share"] >= 0.95 and now["kl_last_quarter"] >= 0
 

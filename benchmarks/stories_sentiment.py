@@ -117,7 +117,7 @@ def main(
         method: ppo with an adapter for the critic, or rloo with siblings as the baseline.
         rollouts: of 60 completions each.
         lr: peak learning rate.
-        kl_coef: what a nat costs, in units of the compound.
+        kl_coef: KL coefficient, in units of the compound score per nat.
         samples: completions of each held-out opening that figures are made of.
         seeds: how many runs.
         write: put the table into benchmarks/README.md.

@@ -3,7 +3,7 @@
     python benchmarks/two_roles.py [--reps 5]
 
 One pass would put the reference's rows beside the policy's in every matrix product, so that a 4-bit
-weight is dequantised once. What it must cost is measured without writing it: a pass over the rows
+weight is dequantized once. What it must cost is measured without writing it: a pass over the rows
 twice. Its backward runs over all of them, too, since both halves are one tensor; two passes spare
 the reference's.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 
 from lightning_rlhf import Backbone
 from lightning_rlhf.models.lora import read
+from structure import FLOORS
 from support import number_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +136,25 @@ def test_every_dotted_name_in_the_docs_exists() -> None:
                 resolve_name(name)  # a module as well as what is in one
             except (ImportError, AttributeError) as error:
                 raise AssertionError(f"{page.name}: {name}") from error
+
+
+def test_the_steps_page_names_what_exists() -> None:
+    """Every `file` `name` of the tables of docs/steps.md is defined in that file."""
+    page = (ROOT / "docs/steps.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\| `([\w/]+\.py)` `(\w+)` \|$", page, flags=re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
+    for number, file, name in rows:
+        tree = ast.parse((ROOT / "src/lightning_rlhf" / file).read_text(encoding="utf-8"))
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+        assert name in names, f"row {number}: {file} defines no {name}"
+
+
+def test_the_trees_of_the_docs_are_the_rooms() -> None:
+    """The README's tree and the table of docs/design.md list the rooms in their true order."""
+    rooms = [name for name in FLOORS if name not in ("batches", "__main__")]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme[readme.index("src/lightning_rlhf/  ") : readme.index("\ntests/  ")]
+    assert re.findall(r"^  (\w+)/ ", tree, flags=re.MULTILINE) == rooms
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)/` \|", design, flags=re.MULTILINE) == rooms

@@ -50,7 +50,7 @@ CONVERSATION = [
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("max_length", [5, 9, 64])
-def test_the_coloured_tokens_are_those_the_mask_counts(
+def test_the_colored_tokens_are_those_the_mask_counts(
     tiny_base: str, max_length: int, plain: bool
 ) -> None:
     tokenizer = Backbone(tiny_base).tokenizer
@@ -75,13 +75,13 @@ def test_the_coloured_tokens_are_those_the_mask_counts(
             assert [i for run in counted for i in run.ids] == target
             lines = row_lines(row, chat, special, plain)
             words = " ".join(tokenizer.convert_ids_to_tokens(target))
-            coloured = " ".join(
+            colored = " ".join(
                 line.plain[span.start : span.end].replace("·", " ").strip(" ‹›")
                 for line in lines
                 for span in line.spans
                 if str(span.style).startswith(IN_LOSS)
             )
-            assert coloured.split() == words.split()
+            assert colored.split() == words.split()
             bracketed = "".join(line.plain for line in lines).count("⟦")
             assert bracketed == (len(list(_joined(row, special))) if plain else 0)
 

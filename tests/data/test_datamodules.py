@@ -172,7 +172,7 @@ def test_no_rows(words: PreTrainedTokenizerBase) -> None:
 def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
     rows = [{"query": "one", "reply": "two"}]
     have = "the list given as source has the columns {query, reply} but "
-    mend = "; columns={'yours': 'ours'} renames them"
+    mend = "; rename them with columns={'yours': 'ours'}"
     assert refused(DemonstrationData(rows, tokenizer=words)) == (
         have + "DemonstrationData needs {messages} or {completion, prompt} or {text} or "
         "{chosen, rejected}" + mend
@@ -186,7 +186,7 @@ def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
     clash = PromptData([{"a": "one", "prompt": "two"}], columns={"a": "prompt"}, tokenizer=words)
     assert refused(clash) == (
         "the list given as source: columns= calls 'a' 'prompt', "
-        "but there is a column 'prompt' already; rename that one too"
+        "but there is already a column 'prompt'; rename that one too"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_rlhf.data.fields import read_order, read_thumb
+from lightning_rlhf.data.fields import read_label, read_order
 from lightning_rlhf.text.messages import BadRow
 
 UP = [
@@ -33,7 +33,7 @@ DOWN += ["false", "no", "👎", "-1", "0"]
     ("value", "share"), [*((v, 1.0) for v in UP), *((v, 0.0) for v in DOWN), (0.3, 0.3)]
 )
 def test_thumbs(value: Any, share: float) -> None:
-    assert read_thumb(value, "label") == share
+    assert read_label(value, "label") == share
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_thumbs(value: Any, share: float) -> None:
     [
         ("sideways", "label 'sideways' is neither a thumb up nor down"),
         ("", "label '' is neither a thumb up nor down"),
-        (2, "label 2 is no probability"),
-        (-0.5, "label -0.5 is no probability"),
-        (None, "label None is no number"),
-        (float("nan"), "label nan is no number"),
+        (2, "label 2 is not a probability"),
+        (-0.5, "label -0.5 is not a probability"),
+        (None, "label None is not a finite number"),
+        (float("nan"), "label nan is not a finite number"),
     ],
 )
 def test_no_thumbs(value: Any, reason: str) -> None:
     with pytest.raises(BadRow) as raised:
-        read_thumb(value, "label")
+        read_label(value, "label")
     assert str(raised.value) == reason
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.formats import read_demonstration, read_feedback, read_pair, read_ranking
-from lightning_rlhf.data.layouts import FORMATS, NAMES, recognise
+from lightning_rlhf.data.layouts import FORMATS, NAMES, recognize
 from lightning_rlhf.text.messages import BadRow
 
 TURNS = [
@@ -133,7 +133,7 @@ def test_a_format_is_told_and_read(name: str) -> None:
     accepts = [*PreferenceData.accepts, *DemonstrationData.accepts]
     asked = next(f for f in FORMATS if f.name == name).asked
     for forced in (name,) if asked else ("auto", name):
-        found = recognise([*row, "id"], accepts, "a.jsonl", "a test", forced)
+        found = recognize([*row, "id"], accepts, "a.jsonl", reader="a test", forced=forced)
         assert found.name == name
         assert found.read(row) == ours
         assert found.gives <= ours.keys()
@@ -141,9 +141,9 @@ def test_a_format_is_told_and_read(name: str) -> None:
 
 
 def test_our_own_columns_come_first() -> None:
-    found = recognise(
+    found = recognize(
         ["prompt", "chosen", "rejected", "instruction", "output"],
-        PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto",
+        PreferenceData.accepts, "a.jsonl", reader="PreferenceData", forced="auto",
     )  # fmt: skip
     assert found.name == "ours"
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2.0}
@@ -153,10 +153,14 @@ def test_our_own_columns_come_first() -> None:
 def test_a_format_that_changes_a_loss_is_only_taken_when_asked_for() -> None:
     """Scores beside a pair are no margin until somebody says so."""
     row, ours = ROWS["scored-pairs"]
-    plain = recognise([*row], PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto")
+    plain = recognize(
+        [*row], PreferenceData.accepts, "a.jsonl", reader="PreferenceData", forced="auto"
+    )
     assert plain.name == "ours"
     assert read_pair(plain.read(row)).margin is None
-    asked = recognise([*row], PreferenceData.accepts, "a.jsonl", "PreferenceData", "scored-pairs")
+    asked = recognize(
+        [*row], PreferenceData.accepts, "a.jsonl", reader="PreferenceData", forced="scored-pairs"
+    )
     assert read_pair(asked.read(row)).margin == ours["margin"]
 
 
@@ -169,9 +173,12 @@ def test_pairs_of_every_layout_keep_what_is_said_of_them(name: str) -> None:
 
 def test_the_reader_decides_between_two_that_fit() -> None:
     columns = ["question", "answer"]
-    assert recognise(columns, PromptData.accepts, "a", "PromptData", "auto").name == "questions"
+    found = recognize(columns, PromptData.accepts, "a", reader="PromptData", forced="auto")
+    assert found.name == "questions"
     with pytest.raises(ValueError) as refused:
-        recognise(columns, PreferenceData.accepts, "a.jsonl", "PreferenceData", "auto")
+        recognize(
+            columns, PreferenceData.accepts, "a.jsonl", reader="PreferenceData", forced="auto"
+        )
     assert str(refused.value).startswith(
         "a.jsonl has the columns {question, answer}: questions, which gives "
         "{answer, completion, prompt}, but PreferenceData needs {chosen, prompt, rejected} or "
@@ -180,12 +187,14 @@ def test_the_reader_decides_between_two_that_fit() -> None:
 
 def test_a_wrong_or_misfitting_name_says_what_is_there() -> None:
     with pytest.raises(ValueError) as unknown:
-        recognise(["a"], PromptData.accepts, "a.jsonl", "PromptData", "sharegtp")
+        recognize(["a"], PromptData.accepts, "a.jsonl", reader="PromptData", forced="sharegtp")
     assert str(unknown.value) == (
         f"format must be \"auto\" or one of {', '.join(NAMES)}, got 'sharegtp'"
     )
     with pytest.raises(ValueError) as misfit:
-        recognise(["instruction"], PromptData.accepts, "a.jsonl", "PromptData", "alpaca")
+        recognize(
+            ["instruction"], PromptData.accepts, "a.jsonl", reader="PromptData", forced="alpaca"
+        )
     assert str(misfit.value) == (
         "a.jsonl has the columns {instruction}, so it is not alpaca: {output} is missing"
     )
@@ -194,14 +203,14 @@ def test_a_wrong_or_misfitting_name_says_what_is_there() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("sharegpt", {"conversations": []}, "no list of turns"),
+        ("sharegpt", {"conversations": []}, "not a list of turns"),
         ("sharegpt", {"conversations": [{"from": "me", "value": "x"}]}, "from one of"),
         ("two-outputs", {"label": 0}, "judged a tie"),
-        ("two-outputs", {"label": 3}, "verdict 3 is none of"),
+        ("two-outputs", {"label": 3}, "verdict 3 is not one of"),
         ("annotated", {"annotator1": 1, "annotator2": 2, "annotator3": 0}, "judged a tie"),
-        ("scored-pairs", {"score_chosen": "high"}, "score_chosen 'high' is no number"),
+        ("scored-pairs", {"score_chosen": "high"}, "score_chosen 'high' is not a finite number"),
         ("alpaca", {"instruction": None}, "instruction is NoneType, not text"),
-        ("alpaca", {"history": ["x"]}, "no list of"),
+        ("alpaca", {"history": ["x"]}, "not a list of"),
     ],
 )
 def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> None:

@@ -59,7 +59,7 @@ def test_many_processes_make_the_same_table(
     for name, share in (("one", 100), ("two", 14)):
         file = tmp_path / f"{name}.jsonl"
         file.write_text("\n".join(map(json.dumps, ROWS)))
-        monkeypatch.setattr(token_table, "ROWS_A_PROCESS", share)
+        monkeypatch.setattr(token_table, "ROWS_PER_PROCESS", share)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
         data = PreferenceData(str(file), val_fraction=0, tokenizer=words)
         data.setup()
@@ -74,7 +74,7 @@ def test_many_processes_make_the_same_table(
 
 def test_as_many_processes_as_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    share = token_table.ROWS_A_PROCESS
+    share = token_table.ROWS_PER_PROCESS
     found = [processes(n) for n in (1, share, 2 * share, 5 * share + 1, 100 * share)]
     assert found == [None, None, 2, 5, 8]
 
@@ -86,7 +86,7 @@ from lightning_rlhf.data import token_table as rows
 from lightning_rlhf.data.datamodules import PreferenceData
 
 def never(*_, **__):
-    raise AssertionError("tokenised again")
+    raise AssertionError("tokenized again")
 
 rows.Maker.table = never
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
@@ -128,13 +128,13 @@ def test_one_process_of_a_machine_makes_the_table(
 ) -> None:
     """Lightning calls ``prepare_data`` in one of them, and ``setup`` in all."""
     made: list[int] = []
-    table = token_table.token_rows
+    table = token_table.encode_rows
 
     def counting(rows: Any, maker: Any) -> Any:
         made.append(len(rows))
         return table(rows, maker)
 
-    monkeypatch.setattr("lightning_rlhf.data.reader.token_rows", counting)
+    monkeypatch.setattr("lightning_rlhf.data.reader.encode_rows", counting)
     data = PreferenceData(ROWS, tokenizer=words)
     data.prepare_data()
     data.setup("fit")
@@ -164,7 +164,7 @@ def test_an_order_is_torchs_own(size: int, world: int, shuffle: bool) -> None:
         for epoch in (0, 3):
             theirs = DistributedSampler(range(size), world, rank, shuffle, seed=5)  # type: ignore[arg-type]
             theirs.set_epoch(epoch)
-            ours = ResumableSampler(range(size), world, rank, shuffle, seed=5)  # type: ignore[arg-type]
+            ours = ResumableSampler(range(size), world, rank, shuffle=shuffle, seed=5)  # type: ignore[arg-type]
             order = ours.order(epoch)
             assert order.dtype == torch.int64
             assert order.tolist() == list(theirs)

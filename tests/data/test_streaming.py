@@ -314,8 +314,8 @@ def refused(source: Any, words: Any, **settings: Any) -> str:
 def test_what_cannot_be_streamed(tmp_path: Path, file: str, words: PreTrainedTokenizerBase) -> None:
     assert refused("no.jsonl", words) == "no data file at no.jsonl"
     assert refused({f"stream:{file}": 1.0}, words) == (
-        f"stream:{file}: a mixture holds no streams; datasets.interleave_datasets makes one stream "
-        "of several, which source= takes"
+        f"stream:{file}: a mixture cannot hold streams; make one stream of several with "
+        "datasets.interleave_datasets and give it as source="
     )
     empty, broken, bad = (tmp_path / f"{name}.jsonl" for name in ("empty", "broken", "bad"))
     empty.write_text("")

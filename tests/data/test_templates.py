@@ -311,9 +311,9 @@ def test_the_tools_column_reaches_the_template(
 @pytest.mark.parametrize(
     ("column", "reason"),
     [
-        ("{broken", "tools is no JSON"),
-        ({"function": {}}, "tools is no list of schemas"),
-        (["add"], "tools is no list of schemas"),
+        ("{broken", "tools is not JSON"),
+        ({"function": {}}, "tools is not a list of schemas"),
+        (["add"], "tools is not a list of schemas"),
     ],
 )
 def test_tools_that_cannot_be_read(

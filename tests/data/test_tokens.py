@@ -135,7 +135,7 @@ def test_a_cut_completion_loses_its_end(chat: ChatTemplate) -> None:
         (
             {"prompt": "a", "chosen": "zebra", "rejected": "yak"},
             9,
-            "identical once tokenised",
+            "identical once tokenized",
         ),
         ({"prompt": "a", "completions": None, "ranks": None}, 9, "chosen is NoneType, not text"),
     ],

@@ -209,7 +209,7 @@ DATA = [
     Mistake(
         "a name that is neither a file's nor a data set's",
         typed("--data.source=nobody/nothing"),
-        "nobody/nothing is no file here, and as a hub id it fails: "
+        "nobody/nothing is not a file, and as a hub id it cannot be loaded: "
         "Couldn't reach 'nobody/nothing' on the Hub (OfflineModeIsEnabled)",
     ),
     Mistake("an empty file", typed(rows=[]), "rows.jsonl is empty: it holds no rows"),
@@ -225,7 +225,7 @@ DATA = [
         "{chosen, prompt, rejected} or {chosen, rejected} or {completions, prompt, "
         "ranks} or {completions, prompt, ratings} or {completions, order, prompt} or "
         "{completions, prompt} or {completion, label, prompt} or {label, messages}; "
-        "columns={'yours': 'ours'} renames them",
+        "rename them with columns={'yours': 'ours'}",
     ),
     Mistake(
         "a prompt column under another name",

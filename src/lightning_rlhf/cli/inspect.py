@@ -124,7 +124,7 @@ def _kind_by_columns(file: FileArguments) -> str:
     reasons: dict[str, str] = {}
     for name, reader in READERS.items():
         try:
-            reader.recognised(columns, source, file.options["format"])
+            reader.recognize(columns, source, file.options["format"])
             return name
         except ValueError as reason:
             reasons[name] = str(reason)

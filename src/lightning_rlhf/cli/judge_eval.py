@@ -14,7 +14,7 @@ from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import read_pair
-from lightning_rlhf.data.layouts import recognise
+from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
 from lightning_rlhf.generators.journal import Journaled
@@ -87,7 +87,9 @@ def human_pairs(
     raw = load_rows(source)
     if isinstance(raw, IterableDataset):
         raise ValueError(f"{source}: judge-eval cannot read a stream: leave out stream:")
-    layout = recognise(list(raw.column_names), PreferenceData.accepts, source, "judge-eval", format)
+    layout = recognize(
+        list(raw.column_names), PreferenceData.accepts, source, reader="judge-eval", forced=format
+    )
     rows: list[dict[str, Any]] = []
     dropped = 0
     for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):

@@ -1,4 +1,1 @@
-"""Floor 2. From files to batches: formats, templates, tokens, collation, DataModules.
-
-Never sees a model.
-"""
+"""From files to batches: formats, templates, tokens, collation, DataModules. No model is used."""

@@ -1,4 +1,4 @@
-"""Which rows share a step: as many as fit a budget of tokens."""
+"""Group rows into batches that fit a budget of tokens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OPEN = 16  # batches filled side by side
 
 
 def fill(costs: Sequence[int] | np.ndarray, max_tokens: int, seed: int) -> list[Sequence[int]]:
-    """Partition rows into batches that a budget holds and nearly fills, drawn at random.
+    """Partition rows into random batches that nearly fill a budget.
 
-    Rows come in random order, and each goes into the fullest of a few open batches that has room:
-    best fit. Rows of like length are *not* brought together. Packed rows have no padding that this
-    would save, and in a batch of long rows, of which there are few, each would weigh more.
+    Rows come in random order, and each goes into the fullest open batch that has room (best fit).
+    Rows of similar length are *not* grouped. Packed rows have no padding that this would save, and
+    a batch of long rows has few of them, so that each would weigh more.
 
     Args:
         costs: tokens of each row, none above the budget.
@@ -28,8 +28,8 @@ def fill(costs: Sequence[int] | np.ndarray, max_tokens: int, seed: int) -> list[
         seed: of the partition.
     """
     done: list[Sequence[int]] = []
-    rooms: list[int] = []  # left in each open batch, the fullest first
-    batches: list[array[int]] = []  # eight bytes a row, where a list would take 36
+    rooms: list[int] = []  # tokens left in each open batch, the fullest first
+    batches: list[array[int]] = []  # eight bytes per row, where a list would take 36
     for row in np.random.default_rng(seed).permutation(len(costs)):
         cost = int(costs[row])
         best = bisect_left(rooms, cost)
@@ -48,21 +48,21 @@ def fill(costs: Sequence[int] | np.ndarray, max_tokens: int, seed: int) -> list[
 
 
 def fill_in_order(costs: Sequence[int] | np.ndarray, max_tokens: int) -> list[Sequence[int]]:
-    """Partition rows into batches of neighbours: what is written comes out in the order it was."""
+    """Partition rows into batches in their own order, for writing them out."""
     return [*cut_by_budget(costs, max_tokens)]
 
 
 def fill_by_number(rows: int, batch_size: int, seed: int) -> list[Sequence[int]]:
-    """Partition rows into batches of equal size, drawn at random; what is left over sits out."""
+    """Partition rows into random batches of equal size; the remainder is left out."""
     order = np.random.default_rng(seed).permutation(rows)
     size = min(batch_size, rows)
     return [order[i : i + size].tolist() for i in range(0, rows - size + 1, size)]
 
 
 class Batches:
-    """A partition of rows as a data set: its items are lists of rows.
+    """A data set whose items are the batches of a partition, as lists of rows.
 
-    So whatever draws from it, in any order and in any process, draws whole batches.
+    A sampler, in any order and in any process, thus draws whole batches.
     """
 
     def __init__(self, rows: Dataset, partition: Sequence[Sequence[int]]):

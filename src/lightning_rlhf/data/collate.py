@@ -1,4 +1,4 @@
-"""From token rows to batches."""
+"""Collate token rows into batches."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from lightning_rlhf.data.tokens import TokenRow
 
 
 def token_batch(rows: Sequence[TokenRow]) -> TokenBatch:
-    """One packed row: every prompt once, its completions after it, no padding.
+    """Pack rows into one: every prompt once, its completions after it, no padding.
 
-    The first token of each completion is predicted at its prompt's last token, which they share;
-    without a prompt nothing predicts it, and it cannot count.
+    The first token of each completion is predicted at the last token of its prompt, which they
+    share; without a prompt nothing predicts it, and it is masked out of the loss.
     """
     ids: list[int] = []
-    counts: list[bool] = []
+    mask: list[bool] = []
     last: list[int] = []
-    # of each prompt and completion: tokens, first position, what predicts it, completion's number
+    # of each prompt and completion: tokens, first position, predictor, number of the completion
     segments: list[tuple[int, int, int, int]] = []
     for row in rows:
         prompt = len(row.prompt_ids)
         segments.append((prompt, 0, 0, 0))
         ids += row.prompt_ids
-        counts += [False] * prompt
-        end = len(ids) - 1  # the prompt's last place
-        for completion, counting in zip(row.completion_ids, row.loss_mask, strict=True):
+        mask += [False] * prompt
+        end = len(ids) - 1  # index of the prompt's last token
+        for completion, loss_mask in zip(row.completion_ids, row.loss_mask, strict=True):
             segments.append((len(completion), prompt, end, len(last)))
             ids += completion
-            counts += counting
+            mask += loss_mask
             last.append(len(ids) - 1)
     size, *columns = torch.tensor(segments).T
     columns.append(size.cumsum(0) - size)
     first, end_of_prompt, number, start = (c.repeat_interleave(size) for c in columns)
-    input_ids, place = torch.tensor(ids), torch.arange(len(ids))
-    positions = first + place - start
-    predictor = torch.where(place == start, end_of_prompt, place - 1)
-    counted = torch.tensor(counts) & (positions > 0)
+    input_ids, index = torch.tensor(ids), torch.arange(len(ids))
+    positions = first + index - start
+    predictor = torch.where(index == start, end_of_prompt, index - 1)
+    in_loss = torch.tensor(mask) & (positions > 0)
     return TokenBatch(
         input_ids=input_ids[None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.bool),
         position_ids=positions[None],
-        predictor_index=predictor[counted],
-        target_ids=input_ids[counted],
-        completion_index=number[counted],
+        predictor_index=predictor[in_loss],
+        target_ids=input_ids[in_loss],
+        completion_index=number[in_loss],
         last_index=torch.tensor(last),
         groups=tuple((len(r.prompt_ids), *map(len, r.completion_ids)) for r in rows),
     )
 
 
 def example_rows(groups: Sequence[Sequence[int]]) -> list[TokenRow]:
-    """Rows of given lengths, (prompt, completion, completion, ...), that mean nothing.
+    """Make placeholder rows of given lengths: (prompt, completion, completion, ...).
 
-    No two completions are alike, each is ranked, and one alone has a label.
+    Completions are all different and ranked; a single one has a label.
     """
     return [
         TokenRow(
@@ -79,12 +79,12 @@ def example_rows(groups: Sequence[Sequence[int]]) -> list[TokenRow]:
 def completion_batch(
     prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]], prompts: Sequence[int]
 ) -> TokenBatch:
-    """Some prompts with their sampled completions, every completion token under the loss mask.
+    """Pack some prompts and their sampled completions, with every completion token in the loss.
 
     Args:
         prompt_ids: G prompts.
-        completion_ids: C completions, those of one prompt together, equally many to each.
-        prompts: which prompts, by index.
+        completion_ids: C completions, those of one prompt together, equally many for each.
+        prompts: indices of the prompts to pack.
     """
     samples = len(completion_ids) // len(prompt_ids)
     rows = []
@@ -96,7 +96,7 @@ def completion_batch(
 
 
 def with_end_positions(tokens: TokenBatch, after: Sequence[bool]) -> TokenBatch:
-    """A batch whose critic is also read one position after the last token of some completions.
+    """Add a position after the last token of some completions, where the critic is read too.
 
     Args:
         tokens: a batch whose every completion token is under the loss mask.
@@ -117,14 +117,14 @@ def with_end_positions(tokens: TokenBatch, after: Sequence[bool]) -> TokenBatch:
 
 
 def digest(prompt: list[int], completion: list[int]) -> tuple[int, int]:
-    """128 bits that name a completion after its prompt, as two int64."""
+    """Hash a completion after its prompt into 128 bits, as two int64."""
     text = f"{prompt}{completion}".encode()
     raw = hashlib.blake2b(text, digest_size=16).digest()
     return int.from_bytes(raw[:8], "big", signed=True), int.from_bytes(raw[8:], "big", signed=True)
 
 
 def preference_batch(rows: Sequence[TokenRow]) -> PreferenceBatch:
-    """Pairs: completions 0, 2, 4... are chosen, 1, 3, 5... rejected."""
+    """Collate pairs: completions 0, 2, 4... are chosen, 1, 3, 5... rejected."""
     first = torch.arange(0, 2 * len(rows), 2)
     return PreferenceBatch(
         tokens=token_batch(rows),
@@ -137,12 +137,12 @@ def preference_batch(rows: Sequence[TokenRow]) -> PreferenceBatch:
 
 
 def unpaired_batch(rows: Sequence[TokenRow]) -> UnpairedBatch:
-    """Completions with a label each."""
+    """Collate completions with a label each."""
     return UnpairedBatch(token_batch(rows), torch.tensor([row.label for row in rows]))
 
 
 def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:
-    """Rankings of any K."""
+    """Collate rankings of any K."""
     group = [g for g, row in enumerate(rows) for _ in row.completion_ids]
     rated = all(row.ratings is not None for row in rows)
     ratings = [rating for row in rows for rating in row.ratings or ()]
@@ -155,7 +155,7 @@ def ranking_batch(rows: Sequence[TokenRow]) -> RankingBatch:
 
 
 def prompt_batch(rows: Sequence[TokenRow]) -> PromptBatch:
-    """Prompts, ragged."""
+    """Collate prompts, ragged."""
     return PromptBatch(
         [torch.tensor(row.prompt_ids) for row in rows], [row.row or "{}" for row in rows]
     )

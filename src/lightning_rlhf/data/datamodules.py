@@ -17,9 +17,9 @@ from lightning_rlhf.data.tokens import TokenRow
 
 
 class DemonstrationData(RowsData):
-    """Conversations or prompt and completion, to imitate: ``TokenBatch``.
+    """Demonstrations to imitate, conversations or prompt and completion: ``TokenBatch``.
 
-    A preference file will do: its chosen side is imitated.
+    Of a preference file the chosen side is imitated.
     """
 
     encode = staticmethod(tokens.encode_demonstration)
@@ -28,10 +28,9 @@ class DemonstrationData(RowsData):
 
 
 class PreferenceData(RowsData):
-    """Preferences, in whichever form the rows are.
+    """Preferences: pairs, rankings or labeled completions.
 
-    Pairs (``PreferenceBatch``), rankings of K (``RankingBatch``), or single completions with a
-    label (``UnpairedBatch``).
+    They become a ``PreferenceBatch``, a ``RankingBatch`` or an ``UnpairedBatch``.
     """
 
     encode = staticmethod(tokens.encode_preference)
@@ -58,9 +57,9 @@ class PreferenceData(RowsData):
 
 
 class PromptData(RowsData):
-    """Prompts alone, to be completed: ``PromptBatch``.
+    """Prompts to complete: ``PromptBatch``.
 
-    A module that learns from its own completions sees each batch once per update of its rollout.
+    A module that learns from its own completions gets each batch once per update of its rollout.
     """
 
     encode = staticmethod(tokens.encode_prompt)
@@ -80,15 +79,15 @@ class PromptData(RowsData):
             partition = fill_by_number(len(rows), self.batch_size, self.seed)
         else:
             partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
-        drawn = Batches(rows, [batch for batch in partition for _ in range(updates)])
-        return self._drawing(drawn, rows, sampler=self._sampler(drawn, True, updates))
+        items = Batches(rows, [batch for batch in partition for _ in range(updates)])
+        return self._loader_of(items, rows, sampler=self._sampler(items, True, updates))
 
 
 def refuse_a_stream(source: Any) -> None:
-    """Where each batch is wanted once per update of its rollout.
+    """Refuse a stream where each batch is drawn once per update of its rollout.
 
     Raises:
-        ValueError: a source that is a stream.
+        ValueError: the source is a stream.
     """
     if is_stream(source):
         raise ValueError(

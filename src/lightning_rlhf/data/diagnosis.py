@@ -1,6 +1,6 @@
-"""What is wrong with a file that cannot be read: the line, the byte, the mend.
+"""Find the line or byte that makes a file unreadable, and the fix.
 
-Looked for only once reading has failed, so that a good file costs nothing.
+This runs only after reading has failed, so it costs nothing for a good file.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Made = TypeVar("Made")
 
 
 def unreadable(files: Sequence[str], kind: str, error: BaseException) -> str:
-    """The sentence for files that their reader refused: of the first that has something wrong.
+    """Write the sentence for files that a reader refused, about the first that is wrong.
 
     Args:
         files: their paths.
         kind: "json", "csv" or "parquet".
-        error: the reader's, for what is not found here.
+        error: the reader's error, used if nothing is found here.
     """
     for path in map(Path, files if kind != "parquet" else []):
         data = _bytes(path)
         if not data.strip():
             return f"{path} is empty: it holds no rows"
-        trouble = not_utf8(path, data) or (_json(path, data) if kind == "json" else None)
-        if trouble:
-            return trouble
+        sentence = not_utf8(path, data) or (_json(path, data) if kind == "json" else None)
+        if sentence:
+            return sentence
     reason = str(error.__cause__ or error) or "no rows"
     return f"{', '.join(files)} cannot be read as {kind}: {reason}"
 
 
-def names_wrong_bytes(read: Callable[[Any, Any], Made]) -> Callable[[Any, Any], Made]:
-    """``read(self, source)``, whose wrong bytes, met as late as in a row, are told by their line.
+def name_wrong_bytes(read: Callable[[Any, Any], Made]) -> Callable[[Any, Any], Made]:
+    """Make a method ``read(self, source)`` name the line of bytes that are not UTF-8.
 
-    Arrow takes any bytes for text; only who asks for a row as Python objects finds out.
+    Arrow accepts any bytes as text; the error appears only when a row becomes Python objects.
     """
 
     @wraps(read)
@@ -50,9 +50,11 @@ def names_wrong_bytes(read: Callable[[Any, Any], Made]) -> Callable[[Any, Any], 
         except UnicodeDecodeError as error:
             path = Path(str(source).rpartition("stream:")[2]).expanduser()
             files = sorted(path.iterdir()) if path.is_dir() else [path]
-            found = (not_utf8(f, _bytes(f)) for f in files if f.is_file())
-            said = next((trouble for trouble in found if trouble), None)
-            raise ValueError(said or f"{source} holds text that is not UTF-8: {error}") from error
+            sentences = (not_utf8(f, _bytes(f)) for f in files if f.is_file())
+            sentence = next(filter(None, sentences), None)
+            raise ValueError(
+                sentence or f"{source} holds text that is not UTF-8: {error}; save it as UTF-8"
+            ) from error
 
     return reading
 
@@ -62,7 +64,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _json(path: Path, data: bytes) -> str | None:
-    """One value to a line, or one list for all."""
+    """Find the broken line of a file with one value per line, or with one list."""
     text = data.decode("utf-8-sig")
     pieces = [(1, text)] if text.lstrip()[:1] == "[" else enumerate(text.split("\n"), start=1)
     for number, piece in pieces:
@@ -71,5 +73,5 @@ def _json(path: Path, data: bytes) -> str | None:
         except json.JSONDecodeError as error:
             return broken(path, error, first_line=number, fix=FIX)
         if not isinstance(row, dict | list):
-            return f"{path} line {number} is {type(row).__name__}, not a row of named fields"
+            return f"{path} line {number} is {type(row).__name__}, not a row of named fields; {FIX}"
     return None

@@ -1,4 +1,4 @@
-"""Single fields as people spell them: text, numbers, thumbs, an order of answers."""
+"""Read single fields as people write them: text, numbers, labels, an order of answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOWN = frozenset(
 
 
 def read_text(value: Any, field: str) -> str:
-    """A string, or a list that holds one assistant message."""
+    """Read a string, or a list that holds one assistant message."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content")
     if not isinstance(value, str):
@@ -24,29 +24,32 @@ def read_text(value: Any, field: str) -> str:
 
 
 def read_number(value: Any, field: str) -> float:
-    """A finite number."""
+    """Read a finite number."""
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRow(f"{field} {value!r} is no number")
+        raise BadRow(f"{field} {value!r} is not a finite number")
     return float(value)
 
 
 def read_numbers(values: Any, field: str) -> list[float]:
-    """A list of finite numbers."""
+    """Read a list of finite numbers."""
     if not isinstance(values, list):
         raise BadRow(f"{field} is {type(values).__name__}, not a list")
     return [read_number(value, field) for value in values]
 
 
 def read_share(value: Any, field: str) -> float:
-    """A probability."""
+    """Read a probability."""
     share = read_number(value, field)
     if not 0 <= share <= 1:
-        raise BadRow(f"{field} {share:g} is no probability")
+        raise BadRow(f"{field} {share:g} is not a probability")
     return share
 
 
-def read_thumb(value: Any, field: str) -> float:
-    """1 for up, 0 for down, or a probability: a boolean, a number with -1 as down, or a word."""
+def read_label(value: Any, field: str) -> float:
+    """Read whether an answer is good: 1 or 0, from a boolean, a number (-1 is 0) or a word.
+
+    A number between 0 and 1 is the probability that it is good.
+    """
     if isinstance(value, str):
         word = re.sub(r"[\s-]+(?=\w*[a-z])", "_", value.strip().lower())
         if word not in UP | DOWN:
@@ -55,16 +58,16 @@ def read_thumb(value: Any, field: str) -> float:
     return 0.0 if value == -1 else read_share(value, field)
 
 
-def places(values: list[float]) -> list[int]:
-    """The place of each value from the lowest up; equal values share one."""
+def ranks_of(values: list[float]) -> list[int]:
+    """Rank values from 0 for the lowest up; equal values share a rank."""
     order = sorted(set(values))
     return [order.index(value) for value in values]
 
 
 def read_order(value: Any, answers: int) -> list[int]:
-    """Ranks of so many answers from their order, best first: "B>A=C", [[1], [0, 2]] or [1, 0, 2].
+    """Read the ranks of answers from their order, best first: "B>A=C", [[1], [0, 2]] or [1, 0, 2].
 
-    Answers are told by letters from A, or by numbers from 0 or from 1, each exactly once.
+    Answers are named by letters from A, or by numbers from 0 or from 1, each exactly once.
     """
     if isinstance(value, str):
         groups = [group.split("=") for group in value.split(">")]
@@ -72,11 +75,10 @@ def read_order(value: Any, answers: int) -> list[int]:
         groups = [group if isinstance(group, list) else [group] for group in value]
     else:
         raise BadRow(f"order is {type(value).__name__}, neither text nor a list")
-    told = [_number(name) for group in groups for name in group]
-    first = min((n for n in told if n is not None), default=0)
-    if first not in (0, 1) or sorted(told, key=str) != sorted(
-        range(first, first + answers), key=str
-    ):
+    numbers = [_number(name) for group in groups for name in group]
+    first = min((n for n in numbers if n is not None), default=0)
+    expected = range(first, first + answers)
+    if first not in (0, 1) or sorted(numbers, key=str) != sorted(expected, key=str):
         raise BadRow(f"order {value!r} does not name each of {answers} completions once")
     ranks = [0] * answers
     for rank, group in enumerate(groups):
@@ -86,7 +88,7 @@ def read_order(value: Any, answers: int) -> list[int]:
 
 
 def _number(name: Any) -> int | None:
-    """An answer's number; A is 0."""
+    """Read the number of an answer; A is 0."""
     if isinstance(name, int):
         return name
     name = str(name).strip().upper()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.fields import (
-    places,
+    ranks_of,
+    read_label,
     read_number,
     read_numbers,
     read_order,
     read_share,
     read_text,
-    read_thumb,
 )
 from lightning_rlhf.text.messages import (
     BadRow,
@@ -23,20 +23,20 @@ from lightning_rlhf.text.messages import (
     read_prompt,
 )
 
-# what the entries of a list of answers call their text, rating and rank
+# names of the text and the rating in the entries of a list of answers
 TEXTS = ("response", "answer", "completion", "text", "content")
 RATINGS = ("overall_score", "score", "rating", "reward")
 
 
 class Demonstration(NamedTuple):
-    """A conversation whose assistant turns are to be imitated."""
+    """A prompt and the reply to imitate."""
 
-    prompt: Prompt  # "" where the whole text counts
+    prompt: Prompt  # "" where the whole text is trained on
     reply: str
 
 
 class Conversation(NamedTuple):
-    """Many turns, of which every assistant turn counts."""
+    """Many turns, of which every assistant turn is to be imitated."""
 
     messages: list[Message]
 
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """One answer and what was thought of it."""
+    """One answer and its label."""
 
     prompt: Prompt
     completion: str
@@ -69,7 +69,7 @@ class Ranking(NamedTuple):
 
 
 def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
-    """``messages``, ``prompt`` + ``completion``, ``text``, or the better side of a pair."""
+    """Read ``messages``, ``prompt`` + ``completion``, ``text``, or the better side of a pair."""
     if row.get("messages") is not None:
         return _conversation(read_messages(row["messages"]))
     if row.get("completion") is not None:
@@ -93,9 +93,9 @@ def _conversation(messages: list[Message]) -> Conversation:
 
 
 def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
-    """``prompt`` + ``chosen`` + ``rejected``, or two whole conversations that share their prompt.
+    """Read ``prompt`` + ``chosen`` + ``rejected``, or two conversations that share their prompt.
 
-    A prompt beside two whole conversations only says again what they start with.
+    A prompt beside two whole conversations is ignored: it repeats their beginning.
     """
     sides = row.get("chosen"), row.get("rejected")
     prompt: Prompt
@@ -114,7 +114,7 @@ def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
 
 
 def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
-    """Two conversations that differ in their last turn only.
+    """Split two conversations that differ only in their last turn.
 
     The cut is between turns, never inside a token.
     """
@@ -133,11 +133,11 @@ def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str
 
 
 def read_feedback(row: dict[str, Any]) -> Feedback:
-    """``prompt`` + ``completion`` + ``label``, or ``messages`` whose last turn it is about.
+    """Read ``prompt`` + ``completion`` + ``label``, or ``messages`` whose last turn is labeled.
 
     The label: true, 1 or a word such as "thumbs_up", against false, 0, -1 or "thumbs_down".
     """
-    label = read_thumb(row.get("label"), "label")
+    label = read_label(row.get("label"), "label")
     if row.get("completion") is None and row.get("messages") is not None:
         messages = read_messages(row["messages"])
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
@@ -148,12 +148,12 @@ def read_feedback(row: dict[str, Any]) -> Feedback:
 
 
 def read_ranking(row: dict[str, Any]) -> Ranking:
-    """``prompt`` + ``completions`` and what tells which is better.
+    """Read ``prompt`` + ``completions`` and their order.
 
-    That is ``ratings`` (higher is better), ``ranks`` (lower is), or an ``order`` ("B>A=C"). With
-    none of them the completions stand from best to worst, or say it themselves: groups that tie
-    ``[["a"], ["b", "c"]]``, or ``{"response", "rating"}`` or ``{"answer", "rank"}`` each. Ranks
-    come back as 0, 1, 2...
+    The order comes from ``ratings`` (higher is better), ``ranks`` (lower is better) or an ``order``
+    ("B>A=C"). Without these columns the completions are sorted from best to worst, tie in groups
+    ``[["a"], ["b", "c"]]``, or have their own: ``{"response", "rating"}``, ``{"answer", "rank"}``.
+    The ranks returned are 0, 1, 2...
     """
     completions, ratings, ranks = _answers(row["completions"])
     if row.get("ratings") is not None:
@@ -162,31 +162,31 @@ def read_ranking(row: dict[str, Any]) -> Ranking:
         ranks = read_numbers(row["ranks"], "ranks")
     elif row.get("order") is not None:
         ranks = [float(rank) for rank in read_order(row["order"], len(completions))]
-    found = places(ranks if ratings is None else [-rating for rating in ratings])
-    if len(found) != len(completions):
-        raise BadRow(f"{len(completions)} completions but {len(found)} ranks")
-    if len(set(found)) < 2:
+    order = ranks_of(ranks if ratings is None else [-rating for rating in ratings])
+    if len(order) != len(completions):
+        raise BadRow(f"{len(completions)} completions but {len(order)} ranks")
+    if len(set(order)) < 2:
         raise BadRow("no completion is better than another")
-    return Ranking(read_prompt(row.get("prompt")), completions, found, ratings)
+    return Ranking(read_prompt(row.get("prompt")), completions, order, ratings)
 
 
 def _answers(value: Any) -> tuple[list[str], list[float] | None, list[float]]:
-    """Texts, ratings if they have any, and ranks: their own, or those of where they stand."""
+    """Read texts, their ratings if any, and their ranks: their own, or by their positions."""
     if not isinstance(value, list):
         raise BadRow(f"completions is {type(value).__name__}, not a list")
     if value and all(isinstance(v, dict) and v.get("role") is None for v in value):
         return _described(value)
     texts, ranks = [], []
-    for place, answer in enumerate(value):
+    for rank, answer in enumerate(value):
         tied = isinstance(answer, list) and not (answer and isinstance(answer[0], dict))
         for text in answer if tied else [answer]:
             texts.append(_filled(read_text(text, "completions")))
-            ranks.append(float(place))
+            ranks.append(float(rank))
     return texts, None, ranks
 
 
 def _described(answers: list[dict[str, Any]]) -> tuple[list[str], list[float] | None, list[float]]:
-    """Answers that say their rating (in all of them the same key) or else their rank."""
+    """Read answers with a rating each, under the same key in all of them, or else a rank."""
     text, rating = (
         next((k for k in keys if answers[0].get(k) is not None), None) for keys in (TEXTS, RATINGS)
     )
@@ -205,7 +205,7 @@ def _filled(text: str) -> str:
 
 
 def first_user_turn(prompt: Prompt) -> str:
-    """What a split goes by: rows that grew from one opening stay on one side of it."""
+    """Return the first user turn: rows with the same one fall on the same side of a split."""
     if isinstance(prompt, str):
         return prompt
     return next((m["content"] for m in prompt if m["role"] == "user"), prompt[0]["content"])

@@ -1,7 +1,7 @@
-"""The front door: the layouts of columns people store, each turned into one of ours.
+"""Detect common data-set layouts by their columns and convert rows to ours.
 
-A format is told by its columns alone, before any row is read, so that it can be said aloud and be
-forced. What a row then holds is read by ``formats``.
+A layout is detected from the columns alone, before any row is read, so it can be logged and
+overridden. ``formats`` then reads the converted rows.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Format(NamedTuple):
     """A layout of columns."""
 
     name: str
-    columns: frozenset[str]  # what tells it
+    columns: frozenset[str]  # it applies where all of them are there
     gives: frozenset[str]  # our columns
-    read: Callable[[Row], Row]
-    asked: bool = False  # only where it is asked for by name
+    read: Callable[[Row], Row]  # its row -> our row
+    asked: bool = False  # used only if it is asked for by name
 
 
 def _ours(*columns: str) -> Format:
@@ -35,15 +35,15 @@ def _ours(*columns: str) -> Format:
 # ---- rows ----
 
 
-def _judgement(row: Row) -> Row:
-    """What a pair says of itself: a soft label, a margin."""
+def _judgment(row: Row) -> Row:
+    """Keep the soft label and the margin of a pair."""
     return {name: row[name] for name in ("label", "margin") if row.get(name) is not None}
 
 
 def _turns(value: Any, system: Any = None) -> list[Message]:
-    """Turns of a conversation as messages; a system column before them."""
+    """Read the turns of a conversation as messages, after the system column."""
     if not isinstance(value, list) or not value:
-        raise BadRow("conversations is no list of turns")
+        raise BadRow("conversations is not a list of turns")
     before = [{"role": "system", "content": read_text(system, "system")}] if system else []
     return [*before, *read_messages(value)]
 
@@ -62,23 +62,23 @@ def _sharegpt_pair(row: Row) -> Row:
         value = row[side] if isinstance(row[side], list) else [row[side]]
         sides[side] = value[0] if isinstance(value[0], str) else _turns(value)[-1]["content"]
     prompt = _turns(row["conversations"], row.get("system"))
-    return {"prompt": prompt, **sides, **_judgement(row)}
+    return {"prompt": prompt, **sides, **_judgment(row)}
 
 
 def _asked(row: Row) -> str | list[Message]:
-    """Alpaca's instruction, its input below; the turns and the system text before, if any."""
-    said = read_text(row["instruction"], "instruction")
+    """Read Alpaca's instruction and input, after the system text and earlier turns, if any."""
+    question = read_text(row["instruction"], "instruction")
     if row.get("input"):
-        said += "\n\n" + read_text(row["input"], "input")
+        question += "\n\n" + read_text(row["input"], "input")
     before: list[Message] = []
     if row.get("system"):
         before.append({"role": "system", "content": read_text(row["system"], "system")})
     for turn in row.get("history") or []:
         if not isinstance(turn, list) or len(turn) != 2:
-            raise BadRow("history is no list of (question, answer)")
+            raise BadRow("history is not a list of (question, answer)")
         before.append({"role": "user", "content": read_text(turn[0], "history")})
         before.append({"role": "assistant", "content": read_text(turn[1], "history")})
-    return [*before, {"role": "user", "content": said}] if before else said
+    return [*before, {"role": "user", "content": question}] if before else question
 
 
 def _alpaca(row: Row) -> Row:
@@ -87,12 +87,12 @@ def _alpaca(row: Row) -> Row:
 
 def _alpaca_pair(row: Row) -> Row:
     sides = {"chosen": row["chosen"], "rejected": row["rejected"]}
-    return {"prompt": _asked(row), **sides, **_judgement(row)}
+    return {"prompt": _asked(row), **sides, **_judgment(row)}
 
 
 def _alpaca_feedback(row: Row) -> Row:
-    said = row["response"] if row.get("response") is not None else row["output"]
-    return {"prompt": _asked(row), "completion": said, "label": row["label"]}
+    answer = row["response"] if row.get("response") is not None else row["output"]
+    return {"prompt": _asked(row), "completion": answer, "label": row["label"]}
 
 
 def _alpaca_response(row: Row) -> Row:
@@ -101,23 +101,23 @@ def _alpaca_response(row: Row) -> Row:
 
 def _response_j_k(row: Row) -> Row:
     sides = {"chosen": row["response_j"], "rejected": row["response_k"]}
-    return {"prompt": row["question"], **sides, **_judgement(row)}
+    return {"prompt": row["question"], **sides, **_judgment(row)}
 
 
 def _scored_pair(row: Row) -> Row:
-    """The margin is how much better the chosen side was scored."""
+    """Use the difference of the scores as the margin."""
     chosen, rejected = (read_number(row[f"score_{s}"], f"score_{s}") for s in SIDES)
     return {**row, "margin": chosen - rejected}
 
 
-VERDICT = {1: 1.0, 2: 0.0, 0: 0.5}  # which output is better; 0 is a tie
+VERDICT = {1: 1.0, 2: 0.0, 0: 0.5}  # the output that is better; 0 is a tie
 
 
 def _judged(prompt: Any, first: Any, second: Any, verdicts: Sequence[Any]) -> Row:
-    """Two outputs and what each judge said: the better one first, with the share that says so."""
+    """Make a pair of two outputs by the judges' majority; the label is its share."""
     for verdict in verdicts:
         if verdict not in VERDICT:
-            raise BadRow(f"verdict {verdict!r} is none of 1, 2 and 0 for a tie")
+            raise BadRow(f"verdict {verdict!r} is not one of 1, 2 and 0 for a tie")
     share = mean(VERDICT[verdict] for verdict in verdicts)
     if share == 0.5:
         raise BadRow("judged a tie")
@@ -133,12 +133,12 @@ def _two_outputs(row: Row) -> Row:
 
 
 def _annotated(row: Row) -> Row:
-    said = [row[f"annotator{i}"] for i in (1, 2, 3)]
-    return _judged(_asked(row), row["response1"], row["response2"], said)
+    verdicts = [row[f"annotator{i}"] for i in (1, 2, 3)]
+    return _judged(_asked(row), row["response1"], row["response2"], verdicts)
 
 
 def _rated(row: Row) -> Row:
-    """A list of ``{"response", "overall_score"}``, as UltraFeedback has it."""
+    """Read a list of ``{"response", "overall_score"}``, the layout of UltraFeedback."""
     return {"prompt": _asked(row), "completions": row["completions"]}
 
 
@@ -147,7 +147,7 @@ def _answered(row: Row) -> Row:
 
 
 def _question(row: Row) -> Row:
-    """A question with its worked answer; what stands behind "####" can be checked."""
+    """Read a question with its worked answer; the text after "####" can be checked."""
     solution = read_text(row["answer"], "answer")
     final = solution.rsplit("####", 1)[-1].strip()
     return {"prompt": row["question"], "completion": solution, "answer": final}
@@ -159,7 +159,7 @@ def _format(
     return Format(name, frozenset(columns.split()), frozenset(gives.split()), read, asked)
 
 
-# Of those whose columns are all there the one with the most is taken, and of equals the first.
+# Of those whose columns are all there, the one with the most columns is used; of equals, the first.
 FORMATS = (
     _format("sharegpt-pairs", "conversations chosen rejected", "prompt chosen rejected",
             _sharegpt_pair),
@@ -186,20 +186,20 @@ FORMATS = (
 NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
 
 
-def recognise(
-    columns: Sequence[str], accepts: Sequence[set[str]], source: str, reader: str, forced: str
+def recognize(
+    columns: Sequence[str], accepts: Sequence[set[str]], source: str, *, reader: str, forced: str
 ) -> Format:
-    """The format of a source by its columns: the one that accounts for most of them, ours first.
+    """Choose the format that accounts for most columns of a source; of equals, ours.
 
     Args:
         columns: of the source, renamed.
-        accepts: the sets of our columns that will do.
+        accepts: the sets of our columns that can be read.
         source: its name, for messages.
-        reader: who wants to read it, for messages.
-        forced: "auto", "ours" or a format's name.
+        reader: name of the class that reads it, for messages.
+        forced: "auto", "ours" or the name of a format.
 
     Raises:
-        ValueError: none fits, or the forced one does not.
+        ValueError: no format fits, or the forced one does not.
     """
     there = set(columns)
     if forced not in ("auto", *NAMES):
@@ -209,18 +209,22 @@ def recognise(
     fitting = [f for f in named if f.columns <= there]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
     if ours or usable:
-        return max([*ours, *usable], key=lambda f: len(f.columns))  # the first of the fullest
-    raise ValueError(_mismatch(columns, accepts, source, reader, forced, fitting))
+        return max([*ours, *usable], key=lambda f: len(f.columns))  # of equals, the first
+    raise ValueError(
+        _mismatch(columns, accepts, source, reader=reader, forced=forced, fitting=fitting)
+    )
 
 
 def _mismatch(
     columns: Sequence[str],
     accepts: Sequence[set[str]],
     source: str,
+    *,
     reader: str,
     forced: str,
     fitting: list[Format],
 ) -> str:
+    """Say why columns cannot be read."""
     there = f"{source} has the columns {{{', '.join(columns)}}}"
     ours = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepts)
     if fitting:
@@ -230,4 +234,4 @@ def _mismatch(
     if named is not None:
         lacking = ", ".join(sorted(named.columns - set(columns)))
         return f"{there}, so it is not {forced}: {{{lacking}}} is missing"
-    return f"{there} but {reader} needs {ours}; columns={{'yours': 'ours'}} renames them"
+    return f"{there} but {reader} needs {ours}; rename them with columns={{'yours': 'ours'}}"

@@ -1,4 +1,4 @@
-"""What every LightningDataModule of ours is: rows read once, split by prompt, drawn in order."""
+"""Base of the LightningDataModules: read rows once, split them by prompt, draw batches in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
-from lightning_rlhf.data.layouts import Format, recognise
+from lightning_rlhf.data.layouts import Format, recognize
 from lightning_rlhf.data.reader import Reader, Reading
 from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Mixture, Source, is_stream, name_of
@@ -26,26 +26,25 @@ from lightning_rlhf.data.tokens import TokenRow
 
 
 class RowsData(LightningDataModule):
-    """Rows to token rows, split by prompt, in a loader that resumes where it stopped.
-
-    The tokenizer is the one of the module it is fitted with, or given.
+    """Token rows of a source, split by prompt, in a loader that resumes at its position.
 
     Args:
         source: a .jsonl, .json, .parquet or .csv file (.gz too), a folder of them, a hub id (its
-            split behind a colon), a list of rows, an object of ``datasets``, or a mixture: sources
+            split after a colon), a list of rows, an object of ``datasets``, or a mixture: sources
             with their weights, 0.5 for half of one's rows, 2 for each twice. "stream:" before a
-            file, folder or hub id reads its rows as they are trained on.
+            file, folder or hub id reads its rows during training.
         val_source: another source for validation; without one a share of the prompts is held out.
         val_fraction: that share; 0 for no validation.
-        batch_size: rows to a step.
-        max_tokens: tokens to a step instead: as many rows as fit, a prompt counted once.
-        max_length: tokens to a row; prompts are cut on the left, completions on the right, counted.
+        batch_size: rows per step.
+        max_tokens: tokens per step, instead of ``batch_size``; a prompt is counted once.
+        max_length: tokens per row; prompts are cut on the left, completions on the right.
         template: how messages become text, see ``ChatTemplate``.
         columns: source column -> our name, e.g. ``{"question": "prompt"}``.
-        format: how rows are laid out, a name of ``data.recognise``; "auto" tells by the columns.
-        max_rows: read only so many of a source.
+        format: the layout of the rows, one of ``data.layouts.NAMES``; "auto" detects it from the
+            columns.
+        max_rows: number of rows to read of a source; None for all.
         seed: of the order of rows.
-        tokenizer: whose tokens; None for the module's.
+        tokenizer: None for the one of the module in training.
     """
 
     encode: Encode  # row -> TokenRow
@@ -57,6 +56,7 @@ class RowsData(LightningDataModule):
         source: Source | Mixture,
         val_source: Source | Mixture | None = None,
         val_fraction: float = 0.05,
+        *,
         batch_size: int = 8,
         max_tokens: int | None = None,
         max_length: int = 1024,
@@ -72,10 +72,10 @@ class RowsData(LightningDataModule):
             raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
         if max_length < 2:
             raise ValueError(
-                f"max_length must hold a prompt and an answer: 2 or more, got {max_length}"
+                f"max_length must hold a prompt and an answer: give 2 or more, got {max_length}"
             )
         if max_tokens is not None and max_tokens < 2:
-            raise ValueError(f"max_tokens must hold a row: 2 or more, got {max_tokens}")
+            raise ValueError(f"max_tokens must hold a row: give 2 or more, got {max_tokens}")
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be 1 or more, got {max_rows}")
         self.source = source
@@ -90,46 +90,47 @@ class RowsData(LightningDataModule):
         self.max_rows = max_rows
         self.seed = seed
         self._tokenizer = tokenizer
-        self._made_with: PreTrainedTokenizerBase | None = None  # whose tokens the rows are
-        self._opened: tuple[IterableDataset, Maker] | None = None  # a source that is a stream
-        self._stream: TokenStream | None = None  # what a fit draws from it
-        self.readings: dict[str, Reading] = {}  # of each source, what ``inspect`` shows
-        self.train_rows: Dataset | None = None  # of a stream, its first ones
+        self._made_with: PreTrainedTokenizerBase | None = None  # it made the rows
+        self._opened: tuple[IterableDataset, Maker] | None = None  # the source, if it is a stream
+        self._stream: TokenStream | None = None  # the batches that a fit draws from it
+        self.readings: dict[str, Reading] = {}  # of each source, for ``inspect``
+        self.train_rows: Dataset | None = None  # of a stream, its first block
         self.val_rows: Dataset | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The given tokenizer, else that of the module in training or of one inside it.
+        """The given tokenizer, else the one of the module in training or of a part of it.
 
         Raises:
-            ValueError: neither is there.
+            ValueError: there is none.
         """
         if self._tokenizer is not None:
             return self._tokenizer
         module = getattr(self.trainer, "lightning_module", None)
         parts = module.modules() if module is not None else []
-        found = next((t for m in parts if (t := getattr(m, "tokenizer", None)) is not None), None)
-        found = found or self._made_with  # between two fits nobody is attached
-        if found is None:
+        tokenizers = (getattr(part, "tokenizer", None) for part in parts)
+        tokenizer = next((t for t in tokenizers if t is not None), None)
+        tokenizer = tokenizer or self._made_with  # between two fits there is no module
+        if tokenizer is None:
             raise ValueError(
                 f"{type(self).__name__} needs a tokenizer: give tokenizer=, "
                 "or fit a module that has one"
             )
-        return found
+        return tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
     def prepare_data(self) -> None:
-        """One process of a machine tokenises; the others find its file."""
+        """Tokenize in one process of each machine; the others find its file."""
         if not is_stream(self.source):
             self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, tokenise and split; again only for a module with another tokenizer."""
+        """Read, tokenize and split; again only for a module with another tokenizer."""
         if is_stream(self.source) and stage == "fit":
-            run_length(self.trainer)  # it must have one
+            run_length(self.trainer)  # raises if it has none
         if self._made_with is self.tokenizer:
             return
         reader = self._reader()
@@ -149,27 +150,37 @@ class RowsData(LightningDataModule):
             )
 
     def teardown(self, stage: str) -> None:
-        """Say what became of a stream's rows."""
+        """Log the report of a stream."""
         if self._stream is not None and stage == "fit":
-            self._stream.say()
+            self._stream.log_report()
 
     def _reader(self) -> Reader:
-        made = type(self)
-        chat = ChatTemplate(self.tokenizer, self.template)
         return Reader(
-            made.__name__, made.accepts, made.encode, chat, self.columns, self.format,
-            self.max_length, self.max_tokens, self.max_rows, self.seed,
-        )  # fmt: skip
+            name=type(self).__name__,
+            accepts=type(self).accepts,
+            encode=type(self).encode,
+            chat=ChatTemplate(self.tokenizer, self.template),
+            columns=self.columns,
+            format=self.format,
+            max_length=self.max_length,
+            max_tokens=self.max_tokens,
+            max_rows=self.max_rows,
+            seed=self.seed,
+        )
 
     @classmethod
-    def recognised(cls, columns: list[str], name: str, format: str = "auto") -> Format:
-        """The format of a source by its columns; a ValueError where this class cannot read it."""
-        return recognise(columns, cls.accepts, name, cls.__name__, format)
+    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Format:
+        """Choose the format of a source by its columns.
+
+        Raises:
+            ValueError: this class cannot read it.
+        """
+        return recognize(columns, cls.accepts, name, reader=cls.__name__, forced=format)
 
     def _loader(self, rows: Dataset | None, shuffle: bool = False) -> StatefulDataLoader | list:
         if rows is None or len(rows) == 0:
             return []
-        drawn: Any = rows
+        items: Any = rows
         if self.max_tokens is not None:
             costs = column(rows, "tokens").to_numpy()
             partition = (
@@ -177,15 +188,15 @@ class RowsData(LightningDataModule):
                 if shuffle
                 else fill_in_order(costs, self.max_tokens)
             )
-            drawn = Batches(rows, partition)
+            items = Batches(rows, partition)
         batch_size = self.batch_size if self.max_tokens is None else None
-        return self._drawing(drawn, rows, batch_size, self._sampler(drawn, shuffle))
+        return self._loader_of(items, rows, batch_size, self._sampler(items, shuffle))
 
-    def _drawing(
-        self, drawn: Any, rows: Dataset, batch_size: int | None = None, sampler: Any = None
+    def _loader_of(
+        self, items: Any, rows: Dataset, batch_size: int | None = None, sampler: Any = None
     ) -> StatefulDataLoader:
         return StatefulDataLoader(
-            drawn,
+            items,
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=partial(collate_rows, collate=self._collate(rows)),
@@ -193,25 +204,34 @@ class RowsData(LightningDataModule):
         )
 
     def _streaming(self, rows: Dataset) -> StatefulDataLoader:
-        """Of the whole stream; without a Trainer it ends with its source."""
+        """Make the loader of the whole stream; without a Trainer it ends with its source."""
         assert self._opened is not None, "setup has not run"
         source, maker = self._opened
         share = split_dataset_by_node(source, *self._process())
         kinds = frozenset(column(rows, "kind").unique().to_pylist())
         fraction = self.val_fraction if self.val_source is None else 0.0
-        cutting = Cutting(kinds, fraction, self.batch_size, self.max_tokens, self.seed)
+        cutting = Cutting(
+            kinds=kinds,
+            val_fraction=fraction,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+        )
         length = run_length(self.trainer) if self.trainer is not None else None
-        self._stream = TokenStream(name_of(self.source), share, maker, cutting, length)
-        return self._drawing(self._stream, rows)
+        self._stream = TokenStream(
+            name_of(self.source), share, maker, cutting=cutting, length=length
+        )
+        return self._loader_of(self._stream, rows)
 
     def _process(self) -> tuple[int, int]:
-        """This process's number, and of how many."""
+        """This process's rank, and the number of processes."""
         return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
 
-    def _sampler(self, drawn: Any, shuffle: bool, run: int = 1) -> ResumableSampler:
+    def _sampler(self, items: Any, shuffle: bool, run: int = 1) -> ResumableSampler:
         rank, processes = self._process()
         # far apart, so that no epoch of one seed is an epoch of the next
-        return ResumableSampler(drawn, processes, rank, shuffle, self.seed * 1_000_003, run)
+        seed = self.seed * 1_000_003
+        return ResumableSampler(items, processes, rank, shuffle=shuffle, seed=seed, run=run)
 
     def _collate(self, rows: Dataset) -> Callable[[Sequence[TokenRow]], Any]:
         return type(self).collate
@@ -229,38 +249,38 @@ class RowsData(LightningDataModule):
         return self._loader(self.val_rows)
 
     def predict_dataloader(self) -> Any:
-        return self._loader(self._shown())
+        return self._loader(self._examples())
 
     def partition(self) -> Sequence[Sequence[int]]:
-        """The rows of each batch of an epoch; of a stream, of its first rows."""
+        """Indices of the rows of each batch of an epoch; of a stream, of its first block."""
         assert self.train_rows is not None, "setup has not run"
         loader = self._loader(self.train_rows, shuffle=True)
-        drawn = loader.dataset  # type: ignore[union-attr]
-        if isinstance(drawn, Batches):
-            return drawn.partition
+        items = loader.dataset  # type: ignore[union-attr]
+        if isinstance(items, Batches):
+            return items.partition
         order = list(loader.sampler)  # type: ignore[union-attr]
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
     def sample_prompts(self, n: int) -> list[list[int]]:
-        """Token ids of the first n different held-out prompts, for tables of samples."""
-        found: dict[tuple[int, ...], None] = {}
-        for ids in self._shown()["prompt_ids"]:
-            found.setdefault(tuple(ids))
-            if len(found) == n:
+        """Return the token ids of the first n different held-out prompts, for tables of samples."""
+        prompts: dict[tuple[int, ...], None] = {}
+        for ids in self._examples()["prompt_ids"]:
+            prompts.setdefault(tuple(ids))
+            if len(prompts) == n:
                 break
-        return [list(ids) for ids in found]
+        return [list(ids) for ids in prompts]
 
     def sample_rows(self, n: int) -> list[TokenRow]:
-        """The first n held-out rows."""
-        rows = self._shown()
+        """Return the first n held-out rows."""
+        rows = self._examples()
         return [token_row(rows[i]) for i in range(min(n, len(rows)))]
 
-    def _shown(self) -> Dataset:
+    def _examples(self) -> Dataset:
         rows = self.val_rows if self.val_rows else self.train_rows
         assert rows is not None, "setup has not run"
         return rows
 
 
 def collate_rows(rows: list[dict], collate: Callable[[Sequence[TokenRow]], Any]) -> Any:
-    """The loader's rows, as token rows, as a batch."""
+    """Collate the loader's rows into a batch."""
     return collate([token_row(row) for row in rows])

@@ -1,4 +1,4 @@
-"""The order of rows: random, the same after a resume, disjoint between processes."""
+"""Order of rows: random, the same after a resume, disjoint between processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from torch.utils.data import DistributedSampler
 
 
 class ResumableSampler(DistributedSampler):
-    """An order that is a function of seed and epoch alone, and iterators that know their place.
+    """Order by seed and epoch alone, with iterators that can save their position.
 
-    torchdata's random sampler draws a permutation for every iterator somebody makes, and Lightning
-    makes more of them in a resumed run than in an unbroken one: the next epoch's order would
-    differ. A ``DistributedSampler``, so that Lightning leaves it alone in every strategy.
+    torchdata's random sampler draws a permutation for every iterator. Lightning makes more
+    iterators in a resumed run than in an unbroken one, so the next epoch's order would differ. This
+    is a ``DistributedSampler``, which Lightning leaves alone in every strategy.
+
+    Args:
+        dataset: anything with a length.
+        processes: number of processes.
+        rank: of this process.
+        shuffle: draw a random order.
+        seed: of the order.
+        run: length of the runs of neighboring rows that stay together and in order.
     """
 
     def __init__(
@@ -23,23 +31,23 @@ class ResumableSampler(DistributedSampler):
         dataset: Any,
         processes: int = 1,
         rank: int = 0,
+        *,
         shuffle: bool = True,
         seed: int = 0,
         run: int = 1,
     ):
-        """Rows come in runs of ``run`` neighbours, which stay together and in order."""
         super().__init__(dataset, processes, rank, shuffle, seed)
         self.run = run
         self.num_samples = run * -(-(len(dataset) // run) // processes)
         self.total_size = self.num_samples * processes
 
     def __iter__(self) -> Iterator[int]:
-        return _Place(self)
+        return _Position(self)
 
     def order(self, epoch: int) -> Tensor:
-        """This process's rows of an epoch, in their order: eight bytes a row.
+        """Order this process's rows of an epoch: eight bytes per row.
 
-        Some rows come twice where they cannot be shared out evenly, as every process takes as many.
+        Every process takes equally many, so some rows come twice where they do not divide evenly.
         """
         size = len(self.dataset) // self.run  # type: ignore[arg-type]
         rows = torch.arange(size)
@@ -51,8 +59,8 @@ class ResumableSampler(DistributedSampler):
         return (firsts[:, None] + torch.arange(self.run)).flatten()
 
 
-class _Place(Iterator[int]):
-    """A place in one epoch's order; ``StatefulDataLoader`` saves and loads it."""
+class _Position(Iterator[int]):
+    """A position in one epoch's order; ``StatefulDataLoader`` saves and loads it."""
 
     def __init__(self, sampler: ResumableSampler):
         self.sampler = sampler

@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a hub id, or rows at hand."""
+"""Load rows from a file, a folder, a hub id or memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Source = str | list[dict[str, Any]]  # or an object of ``datasets``, which no YA
 Mixture = dict[str, float]  # source -> weight
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 LONG_TEXT = Value("large_string")
-STREAM = "stream:"  # before a file, folder or hub id: read as it is trained on
-OPTIONS: dict[str, dict[str, Any]] = {  # an answer may well be "None"
+STREAM = "stream:"  # prefix of a file, folder or hub id that is read row by row during training
+OPTIONS: dict[str, dict[str, Any]] = {  # an answer may be the word "None"
     "csv": {"keep_default_na": False, "na_values": [""]}
 }
 
 
 def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
-    """Rows of a local file or folder, of a hub data set, or as given.
+    """Load the rows of a local file or folder, or of a hub data set; given rows stay as they are.
 
     Args:
         source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a folder of
@@ -44,9 +44,9 @@ def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
         A ``Dataset``, or an ``IterableDataset`` of a stream.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        ValueError: a file of a kind nobody here reads, broken, or without rows; a hub id that
-            is not there, or not to be had.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is of an unknown kind, broken, or without rows; or the hub id cannot
+            be loaded.
     """
     rows: Any = source
     if isinstance(source, list):
@@ -61,19 +61,19 @@ def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
 
 
 def is_stream(source: Any) -> bool:
-    """Whether a source is read as it is trained on, and has no length."""
+    """Tell whether a source is read row by row during training, and has no length."""
     if isinstance(source, str):
         return source.startswith(STREAM)
     return isinstance(source, IterableDataset | IterableDatasetDict)
 
 
 def is_mixture(source: Any) -> bool:
-    """Whether a source is several with their weights; a dict of splits is none."""
+    """Tell whether a source is a dict of sources and weights; a dict of splits is not."""
     return isinstance(source, dict) and not isinstance(source, DatasetDict | IterableDatasetDict)
 
 
 def _one_split(splits: Any, name: str) -> Any:
-    """The training split, or the only one; rows that are not split, as they are."""
+    """Return the training split, or the only one; rows without splits are returned as they are."""
     if not isinstance(splits, DatasetDict | IterableDatasetDict):
         return splits
     if "train" not in splits and len(splits) > 1:
@@ -102,8 +102,10 @@ def _load_named(source: str, streamed: bool) -> Any:
     try:
         return load_dataset(name, split=split or "train", streaming=streamed)
     except (OSError, ValueError) as error:
-        said = str(error).partition("\n")[0]
-        raise ValueError(f"{source} is no file here, and as a hub id it fails: {said}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{source} is not a file, and as a hub id it cannot be loaded: {reason}"
+        ) from error
 
 
 def _read(kind: str, files: list[str], streamed: bool) -> Any:
@@ -113,12 +115,10 @@ def _read(kind: str, files: list[str], streamed: bool) -> Any:
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         raise ValueError(unreadable(files, kind, error)) from error
     long = [name for name, kind in (rows.features or {}).items() if kind == LONG_TEXT]
-    # so that the tables of a folder fit together: pandas makes long texts of all
-    return (
-        rows.cast(Features({**rows.features, **dict.fromkeys(long, Value("string"))}))
-        if long
-        else rows
-    )
+    if not long:
+        return rows
+    # pandas reads long texts as large_string; the tables of a folder need one type
+    return rows.cast(Features({**rows.features, **dict.fromkeys(long, Value("string"))}))
 
 
 def _suffix(path: Path) -> str:
@@ -136,7 +136,7 @@ def _kind_of(path: Path) -> str:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The data files of a folder, in the order of their names."""
+    """List the data files of a folder by name."""
     files = [f for f in sorted(folder.iterdir()) if READERS.keys() & set(f.suffixes)]
     if not files:
         raise FileNotFoundError(f"{folder} holds no file ending in {', '.join(READERS)}")
@@ -144,44 +144,45 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def name_of(source: Any) -> str:
-    """How messages call a source."""
+    """Name a source in messages."""
     return source if isinstance(source, str) else f"the {type(source).__name__} given as source"
 
 
 def new_names(there: list[str], columns: dict[str, str], name: str) -> dict[str, str]:
-    """Which columns get which of our names.
+    """Choose the renames that apply to a source.
 
     Args:
-        there: the columns of a source.
-        columns: source column -> our name; a column that is not there is passed over.
+        there: the columns of the source.
+        columns: source column -> our name; a column that is absent is ignored.
         name: of the source, for messages.
 
     Raises:
-        ValueError: a name that another column has already.
+        ValueError: another column already has the new name.
     """
     names = {old: new for old, new in columns.items() if old in there}
     for old, new in names.items():
         if new in set(there) - set(names):
             raise ValueError(
                 f"{name}: columns= calls {old!r} {new!r}, "
-                f"but there is a column {new!r} already; rename that one too"
+                f"but there is already a column {new!r}; rename that one too"
             )
     return names
 
 
-def mixed(made: dict[str, Dataset], weights: Mixture, seed: int) -> Dataset:
-    """Sources together, each with so many of its rows as its weight says, drawn at random.
+def mixed(sources: dict[str, Dataset], weights: Mixture, seed: int) -> Dataset:
+    """Concatenate sources, each with a number of its rows in proportion to its weight.
 
     Args:
-        made: name -> rows.
-        weights: name -> weight; the whole part is how often every row is there, the rest a share.
-        seed: of the share that is drawn.
+        sources: name -> rows.
+        weights: name -> weight; its whole part is how often every row occurs, the rest is the share
+            of rows that occur once more.
+        seed: of the draw of that share.
 
     Raises:
-        ValueError: a weight that is not above 0.
+        ValueError: a weight is not above 0.
     """
     parts = []
-    for name, rows in made.items():
+    for name, rows in sources.items():
         weight = weights[name]
         if not weight > 0:
             raise ValueError(f"the weight of {name} must be above 0, got {weight}")

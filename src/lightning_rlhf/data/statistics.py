@@ -1,4 +1,4 @@
-"""Figures about token rows: lengths, what counts, what is there twice, and what a step holds."""
+"""Statistics of token rows: lengths, tokens under the loss mask, duplicates, batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from datasets import Dataset
 
 from lightning_rlhf.data.tokens import TokenRow
 
-BLOCK = 10_000  # rows looked at together
+BLOCK = 10_000  # rows read together
 
 
 class Run(NamedTuple):
-    """Neighbouring tokens of a sequence that are alike."""
+    """Neighboring tokens of a sequence of one kind."""
 
     ids: list[int]
     in_loss: bool
@@ -24,16 +24,16 @@ class Run(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Of R rows with C completions in all, in tokens."""
+    """Lengths in tokens of R rows with C completions in all, and counts."""
 
     prompt: np.ndarray  # (R,)
     completion: np.ndarray  # (C,)
-    row: np.ndarray  # (R,) prompt and its longest completion: what max_length bounds
-    tokens: np.ndarray  # (R,) prompt once and every completion: what a step holds of it
-    completions: np.ndarray  # (R,) how many
+    row: np.ndarray  # (R,) prompt and its longest completion, which max_length bounds
+    tokens: np.ndarray  # (R,) prompt once and every completion, which a step holds
+    completions: np.ndarray  # (R,) number of completions
     loss_tokens: int  # tokens under the loss mask
-    same_rows: int  # rows whose prompt and completions were there before
-    same_prompts: int  # rows whose prompt was there before
+    same_rows: int  # rows with the prompt and completions of an earlier row
+    same_prompts: int  # rows with the prompt of an earlier row
 
 
 class BatchPlan(NamedTuple):
@@ -41,18 +41,18 @@ class BatchPlan(NamedTuple):
 
     rows: np.ndarray  # (B,)
     tokens: np.ndarray  # (B,) packed: every prompt once, no padding
-    padded: np.ndarray  # (B,) were each completion a row of its own behind its prompt, padded
+    padded: np.ndarray  # (B,) if each completion were a padded row of its own after its prompt
 
 
 def loss_masks(row: TokenRow) -> list[list[bool]]:
-    """Each completion's loss mask; a row's first token is off, as nothing predicts it."""
+    """Return each completion's loss mask; a row's first token is off, as nothing predicts it."""
     if row.prompt_ids:
         return row.loss_mask
     return [[False, *mask[1:]] for mask in row.loss_mask]
 
 
 def runs(ids: Sequence[int], loss_mask: Sequence[bool], special: set[int]) -> list[Run]:
-    """A sequence as runs of tokens alike; a special token is a run of its own."""
+    """Split a sequence into runs of tokens of one kind; a special token is a run of its own."""
     found: list[Run] = []
     for token, in_loss in zip(ids, loss_mask, strict=True):
         mark = token in special
@@ -64,7 +64,7 @@ def runs(ids: Sequence[int], loss_mask: Sequence[bool], special: set[int]) -> li
 
 
 def cut_ends(row: TokenRow, ends: set[int]) -> list[bool]:
-    """Which completions lost their right: the longest, where they do not end with an end token."""
+    """Tell which completions were cut: the longest that do not end with an end token."""
     if row.cut not in ("completion", "both"):
         return [False] * len(row.completion_ids)
     longest = max(map(len, row.completion_ids))
@@ -74,11 +74,11 @@ def cut_ends(row: TokenRow, ends: set[int]) -> list[bool]:
 
 
 def figures_of(rows: Dataset) -> Figures:
-    """Of a table of token rows, block by block: a million rows stay on disk."""
+    """Compute the figures of a table block by block: a million rows stay on disk."""
     prompt, completion, longest, tokens, many = ([] for _ in range(5))
     seen_rows: set[bytes] = set()
     seen_prompts: set[bytes] = set()
-    counted = 0
+    loss_tokens = 0
     names = ["prompt_ids", "completion_ids", "loss_mask"]
     for block in rows.select_columns(names).with_format("arrow").iter(batch_size=BLOCK):
         prompts, start = _flat(block.column("prompt_ids"))
@@ -92,39 +92,45 @@ def figures_of(rows: Dataset) -> Figures:
         completion.append(c)
         many.append(k)
         tokens.append(p + total[first[1:]] - total[first[:-1]])
-        counted += int(flags.sum())
+        loss_tokens += int(flags.sum())
         for i in range(len(p)):
-            mine = range(first[i], first[i + 1])
-            longest.append(p[i] + max((c[j] for j in mine), default=0))
-            if p[i] == 0:  # the first token of a row cannot count
-                counted -= sum(bool(flags[place[j]]) for j in mine if c[j])
+            own = range(first[i], first[i + 1])  # its completions
+            longest.append(p[i] + max((c[j] for j in own), default=0))
+            if p[i] == 0:  # nothing predicts the first token of a row
+                loss_tokens -= sum(bool(flags[place[j]]) for j in own if c[j])
             key = hashlib.blake2b(prompts[start[i] : start[i + 1]].tobytes(), digest_size=16)
             seen_prompts.add(key.digest())
-            for j in mine:
+            for j in own:
                 key.update(b"|" + int(c[j]).to_bytes(4, "big"))
                 key.update(ids[place[j] : place[j + 1]].tobytes())
             seen_rows.add(key.digest())
     n = len(longest)
     flat = [np.concatenate(x).astype(np.int64) for x in (prompt, completion, tokens, many)]
     return Figures(
-        flat[0], flat[1], np.array(longest, np.int64), flat[2], flat[3],
-        counted, n - len(seen_rows), n - len(seen_prompts),
-    )  # fmt: skip
+        prompt=flat[0],
+        completion=flat[1],
+        row=np.array(longest, np.int64),
+        tokens=flat[2],
+        completions=flat[3],
+        loss_tokens=loss_tokens,
+        same_rows=n - len(seen_rows),
+        same_prompts=n - len(seen_prompts),
+    )
 
 
-def batch_plan(found: Figures, partition: Sequence[Sequence[int]]) -> BatchPlan:
-    """What the batches of a partition hold; of a prompt alone, the prompt."""
-    sequences = np.maximum(found.completions, 1)
+def batch_plan(figures: Figures, partition: Sequence[Sequence[int]]) -> BatchPlan:
+    """Count rows and tokens of the batches of a partition; a prompt alone is one sequence."""
+    sequences = np.maximum(figures.completions, 1)
     groups = [np.asarray(rows, np.int64) for rows in partition]
     return BatchPlan(
         np.array([len(g) for g in groups]),
-        np.array([found.tokens[g].sum() for g in groups]),
-        np.array([sequences[g].sum() * found.row[g].max() for g in groups]),
+        np.array([figures.tokens[g].sum() for g in groups]),
+        np.array([sequences[g].sum() * figures.row[g].max() for g in groups]),
     )
 
 
 def _flat(lists: pa.ChunkedArray | pa.ListArray) -> tuple[pa.Array, np.ndarray]:
-    """The values of lists, one after another, and where each list starts (and the last ends)."""
+    """Flatten lists into their values, and the offset of each list, with the end of the last."""
     whole = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks)

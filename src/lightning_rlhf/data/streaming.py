@@ -1,4 +1,4 @@
-"""Rows that no disk here holds: read, tokenised, split and shuffled a block at a time."""
+"""Train on rows that do not fit on disk: read, tokenize, split and shuffle a block at a time."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.batching import Batches, fill
-from lightning_rlhf.data.token_table import Maker, Report, column, held_out, sifted
+from lightning_rlhf.data.token_table import Maker, Report, column, drop_bad_rows, held_out
 
 BLOCK = 8192  # rows that are shuffled together, and in memory at once
-CHUNK = 1024  # of them are Python objects at once
+CHUNK = 1024  # rows that are Python objects at once
 READ_ERRORS = (DatasetGenerationError, ValueError, OSError)
 
 
 def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
-    """The first block of a stream.
+    """Read the first block of a stream.
 
     Raises:
-        ValueError: nothing there, or nothing that can be read.
+        ValueError: it is empty or cannot be read.
     """
     try:
-        found = list(islice(rows, BLOCK))
+        block = list(islice(rows, BLOCK))
     except READ_ERRORS as error:
         raise ValueError(f"{name} cannot be read: {error.__cause__ or error}") from error
-    if not found:
+    if not block:
         raise ValueError(f"{name} holds no rows")
-    return found
+    return block
 
 
-def encoded(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
-    """Token rows in memory, one for each raw row."""
+def encode_in_memory(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
+    """Encode raw rows into a table in memory, one for each."""
     parts = [maker.table(raw[i : i + CHUNK]) for i in range(0, len(raw), CHUNK)]
     return Dataset(pa.concat_tables(parts))
 
 
 def run_length(trainer: Trainer | None) -> int:
-    """How many batches a fit can draw: what Lightning takes for the length of an epoch.
+    """Count the batches that a fit can draw, which Lightning takes as the length of an epoch.
 
     Raises:
-        ValueError: a fit that only the end of its data would end.
+        ValueError: only the end of the data would end the fit.
     """
     assert trainer is not None, "only a fit has a length"
     if trainer.max_steps != -1:
@@ -62,17 +62,17 @@ def run_length(trainer: Trainer | None) -> int:
 
 
 class Cutting(NamedTuple):
-    """How a block's token rows become batches."""
+    """Cut the token rows of a block into batches."""
 
     kinds: frozenset[str]  # that may share a batch
-    val_fraction: float  # of prompts that are left out
+    val_fraction: float  # share of prompts that are left out
     batch_size: int  # in rows
-    max_tokens: int | None  # to a batch, instead
+    max_tokens: int | None  # per batch, instead of batch_size
     seed: int
 
-    def batches(self, made: Dataset, block: int) -> tuple[Batches, Report]:
-        """Batches of a block in a random order, and what became of its rows."""
-        kept, report = sifted(made)
+    def batches(self, table: Dataset, block: int) -> tuple[Batches, Report]:
+        """Make batches of a block in random order, and report on its rows."""
+        kept, report = drop_bad_rows(table)
         unlike = np.array([k not in self.kinds for k in column(kept, "kind").to_pylist()], bool)
         val = ~unlike & held_out(column(kept, "split_key").to_numpy(), self.val_fraction)
         budget = self.max_tokens or np.inf
@@ -99,23 +99,29 @@ class Cutting(NamedTuple):
 
 
 class TokenStream(torch.utils.data.IterableDataset):
-    """Batches of rows for as long as somebody asks; it knows its place exactly.
+    """Endless batches of rows, with an exact position.
 
-    A block of rows at a time is tokenised, sifted, shuffled and cut into batches. The place is
-    where the block began and how many of its batches were taken: after a resume the block is made
-    again, so that no row is lost in a buffer or seen twice. Where the source ends it starts over,
-    its files in another order.
+    A block of rows at a time is tokenized, shuffled and cut into batches. The position is where the
+    block began and how many of its batches were taken. After a resume the block is made again, so
+    that no row is lost in a buffer or seen twice. Where the source ends it starts over, with its
+    files in another order.
 
     Args:
         name: of the source, for messages.
         rows: the source, or this process's share of it.
-        maker: raw rows to token rows.
-        cutting: token rows to batches.
-        length: how many batches Lightning is told; None ends with the source.
+        maker: makes token rows from raw rows.
+        cutting: cuts token rows into batches.
+        length: number of batches that Lightning sees; None ends with the source.
     """
 
     def __init__(
-        self, name: str, rows: IterableDataset, maker: Maker, cutting: Cutting, length: int | None
+        self,
+        name: str,
+        rows: IterableDataset,
+        maker: Maker,
+        *,
+        cutting: Cutting,
+        length: int | None,
     ):
         self.name = name
         self.rows = rows
@@ -123,8 +129,9 @@ class TokenStream(torch.utils.data.IterableDataset):
         self.cutting = cutting
         self.length = length
         self.report = Report(0, 0, Counter(), Counter())  # of this pass
-        self._passes, self._block = 0, 0  # blocks of all passes: their number seeds an order
-        self._source: dict[str, Any] | None = None  # where the next one begins; None: the start
+        self._passes, self._block = 0, 0  # blocks of all passes: the number seeds the order
+        # where the next block begins; None: at the start
+        self._source: dict[str, Any] | None = None
         self._raw: Iterator[dict[str, Any]] | None = None
         self._batches: Batches | Sequence[Any] = ()
         self._taken = 0
@@ -136,7 +143,7 @@ class TokenStream(torch.utils.data.IterableDataset):
         return self.length
 
     def __iter__(self) -> TokenStream:
-        return self  # goes on where it is: an epoch of a stream is only a number of batches
+        return self  # keeps its position: an epoch of a stream is only a number of batches
 
     def __next__(self) -> list[dict[str, Any]]:
         while self._taken == len(self._batches):
@@ -147,7 +154,7 @@ class TokenStream(torch.utils.data.IterableDataset):
     def _next_block(self) -> None:
         began = self._here()
         if self._raw is None:
-            self.rows.set_epoch(self._passes)  # from the second on, files in another order
+            self.rows.set_epoch(self._passes)  # from the second pass on, files in another order
             self.rows.load_state_dict(self._source)
             self._raw = iter(self.rows)
         try:
@@ -160,28 +167,29 @@ class TokenStream(torch.utils.data.IterableDataset):
             self._end_of_pass()
             return
         self._source = self.rows.state_dict()
-        self._batches, found = self.cutting.batches(encoded(raw, self.maker), self._block)
-        self.report = added(self.report, found)
+        table = encode_in_memory(raw, self.maker)
+        self._batches, report = self.cutting.batches(table, self._block)
+        self.report = added(self.report, report)
         self._block += 1
         self._began, self._taken = began, 0
 
     def _end_of_pass(self) -> None:
-        self.say()
+        self.log_report()
         if self.report.kept == 0:
             raise ValueError(f"{self.name}: no row can be used: {self.report}")
         after = {**self._here(), "passes": self._passes + 1, "source": None}
-        self._place(**{**after, "read": 0, "kept": 0, "cut": {}, "dropped": {}})
+        self._go_to(**{**after, "read": 0, "kept": 0, "cut": {}, "dropped": {}})
         if self.length is None:
             raise StopIteration
 
-    def say(self) -> None:
-        """What became of the rows of this pass so far."""
+    def log_report(self) -> None:
+        """Log the report of this pass so far."""
         rank_zero_info(f"{self.name}, pass {self._passes + 1}: {self.report}")
 
-    # ---- the place ----
+    # ---- the position ----
 
-    def _place(
-        self, passes: int, block: int, read: int, kept: int, cut: dict[str, int],
+    def _go_to(
+        self, *, passes: int, block: int, read: int, kept: int, cut: dict[str, int],
         dropped: dict[str, int], source: dict[str, Any] | None,
     ) -> None:  # fmt: skip
         self._passes, self._block, self._source = passes, block, source
@@ -190,7 +198,7 @@ class TokenStream(torch.utils.data.IterableDataset):
         self._began = self._here()
 
     def _here(self) -> dict[str, Any]:
-        """Where the next block begins; plain values, as a checkpoint wants them."""
+        """Return where the next block begins, as plain values for a checkpoint."""
         report = self.report
         return {
             "passes": self._passes, "block": self._block, "read": report.read,
@@ -199,20 +207,20 @@ class TokenStream(torch.utils.data.IterableDataset):
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The block's beginning and how many of its batches were taken."""
+        """Return where the block began and how many of its batches were taken."""
         return {**self._began, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place; its block is made again at the next batch."""
-        place = dict(state)
-        taken = place.pop("taken")
-        self._place(**place)
+        """Go to a position; its block is made again."""
+        position = dict(state)
+        taken = position.pop("taken")
+        self._go_to(**position)
         if taken:
             self._next_block()
             self._taken = taken
 
 
 def added(one: Report, other: Report) -> Report:
-    """The report of both."""
+    """Add two reports."""
     read, kept = one.read + other.read, one.kept + other.kept
     return Report(read, kept, one.cut + other.cut, one.dropped + other.dropped)

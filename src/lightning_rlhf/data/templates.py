@@ -24,7 +24,7 @@ PROBE_TOOL = {  # and to see whether it writes tools
 
 
 class ChatTemplate:
-    """Renders and tokenises prompts and answers.
+    """Renders and tokenizes prompts and answers.
 
     Args:
         tokenizer: whose tokens.
@@ -104,7 +104,7 @@ class ChatTemplate:
         """Token ids of a prompt with the beginning of its answer, and of some ways to go on.
 
         A way to go on is cut where it meets the beginning as one text, if the tokenizer cuts there
-        at all; else it is tokenised alone.
+        at all; else it is tokenized alone.
         """
         lead = self._ids(self._begun(prompt, begun))
         found = []
@@ -235,10 +235,10 @@ class ChatTemplate:
         return end
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenise(text) if text else []
+        return self._tokenize(text) if text else []
 
     @cached_property
-    def _tokenise(self) -> Callable[[str], list[int]]:
+    def _tokenize(self) -> Callable[[str], list[int]]:
         """The tokenizer without what it adds; by its core alone, where nothing else is around it.
 
         What stands around a core takes twice as long as the core, and rows come by the million.
@@ -262,7 +262,7 @@ class ChatTemplate:
         """Tokens of what ``whole`` says after ``before``.
 
         SentencePiece-like tokenizers put a space before the first word they see. Where that would
-        change the text, it is tokenised behind an anchor and the anchor's tokens are taken off.
+        change the text, it is tokenized behind an anchor and the anchor's tokens are taken off.
         """
         text = _tail(before, whole)
         alone = self._ids(text)

@@ -1,7 +1,7 @@
-"""From a source's rows to a table of token rows: made once, counted, split by prompt.
+"""Encode a source's rows into a table of token rows: made once, counted, split by prompt.
 
-A table of a million rows stays a memory-mapped file. Whoever wants a whole column takes it with
-``column``, in Arrow, not as a million Python objects.
+A table of a million rows stays a memory-mapped file. Read a whole column with ``column``, in Arrow,
+not as a million Python objects.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ TOKEN_ROW = Features(
         "opening": Value("string"),
         "cut": Value("string"),
         "row": Value("string"),
-        "tokens": Value("int32"),  # what it takes of a step: its prompt once, its completions
-        "kind": Value("string"),  # what batches it fits: "prompt", "single", "pair" or "ranking"
-        "split_key": Value("uint64"),  # of its opening: on which side of a split it falls
+        "tokens": Value("int32"),  # of a step: its prompt once, and its completions
+        "kind": Value("string"),  # of batch it fits: "prompt", "single", "pair" or "ranking"
+        "split_key": Value("uint64"),  # hash of its opening: decides its side of a split
         "dropped": Value("string"),  # why the row cannot be used, or ""
     }
 )
@@ -50,12 +50,12 @@ CODE = "".join(
     path.read_text()
     for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(messages.__file__)]
 )
-ROWS_A_PROCESS = 25_000  # fewer are tokenised before a second process has started
+ROWS_PER_PROCESS = 25_000  # fewer are tokenized before a second process has started
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
 
 
 class Maker(NamedTuple):
-    """How raw rows of one source become token rows."""
+    """Make token rows from the raw rows of one source."""
 
     names: dict[str, str]  # source column -> ours
     read: Callable[[dict[str, Any]], dict[str, Any]]  # the row's format -> our columns
@@ -64,12 +64,12 @@ class Maker(NamedTuple):
     max_length: int
 
     def table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
-        """Token rows as a table of ``TOKEN_ROW``, one for each row."""
+        """Encode rows into a table of ``TOKEN_ROW``, one for each."""
         made = [self._row({self.names.get(k, k): v for k, v in row.items()}) for row in rows]
         return pa.Table.from_pylist(made, schema=TOKEN_ROW.arrow_schema)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A token row as columns; a row that cannot be used keeps its reason instead."""
+        """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         try:
             read = self.read(row)
             if row.get("tools") is not None:  # beside any format
@@ -83,39 +83,39 @@ class Maker(NamedTuple):
 
 
 def kind_of(row: TokenRow) -> str:
-    """What kind of batch a row belongs in; ratings, and a second answer that wins, need ranks."""
+    """Choose the kind of batch for a row; ratings, and a second answer that wins, need ranks."""
     if len(row.ranks) < 2:
         return "single" if row.ranks else "prompt"
     return "pair" if row.ranks == [0, 1] and row.ratings is None else "ranking"
 
 
 def split_key(opening: str) -> int:
-    """64 bits of an opening, the same in every process."""
+    """Hash an opening into 64 bits, equal in every process."""
     return int.from_bytes(hashlib.blake2b(opening.encode(), digest_size=8).digest(), "big")
 
 
 def held_out(split_keys: np.ndarray, fraction: float) -> np.ndarray:
-    """Whether rows belong to the validation split, by the keys of their openings.
+    """Select the rows of the validation split, by the keys of their openings.
 
-    By a hash of the prompt, never by row: answers to one prompt on both sides of a split would let
-    a model score well by memory. The same prompt falls on the same side in every run.
+    The split is by a hash of the prompt, never by row: with answers to one prompt on both sides, a
+    model would score well by memory. The same prompt falls on the same side in every run.
     """
     return split_keys < np.uint64(math.ceil(fraction * 2**64))
 
 
 def token_row(row: dict[str, Any]) -> TokenRow:
-    """A loader's row as what it was."""
+    """Turn a row of the table back into a token row."""
     return TokenRow(**{name: row[name] for name in TokenRow._fields})
 
 
 def column(rows: Dataset, name: str) -> pa.ChunkedArray:
-    """A whole column of numbers or short strings, without a Python object for each row."""
+    """Read a whole column of numbers or short strings, without a Python object for each row."""
     whole = rows.data.column(name)
     return whole if rows._indices is None else whole.take(rows._indices.column(0))
 
 
 class Report(NamedTuple):
-    """What became of the rows of a source."""
+    """Counts of the rows of a source: kept, cut and dropped."""
 
     read: int
     kept: int
@@ -136,69 +136,69 @@ class Report(NamedTuple):
         return f", first in row {self.first[reason]:,}" if reason in self.first else ""
 
 
-def token_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
-    """Encode every row; rows that cannot be used are left out, and counted by reason.
+def encode_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
+    """Encode every row; rows that cannot be used are left out and counted by reason.
 
-    Where there are many rows all CPUs encode. The table is a file that ``datasets`` keeps, and the
-    next start finds it.
+    Many rows are encoded on all CPUs. The table is a file that ``datasets`` caches for the next
+    start.
     """
     with _same_environment():
-        made = rows.map(
+        table = rows.map(
             partial(_encode_columns, maker=maker, code=CODE),
             batched=True,
             remove_columns=rows.column_names,
             features=TOKEN_ROW,
             num_proc=processes(len(rows)),
-            desc="tokenising",
+            desc="tokenizing",
         )
-    return sifted(made)
+    return drop_bad_rows(table)
 
 
 @contextmanager
 def _same_environment() -> Iterator[None]:
-    """Leave ``os.environ`` what and who it was.
+    """Restore ``os.environ``, the object and its content.
 
-    ``datasets`` puts a copy in its place when it starts processes, and whoever holds the first one
-    (rich does) would never see what is set afterwards.
+    ``datasets`` replaces it by a copy when it starts processes. A library that holds the first
+    object (rich does) would never see what is set afterwards.
     """
     environment, parallel = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
     try:
         yield
     finally:
-        os.environ = environment  # noqa: B003  (back, not away)
+        os.environ = environment  # noqa: B003  (the first object, not a copy)
         if parallel is None:
             environment.pop("TOKENIZERS_PARALLELISM", None)
         else:
             environment["TOKENIZERS_PARALLELISM"] = parallel
 
 
-def sifted(made: Dataset) -> tuple[Dataset, Report]:
-    """The rows of a table that can be used, and the count of all."""
-    dropped = pc.not_equal(column(made, "dropped"), "").to_numpy()
-    kept = made.select(np.flatnonzero(~dropped)) if dropped.any() else made
-    cut, reasons = _counted(column(kept, "cut")), _counted(column(made, "dropped"))
-    first = {r: pc.index(column(made, "dropped"), r).as_py() + 1 for r in reasons}
-    return kept, Report(len(made), len(kept), cut, reasons, first)
+def drop_bad_rows(table: Dataset) -> tuple[Dataset, Report]:
+    """Select the rows that can be used, and count all of them."""
+    dropped = pc.not_equal(column(table, "dropped"), "").to_numpy()
+    kept = table.select(np.flatnonzero(~dropped)) if dropped.any() else table
+    cut, reasons = _counted(column(kept, "cut")), _counted(column(table, "dropped"))
+    first = {r: pc.index(column(table, "dropped"), r).as_py() + 1 for r in reasons}
+    return kept, Report(read=len(table), kept=len(kept), cut=cut, dropped=reasons, first=first)
 
 
 def processes(rows: int) -> int | None:
-    """How many processes tokenise so many rows; None for this one alone."""
+    """Choose the number of processes for so many rows; None for this process alone."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    many = min(cpus, rows // ROWS_A_PROCESS)
-    return many if many > 1 else None
+    count = min(cpus, rows // ROWS_PER_PROCESS)
+    return count if count > 1 else None
 
 
 def _encode_columns(columns: dict[str, list[Any]], maker: Maker, code: str) -> pa.Table:
-    """Raw rows, by columns, as token rows.
+    """Encode raw rows, given by columns.
 
-    ``datasets`` finds rows it made before by these arguments: ``code`` is among them, so that no
-    row outlives the code it came from.
+    ``datasets`` finds cached rows by these arguments. ``code`` is one of them, so that no cached
+    row outlives the code that made it.
     """
     values = zip(*columns.values(), strict=True)
     return maker.table([dict(zip(columns, row, strict=True)) for row in values])
 
 
 def _counted(texts: pa.ChunkedArray) -> Counter[str]:
-    """How often each text that is not empty is there."""
-    found = {v["values"]: v["counts"] for v in texts.value_counts().to_pylist()}
-    return Counter({text: n for text, n in found.items() if text})
+    """Count each text that is not empty."""
+    counts = {v["values"]: v["counts"] for v in texts.value_counts().to_pylist()}
+    return Counter({text: n for text, n in counts.items() if text})
