@@ -23,8 +23,6 @@ ACTIONS = ("warn", "checkpoint", "stop")
 DEFAULT = Limits()
 HALF = 0.2  # how far a first ratio may be off 1 in 16 or 4 bits
 _LOG = logging.getLogger(f"pytorch_lightning.{__name__}")  # Lightning prints its messages
-    f"pytorch_lightning.{__name__}"
-)  # a logger of Lightning, whose messages are printed
 
 
 class Doctor(Callback):
