@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_rlhf.cli.main import main
+from lightning_rlhf.cli.main import LIGHTNING, VERBS, main
 from lightning_rlhf.models.backbone import Backbone
 from support import NUMBERS, number_pairs
 
@@ -154,3 +156,51 @@ def test_help_costs_nothing_and_names_every_verb(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     for verb in ("fit", "validate", "test", "predict", "chat", "quickstart"):
         assert verb in said
+
+
+def status_of(args: list[str]) -> object:
+    try:
+        main(args)
+    except SystemExit as stopped:
+        return stopped.code
+    return None
+
+
+@pytest.mark.parametrize("verb", [*LIGHTNING, *VERBS])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not status_of([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert "usage: lightning-rlhf" in shown and verb in shown.splitlines()[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_file_with_one_function(verb: str) -> None:
+    module = importlib.import_module(f"lightning_rlhf.cli.{verb.replace('-', '_')}")
+    assert VERBS[verb].main is module.main
+    assert list(inspect.signature(module.main).parameters) == ["args"]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["qickstart"], "there is no verb qickstart: did you mean quickstart?"),
+        (["demonstrate"], "there is no verb demonstrate: "),
+        (["trace", "id", "folder", "--rows=2"], "trace has no option rows"),
+        (["quickstart", "--sede=1"], "quickstart has no option sede: did you mean seed?"),
+        (["build-demonstrations", "a", "b", "--puree=true"], "did you mean pure?"),
+        (["quickstart", "--scale=much"], "scale: expected float, got much"),
+    ],
+)
+def test_a_mistyped_verb_or_option_is_named(
+    args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(args)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_traceback_where_one_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_RLHF_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="quickstart has no option sede"):
+        main(["quickstart", "--sede=1"])

@@ -16,24 +16,29 @@ from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest,
 from lightning_rlhf.planning.plan import GIB, Plan, base_dtype
 
 
-class Asked(NamedTuple):
-    """What ``plan`` takes beside the arguments of ``fit``."""
+class Options(NamedTuple):
+    """The options of ``plan`` beside the arguments of ``fit``."""
 
-    gpu: float | None  # GiB of the card; None takes the one that is there
-    completions: int  # to a prompt
+    gpu: float | None  # GiB of the card; None takes the card of this machine
+    completions: int  # of each prompt
 
 
 def main(args: list[str]) -> int:
     """Print the plan of the run that the arguments of ``fit`` describe; 1 if it does not fit."""
-    asked, args = split_arguments(args)
+    options, args = split_arguments(args)
     cli = describe_run(args)
-    precision = str(cli.config.trainer.precision or "32-true")
-    accumulates = (cli.config.trainer.accumulate_grad_batches or 1) > 1
-    fits = report(cli.model, cli.datamodule, precision, accumulates, asked, Console())
+    fits = report(
+        cli.model,
+        cli.datamodule,
+        Console(),
+        precision=str(cli.config.trainer.precision or "32-true"),
+        accumulates=(cli.config.trainer.accumulate_grad_batches or 1) > 1,
+        options=options,
+    )
     return 0 if fits else 1
 
 
-def split_arguments(args: list[str]) -> tuple[Asked, list[str]]:
+def split_arguments(args: list[str]) -> tuple[Options, list[str]]:
     """Separate the options of ``plan`` from the arguments of ``fit``."""
     parser = argparse.ArgumentParser(
         "lightning-rlhf plan",
@@ -43,34 +48,43 @@ def split_arguments(args: list[str]) -> tuple[Asked, list[str]]:
     parser.add_argument("--gpu", type=float, help="GiB of the card; the one of this machine if not")
     parser.add_argument("--completions", type=int, default=2, help="of each prompt of a ranking")
     own, rest = parser.parse_known_args(args)
-    return Asked(**vars(own)), rest
+    return Options(**vars(own)), rest
 
 
 def report(
-    module: Any, data: Any, precision: str, accumulates: bool, asked: Asked, console: Console
+    module: Any,
+    data: Any,
+    console: Console,
+    *,
+    precision: str,
+    accumulates: bool,
+    options: Options,
 ) -> bool:
-    """Print the plan of a run's largest step; whether it fits.
+    """Print the plan of a run's largest step; return True if it fits.
 
     Args:
-        module: unloaded.
+        module: not loaded.
         data: not set up.
-        precision: the Trainer's.
-        accumulates: whether the Trainer makes a step of several batches.
-        asked: the card, and the completions of a row.
-        console: where to.
+        console: shows the plan.
+        precision: of the Trainer.
+        accumulates: the Trainer makes a step of several batches.
+        options: the card, and the completions of a row.
 
     Raises:
-        ValueError: a module or data that is not ours, so that nobody knows its largest step.
+        ValueError: the module or the data is not of this package: its largest step is unknown.
     """
     if not isinstance(module, AlignmentModule) or not isinstance(data, RowsData):
         raise ValueError(
-            f"plan knows our own modules and data, not {type(module).__name__} on "
-            f"{type(data).__name__}"
+            f"plan cannot tell the largest step of {type(module).__name__} on "
+            f"{type(data).__name__}: use a module and data of this package"
         )
-    gpu = asked.gpu
+    gpu = options.gpu
     if gpu is None and torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory / GIB
-    run = run_of(module, data, precision, "cuda", accumulates, asked.completions)
+    run = run_of(
+        module, data, precision, "cuda",
+        accumulates=accumulates, completions=options.completions,
+    )  # fmt: skip
     planned = run.plan()
     console.print(_table(run, planned))
     if gpu is None:
@@ -80,7 +94,7 @@ def report(
 
 
 def _table(run: Run, planned: Plan) -> Table:
-    """Kinds down, phases across, GiB."""
+    """Make a table of GiB with a row per kind of memory and a column per phase."""
     backbone = run.module.backbone
     base = backbone.quantization or str(base_dtype(backbone, run.target)).removeprefix("torch.")
     prompt, *completions = run.groups[0]
@@ -112,7 +126,7 @@ def _verdict(run: Run, planned: Plan, gpu: float, console: Console) -> bool:
 
 
 def advice(run: Run, memory: float) -> Table:
-    """What would make room, each change alone."""
+    """Make a table of the changes that would make room, each alone."""
     table = Table(title="What would make room, each alone")
     for name in ("change", "its cost", "saves GiB", "then fits"):
         table.add_column(name)

@@ -1,13 +1,11 @@
-"""Base of every method: its life in a Trainer, optimizer, checkpoints, metrics, samples."""
+"""Base of every method: its contract, and its life in a Trainer."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,11 +18,12 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.training import checkpoint, guards, hparams
+from lightning_rlhf.training import guards, hparams
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
+from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
 
 
-class AlignmentModule(LightningModule):
+class AlignmentModule(RoleCheckpoints):
     """A method of preference optimization on a backbone.
 
     A subclass names the roles it trains, creates the others in ``add_roles``, and turns a batch
@@ -59,19 +58,14 @@ class AlignmentModule(LightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
-        super().__init__()
+        super().__init__(backbone)
         if self.compares_forwards and backbone.lora is not None and backbone.lora.dropout > 0:
             name = type(self).__name__
             raise ValueError(f"{name} compares two forwards of one text: give LoRA(dropout=0)")
-        self.backbone = backbone
         self.lr = lr
         self.warmup = warmup
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        # a checkpoint holds no frozen weight; what it must hold is checked by name
-        self.strict_loading = False
-        self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
-        self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
         guards.warn_of_other_lightning()
 
     # ---- the contract: what a method gives ----
@@ -141,9 +135,8 @@ class AlignmentModule(LightningModule):
         A method that scores the rows it is trained on overrides this, and calls it for prompts.
         """
         if not isinstance(batch, PromptBatch):
-            raise ValueError(
-                f"{type(self).__name__} completes PromptData, not {type(batch).__name__}"
-            )
+            name, given = type(self).__name__, type(batch).__name__
+            raise ValueError(f"{name} completes prompts, not a {given}: give it PromptData")
         return samples.complete(self.backbone, batch)
 
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
@@ -162,7 +155,7 @@ class AlignmentModule(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, RowsData):
             guards.check_context_length(data, self.backbone.context_length)
-        self._resumed = None
+        super().setup(stage)
         if not self.hparams:
             self.save_hyperparameters(hparams.describe(self))
 
@@ -236,48 +229,3 @@ class AlignmentModule(LightningModule):
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
         return samples.decode(self.backbone, ids)
-
-    # ---- checkpoints: adapters and heads, not one frozen weight ----
-
-    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
-        checkpoint_["rng"] = checkpoint.rng_state()
-
-    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        fits = self._trainer is not None and self._trainer.state.fn == "fit"
-        if fits:
-            name = str(self.trainer.ckpt_path or "the checkpoint")
-            checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
-            checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
-            self._resumed = checkpoint_
-        checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
-        self.backbone.train_roles(*self.trained)
-        self._rng = checkpoint_.get("rng")
-
-    def on_fit_start(self) -> None:
-        """Compare the given settings with those that Lightning is about to restore over them."""
-        if self._resumed is not None:
-            name = str(self.trainer.ckpt_path or "the checkpoint")
-            settings = checkpoint.in_optimizers(self._resumed, self.trainer)
-            checkpoint.refuse_overridden(settings, name)
-            self._resumed = None
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Restore the random state of a checkpoint, only now: loaders drew from it meanwhile."""
-        if self._rng is not None:
-            checkpoint.set_rng_state(self._rng)
-            self._rng = None
-
-    @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as Lightning does, without its warning about the frozen weights left out."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Found keys that are in the model state dict but not"
-            )
-            return super().load_from_checkpoint(*args, **kwargs)
-
-    def _prefix(self) -> str:
-        """Prefix of the backbone's names in the state dict of the module that runs."""
-        root = self._trainer.lightning_module if self._trainer is not None else self
-        return next(f"{name}." for name, m in root.named_modules() if m is self.backbone)

@@ -1,4 +1,4 @@
-"""What a million rows ask for: columns without objects, many processes, a cache that lasts."""
+"""The table of a million rows: columns without objects, many processes, a cache that lasts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_rlhf.data import token_table
 from lightning_rlhf.data.datamodules import PreferenceData
-from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.token_table import column, kind_of, processes
 from lightning_rlhf.data.tokens import TokenRow
 
@@ -154,20 +151,6 @@ def test_one_process_of_a_machine_makes_the_table(
 )
 def test_kinds(ranks: list[int], ratings: list[float] | None, kind: str) -> None:
     assert kind_of(TokenRow([1], [], [], ranks, ratings)) == kind
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (2, 5), (7, 2)])
-def test_an_order_is_torchs_own(size: int, world: int, shuffle: bool) -> None:
-    """Eight bytes a row, and the rows a ``DistributedSampler`` would draw."""
-    for rank in range(world):
-        for epoch in (0, 3):
-            theirs = DistributedSampler(range(size), world, rank, shuffle, seed=5)  # type: ignore[arg-type]
-            theirs.set_epoch(epoch)
-            ours = ResumableSampler(range(size), world, rank, shuffle=shuffle, seed=5)  # type: ignore[arg-type]
-            order = ours.order(epoch)
-            assert order.dtype == torch.int64
-            assert order.tolist() == list(theirs)
 
 
 def test_a_split_takes_numbers_not_rows() -> None:
