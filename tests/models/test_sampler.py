@@ -296,11 +296,11 @@ def test_stop_strings_within_tokens_and_across_long_answers(build):
     backbone = build("policy")
     strings = decoding.StopStrings(backbone.tokenizer, ["7 w1"], first=0)
     long = [40] * 50
-    assert not strings.said(long)
+    assert not strings.stopped(long)
     w = {i: backbone.tokenizer.convert_tokens_to_ids(f"w{i}") for i in (17, 12, 8)}
-    assert strings.said([*long, w[17], w[12]])
-    assert not strings.said([*long, w[17], w[8]])
-    assert not strings.said([w[17], w[12], *long]), "it would have ended there"
+    assert strings.stopped([*long, w[17], w[12]])
+    assert not strings.stopped([*long, w[17], w[8]])
+    assert not strings.stopped([w[17], w[12], *long]), "it would have ended there"
 
 
 def test_no_end_before_the_min_length(build):
@@ -333,7 +333,7 @@ def test_layout_changes_no_row(build, base, monkeypatch):
     for kv_tokens in (1, 30, 70):
         assert sampled(kv_tokens=kv_tokens) == expected
     for leaving in (0.0, 2.0):
-        monkeypatch.setattr(decoding, "LEAVING", leaving)
+        monkeypatch.setattr(decoding, "DROPPED_SHARE", leaving)
         assert sampled() == expected
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", {"cpu": 4})
     assert sampled() == expected
