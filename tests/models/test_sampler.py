@@ -416,7 +416,7 @@ def test_four_bits_are_never_merged_into(build):
     backbone = build("policy", quantization="nf4")
     assert not rollout.merging_pays(backbone, "policy", 10_000)
     run(backbone, max_new_tokens=1, num_samples=512)
-    with pytest.raises(ValueError, match="quantised weights would round the adapter away"):
+    with pytest.raises(ValueError, match="quantized weights would round the adapter away"):
         run(backbone, sampler=HFSampler(merge=True))
     plain = build("policy")
     assert rollout.merging_pays(plain, "policy", 512)
@@ -444,8 +444,8 @@ def test_sampling_says_what_is_wrong():
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"num_samples": 0}, "num_samples"),
-        ({"stop_strings": "text"}, "stop_strings is a list"),
-        ({"stop_strings": [""]}, "stop_strings is a list"),
+        ({"stop_strings": "text"}, "stop_strings must be a list"),
+        ({"stop_strings": [""]}, "stop_strings must be a list"),
         ({"kv_tokens": 0}, "kv_tokens"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -168,7 +168,7 @@ def test_an_adapter_gets_a_new_number_when_and_only_when_it_changed(build, vllm)
 
 def test_what_cannot_be_done_is_said(build, vllm, monkeypatch):
     whole = build("policy", lora=None)
-    with pytest.raises(ValueError, match="hands over adapters only"):
+    with pytest.raises(ValueError, match="takes adapters only"):
         VLLMSampler().sample(whole, "policy", PROMPTS, Sampling(2))
     assert VLLMSampler().sample(whole, "policy", [], Sampling(2)) == []
     monkeypatch.setitem(sys.modules, "vllm", None)
