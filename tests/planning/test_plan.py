@@ -93,7 +93,8 @@ def test_meta_takes_what_a_real_step_takes(
 def test_two_depths_say_what_full_depth_says(config_only: str, method: str) -> None:
     module = described(config_only, method)
     config = meta.read_config(config_only)
-    whole = _run(module, GROUPS[method], "32-true", Stepping(), config, 6, "cpu")
+    settings = {"precision": "32-true", "target": "cpu", "stepping": Stepping()}
+    whole = _run(module, GROUPS[method], config, 6, **settings)
     planned = plan_step(module, GROUPS[method], target="cpu")
     for phase in planned.phases:
         assert phase.total == pytest.approx(sum(whole[phase.name].values()), rel=1e-3)

@@ -1,4 +1,4 @@
-"""A step's peak memory, planned: the module's own step on meta, at two depths, extrapolated."""
+"""Plan a step's peak memory: run the module's step on meta at two depths, and extrapolate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
 from lightning_rlhf.batches import TokenBatch, to_device
@@ -30,23 +31,23 @@ CUDA_FRAGMENTATION = 0.05  # of the allocator's share: assumed, not measured
 
 
 class Phase(NamedTuple):
-    """What a step holds at the peak of one of its phases, in bytes by kind."""
+    """Memory at the peak of one phase of a step, in bytes by kind."""
 
     name: str
     kinds: dict[str, float]
 
     @property
     def total(self) -> float:
-        """Bytes."""
+        """Bytes of all kinds."""
         return sum(self.kinds.values())
 
 
 class Stepping(NamedTuple):
-    """What stepping the trained weights takes, in bytes per weight."""
+    """Memory of the optimizer, in bytes per trained weight."""
 
-    state: float = 8  # that the optimizer keeps
-    scratch: float = 0  # that it takes while it steps
-    accumulates: bool = False  # so that gradients live through the next forward
+    state: float = 8  # kept between steps
+    scratch: float = 0  # used while it steps
+    accumulates: bool = False  # gradients are kept through the next forward
 
 
 class Plan(NamedTuple):
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
 
     @property
     def peak(self) -> Phase:
-        """The phase that takes most."""
+        """The phase that takes most memory."""
         return max(self.phases, key=lambda phase: phase.total)
 
 
@@ -68,27 +69,25 @@ def plan_step(
     stepping: Stepping = Stepping(),
     config: PretrainedConfig | None = None,
 ) -> Plan:
-    """Peak memory of an optimizer step, from the model's config alone.
+    """Plan the peak memory of an optimizer step from the model's config alone.
 
     Two shallow models, whose layers are whole periods of the real one's, run the step on meta. Each
-    phase is extrapolated apart, since the peak may move from one to another with depth.
+    phase is extrapolated alone, since the peak may move from one phase to another with depth.
 
     Args:
         module: unloaded.
-        groups: the lengths of the rows of the largest step.
+        groups: lengths of the rows of the largest step.
         precision: the Trainer's.
-        target: "cuda" adds what no tensor shows.
-        stepping: the optimizer's needs, and what is done with gradients.
-        config: the model's, if it is at hand.
+        target: "cuda" adds the memory outside of tensors.
+        stepping: memory of the optimizer.
+        config: the model's; None reads it.
     """
     config = config or meta.read_config(module.backbone.path)
     layers, period = config.get_text_config().num_hidden_layers, meta.period(config)
     shallow = 2 * period if 2 * period < layers else period
     deep = min(2 * shallow, layers)
-    few, more = (
-        _run(module, groups, precision, stepping, config, depth, target)
-        for depth in (shallow, deep)
-    )
+    settings: Any = {"precision": precision, "target": target, "stepping": stepping}
+    few, more = (_run(module, groups, config, depth, **settings) for depth in (shallow, deep))
     beyond = (layers - deep) / max(1, deep - shallow)
     phases = {
         name: {k: more[name][k] + beyond * (more[name][k] - few[name][k]) for k in more[name]}
@@ -111,13 +110,14 @@ def _with_overheads(phases: dict[str, Any], target: Target) -> list[Phase]:
 def _run(
     module: AlignmentModule,
     groups: Groups,
-    precision: str,
-    stepping: Stepping,
     config: PretrainedConfig,
     layers: int,
+    *,
+    precision: str,
     target: Target,
+    stepping: Stepping,
 ) -> dict[str, Counter[str]]:
-    """One step at one depth: bytes by kind at the peak of each phase."""
+    """Run one step at one depth: bytes by kind at the peak of each phase."""
     trial = on_meta(module, config, layers, target)
     backbone = trial.backbone
     mixed = precision == "bf16-mixed"
@@ -130,32 +130,38 @@ def _run(
         config.get_text_config().vocab_size,
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
-    weights = sum(p.numel() for p in trained)
-    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
-    tracker.hold(WEIGHTS, meta.storages(backbone))
-    tracker.live[OPTIMIZER] = int(stepping.state * weights)
-    if stepping.accumulates:
-        for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
-            tracker.hold(GRADIENTS, [parameter.grad])
+    _hold(tracker, backbone, trained, stepping)
     with meta.attention_as_on(target), tracker:
         with autocast:
             loss = trial.objective(batch).value
         stage = "backward"
         loss.backward()
-    left = tracker.live.copy()
-    if not stepping.accumulates:  # they were born in the backward, as whatever else is
+    live = tracker.live.copy()
+    if not stepping.accumulates:  # the backward created them, which the tracker calls activations
         gradients = sum(p.grad.nbytes for p in trained if p.grad is not None)
-        left.update({GRADIENTS: gradients, ACTIVATIONS: -gradients})
-    left[OPTIMIZER] += int(stepping.scratch * weights)
-    tracker.peaks["optimizer"] = left
+        live.update({GRADIENTS: gradients, ACTIVATIONS: -gradients})
+    live[OPTIMIZER] += int(stepping.scratch * sum(p.numel() for p in trained))
+    tracker.peaks["optimizer"] = live
     return {name: kinds for name, kinds in tracker.peaks.items() if name != "forward as None"}
+
+
+def _hold(
+    tracker: MemoryTracker, backbone: Backbone, trained: list[nn.Parameter], stepping: Stepping
+) -> None:
+    """Count the memory that is there before a step begins."""
+    tracker.hold(ADAPTERS, [p for n, p in backbone.named_parameters() if backbone.is_saved(n)])
+    tracker.hold(WEIGHTS, meta.storages(backbone))
+    tracker.live[OPTIMIZER] = int(stepping.state * sum(p.numel() for p in trained))
+    if stepping.accumulates:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+            tracker.hold(GRADIENTS, [parameter.grad])
 
 
 def on_meta(
     module: AlignmentModule, config: PretrainedConfig, layers: int, target: Target
 ) -> AlignmentModule:
-    """A copy of an unloaded module on a model without data."""
+    """Copy an unloaded module onto a model without data."""
     given = module.backbone
     dtype, four_bit = base_dtype(given, target), given.quantization is not None
     backbone = given.on_meta(meta.meta_model(config, layers, dtype, four_bit, given.attention))
@@ -167,21 +173,21 @@ def on_meta(
 
 
 def base_dtype(backbone: Backbone, target: Target) -> torch.dtype:
-    """Of the frozen base where it will run; "auto" is bf16 on a GPU, whatever is planned on."""
+    """Dtype of the frozen base where it will run; "auto" is bf16 on a GPU."""
     if backbone.dtype == "auto" and target == "cuda":
         return torch.bfloat16
     return loading.torch_dtype(backbone.dtype)
 
 
 def _set_tile(backbone: Backbone, batch: Any, vocabulary: int, target: Target) -> None:
-    """The rows of logits that the target would hold; on meta they would adapt to nothing."""
+    """Set the rows of logits that the target would hold; on meta they would not adapt."""
     if backbone.head_tile is None:
         targets = len(getattr(batch, "tokens", batch).target_ids)
         backbone.head_tile = tile_rows(targets, vocabulary, torch.device(target))
 
 
 def without_data(batch: Any) -> Any:
-    """A batch whose token batches and floats are on meta; its index tensors keep their values."""
+    """Move a batch's token batches and floats to meta; its index tensors keep their values."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, TokenBatch):
