@@ -1,8 +1,8 @@
-"""The quickstart over several seeds of world, model and training: the README's table.
+"""Run the quickstart over several seeds of world, model and training, and write its table.
 
     python benchmarks/quickstart_seeds.py [--seeds 5]
 
-Every figure from held-out combinations of task and manner, sampled at temperature 1. Writes the
+Every figure is from held-out combinations of task and manner, sampled at temperature 1. Writes the
 table into benchmarks/README.md and README.md, between the markers.
 """
 
@@ -35,7 +35,7 @@ def main(seeds: int = 5) -> None:
     """Run, print and write the table.
 
     Args:
-        seeds: how many, from 0.
+        seeds: number of seeds, from 0.
     """
     quiet()
     rows = [one(seed) for seed in range(seeds)]
@@ -45,7 +45,7 @@ def main(seeds: int = 5) -> None:
 
 
 def one(seed: int) -> dict[str, float]:
-    """A seed's figures."""
+    """Run one seed and return its figures."""
     results = quickstart(seed, folder=f"runs/bench/quickstart_{seed}")
     had = {stage.name: stage.metrics for stage in results.stages}
     found = {
@@ -62,7 +62,7 @@ def one(seed: int) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Markdown: a column a seed, their mean at the end."""
+    """Format a Markdown table with a column per seed and their mean."""
     columns = [*rows, {name: mean(row[name] for row in rows) for name in rows[0]}]
     heads = [*(f"seed {seed}" for seed in range(len(rows))), "mean"]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -73,7 +73,7 @@ def table(rows: list[dict[str, float]]) -> str:
 
 
 def figure(name: str, value: float) -> str:
-    """Shares in percent, the rest as it is."""
+    """Format a share in percent, other figures as they are."""
     if name == "seconds":
         return f"{value:.0f}"
     return f"{value:.2f}" if "KL" in name or "learnt" in name else f"{100 * value:.1f} %"

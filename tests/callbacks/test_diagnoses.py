@@ -1,4 +1,4 @@
-"""Each diagnosis fires where the run is ill, and is silent where it is healthy or merely noisy."""
+"""Each diagnosis finds its illness, and nothing in a healthy or noisy run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_page_quotes_sentence_and_advice(name: str) -> None:
 
 
 def test_a_healthy_run_hears_nothing() -> None:
-    """Also while it learns: the score rises, KL with it, the critic starts bad, answers grow."""
+    """Also while it learns: score and KL rise, the critic starts badly, answers get longer."""
     history: list[dict[str, float]] = []
     for i in range(200):
         learnt = 1 - 0.97**i
@@ -97,7 +97,7 @@ def test_a_score_that_rises_with_length_is_hacking() -> None:
 
 
 def watched(oracle: list[float], every: int, score_step: float = 0.02) -> list[dict[str, float]]:
-    """A run validated every few rollouts; between two validations the log keeps the last figure."""
+    """Make a run that is validated every few rollouts; in between the last figure stays logged."""
     return [
         {**HEALTHY, "objective/scores": score_step * i, "val/oracle_score": oracle[i // every]}
         for i in range(every * len(oracle))
@@ -112,11 +112,11 @@ def test_a_held_out_figure_that_falls_is_hacking(every: int) -> None:
     sentence = found(watched(rise + fall, every))["reward_hacking"]
     assert "val/oracle_score fell from its best 0.71 to 0.52" in sentence
     assert not found(watched(rise + fall, every, score_step=0.0))  # both fall: no hacking
-    assert not found(watched(rise + fall, every), Limits())  # nobody said what to watch
+    assert not found(watched(rise + fall, every), Limits())  # no figure to watch
 
 
 def noise(seed: int, memory: float, rollouts: int) -> list[dict[str, float]]:
-    """Figures that vary by chance alone, each a little alike the one before it."""
+    """Make figures that vary by chance only, each correlated with the one before."""
     spread = {
         "objective/kl": 0.02,
         "objective/scores": 0.1,
@@ -153,9 +153,9 @@ def alarms(seed: int, memory: float, rollouts: int) -> set[str]:
 
 @pytest.mark.parametrize(("memory", "most"), [(0.0, 0), (0.5, 2)])
 def test_noise_is_rarely_called_an_illness(memory: float, most: int) -> None:
-    """Runs of a hundred rollouts without a trend, looked at after each: no false alarm in 60.
+    """No false alarm in 60 runs of a hundred rollouts without a trend, tested after each rollout.
 
-    Where each rollout is half like the one before, a standard error says too little: 9 in 500.
+    With a correlation of 0.5 between rollouts the standard error is too small: 9 runs in 500.
     """
     runs = [alarms(seed, memory, 100) for seed in range(60)]
     assert sum(map(bool, runs)) <= most, [run for run in runs if run]

@@ -1,4 +1,4 @@
-"""The doctor in a real Trainer: once per illness, in words, through a kill and a resume."""
+"""Doctor in a real Trainer: each illness is reported once, also after a kill and a resume."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_healthy_run_leaves_no_word(tmp_path: Path) -> None:
 
 
 def test_an_illness_that_comes_back_is_a_new_one(tmp_path: Path) -> None:
-    """It is over after a window of healthy rollouts; a shorter pause is the same illness."""
+    """An illness is over after a window of healthy rollouts, not after a shorter pause."""
 
     def log(i: int) -> dict[str, float]:
         ill = i in (5, 6, 9, 30)
@@ -85,7 +85,7 @@ def test_it_stops_the_run(tmp_path: Path) -> None:
     trainer(tmp_path, Doctor(action="stop")).fit(module)
     (entry,) = entries(tmp_path)
     assert entry["rollout"] in (25, 26, 27)
-    assert module.rollouts_made == entry["rollout"] + 1  # told at the next one's first update
+    assert module.rollouts_made == entry["rollout"] + 1  # reported at the first update of the next
 
 
 def test_it_writes_one_checkpoint_per_illness(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_it_writes_one_checkpoint_per_illness(tmp_path: Path) -> None:
 def test_a_killed_run_says_what_an_unbroken_one_says(
     name: str, elsewhere: bool, tmp_path: Path
 ) -> None:
-    """Killed at every stage: before the illness, after it was found, between two updates."""
+    """Killed before the illness, after it was found, and between two updates."""
 
     def fit(folder: Path, *callbacks: Callback, **kwargs: Any) -> Doctor:
         doctor = Doctor(window=5)
@@ -143,7 +143,7 @@ def test_what_it_remembers_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_rollouts_figures_are_those_of_its_updates(tmp_path: Path) -> None:
-    """Of the ratio the worst, of a policy's or a critic's figure the mean, of others the last."""
+    """The largest ratio error, the mean of figures of policy and critic, the last of others."""
     module = FakeOnline()
     module.figures = lambda i: {  # left: 1 at a rollout's first update, 0 at its second
         "policy/first_ratio_error": 5e-5 * module.left,
@@ -160,7 +160,7 @@ def test_a_rollouts_figures_are_those_of_its_updates(tmp_path: Path) -> None:
 
 
 def test_half_precision_gets_room(tmp_path: Path) -> None:
-    """1e-4 where all is fp32; 0.2 where anything is not; what the user says always."""
+    """1e-4 if all is fp32, else 0.2; a given tolerance always wins."""
 
     def heard(folder: str, doctor: Doctor, dtype: torch.dtype) -> int:
         module = FakeOnline(lambda i: {**HEALTHY, "policy/first_ratio_error": 0.1})

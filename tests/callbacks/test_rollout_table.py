@@ -1,4 +1,4 @@
-"""Every rollout's rows are in the file once, whatever happened to the run."""
+"""Every rollout's rows are in the file once, also after kills and resumes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_resume_elsewhere_takes_the_rows_along(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_written_as_the_run_dies(tmp_path: Path) -> None:
-    """The rollout in hand is in that checkpoint but not yet in the file: it comes after all."""
+    """The current rollout is in the checkpoint but not yet in the file: it is written on resume."""
     save = OnExceptionCheckpoint(tmp_path / "dying")
     with pytest.raises(Killed):
         fit(tmp_path, save, Kill(8, "on_before_backward"))
@@ -126,7 +126,7 @@ def test_a_new_run_sets_an_old_file_aside(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_the_table(tmp_path: Path) -> None:
-    """Added to a run later, it begins with the next rollout."""
+    """If it is added later, it begins with the next rollout."""
     fit(tmp_path, callbacks=[ModelCheckpoint(tmp_path, every_n_train_steps=6, filename="x")])
     fit(tmp_path / "with", ckpt_path=tmp_path / "x.ckpt", steps=30)
     assert rows(tmp_path / "with") == expected(15)[len(expected(12)) :]
@@ -237,7 +237,7 @@ module = fit(400, ill, Doctor(action="stop"), ckpt_path=folder / "checkpoints" /
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    """A file each, cut for each on resume; what process 0's doctor decides both do."""
+    """Each process has a file, which is cut on resume; the doctor of process 0 decides for both."""
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     done = subprocess.run(

@@ -64,7 +64,7 @@ def test_a_gpu_config_is_planned_without_gpu_weights_or_data(
 def test_accumulation_and_the_completions_of_a_ranking_are_planned(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of dtype auto is said what a GPU makes of it."""
+    """For dtype auto, the dtype that a GPU would use is shown."""
     arguments = [*arguments, "--model.backbone.quantization=null", "--model.backbone.dtype=auto"]
     reward = [*arguments, f"--config={ROOT / 'configs/reward.yaml'}", *arguments[1:]]
     _, said = planned([*reward, "--model.backbone.dtype=auto", "--completions=8"], capsys)

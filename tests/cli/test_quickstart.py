@@ -1,4 +1,4 @@
-"""The quickstart in small: a recipe of every method, and what it promises to leave."""
+"""The quickstart in small: every stage runs, and its outputs exist."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.mark.slow
 def test_a_twentieth_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far too short to learn much: every stage hands over, and leaves what it promises.
+    """It is too short to learn much: every stage passes on its outputs.
 
-    benchmarks/quickstart_seeds.py keeps the promise at full length.
+    benchmarks/quickstart_seeds.py measures it at full length.
     """
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "runs" / "quickstart"
@@ -34,10 +34,10 @@ def test_a_twentieth_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.Monke
         assert (home / file).is_file(), file
 
     again = (home / "recipe.json").read_text()
-    main(["quickstart", "--scale", "0.05"])  # done before: the report once more
+    main(["quickstart", "--scale", "0.05"])  # done already: only the report again
     assert (home / "recipe.json").read_text() == again
 
-    # what the README says next: the same method from the command line, on what was left behind
+    # the next command of the README: the same method from the command line, on these outputs
     quiet = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false"]
     main(["fit", "--config", str(CONFIGS / "ppo.yaml"), *quiet])
     assert (tmp_path / "runs/ppo/version_0/policy/adapter_model.safetensors").is_file()

@@ -288,7 +288,7 @@ DATA = [
     Mistake(
         "a chat template that is not there",
         typed("--data.template=chat.jinja"),
-        'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file',
+        'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file: give one of these',
     ),
     Mistake(
         "a broken chat template",
@@ -480,7 +480,7 @@ TYPED = [
         "a value of the wrong kind", typed("--model.lr=fast"), "model.lr: expected float, got fast"
     ),
     Mistake(
-        "a value that is no choice",
+        "a value that is not a choice",
         typed(f"{BACKBONE}.quantization=nf5"),
         "model.backbone.quantization: expected 'nf4', got nf5",
     ),
@@ -581,7 +581,7 @@ ALL = [mistake for mistakes in TABLE.values() for mistake in mistakes]
 
 @pytest.fixture(scope="module")
 def place(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, another of another width, one that cannot end, rows and a run."""
+    """Make a folder with a model, a wider one, one without an EOS token, rows and a run."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "base").symlink_to(tiny_base)
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)

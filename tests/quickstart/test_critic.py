@@ -1,4 +1,4 @@
-"""The micro-world's critic knows what is wrong, and teaches it on training prompts alone."""
+"""The micro-world's critic finds the faults of answers; its lessons use training prompts only."""
 
 from __future__ import annotations
 

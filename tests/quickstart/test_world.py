@@ -1,4 +1,4 @@
-"""The world's answers are known by hand; the oracle has to find the same."""
+"""The oracle agrees with verdicts made by hand."""
 
 import itertools
 import random

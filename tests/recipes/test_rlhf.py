@@ -1,4 +1,4 @@
-"""configs/rlhf.yaml in small: the three methods hand over, the oracle judges, a page is left."""
+"""configs/rlhf.yaml in small: three methods in a row, the oracle's figures, a report."""
 
 from __future__ import annotations
 

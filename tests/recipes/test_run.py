@@ -1,4 +1,4 @@
-"""Recipes as a user types them: run, run again, killed, changed, mistaken."""
+"""Recipes from the command line: run, run again, killed, changed, with mistakes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NAMES = ["rows", "sft", "dpo", "said", "gate"]
 
 
 class Written:
-    """A recipe in a file, and what it has left."""
+    """A recipe in a file, and its outputs."""
 
     def __init__(self, base: str, home: Path):
         self.folder = home / "run"
@@ -84,7 +84,7 @@ class Written:
 
 @pytest.fixture(autouse=True)
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report's five pictures take longer than all the stages of these recipes."""
+    """Replace the five pictures of a report: they take longer than all stages."""
     picture = draw_png(Results("", "", [], [], [], {}), LIGHT, narrow=True)
     monkeypatch.setattr("lightning_rlhf.reporting.page.draw_png", lambda *_, **__: picture)
 
@@ -198,7 +198,7 @@ about: said => about: sad => stage gate: about: there is no stage sad before gat
 verb: predict => verb: predikt => stage said: there is no verb predikt: did you mean predict?
 name: said => name: sft => two stages are called sft
 accelerator: cpu => accelerator: cpu, devices: 2 => stage sft: a recipe runs in one process
-"""  # what is written, what is written instead, what is said
+"""  # text of the recipe => replacement => message
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.strip().splitlines())

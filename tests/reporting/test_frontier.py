@@ -1,4 +1,4 @@
-"""The frontier's picture shows what it was given, in the order it was given."""
+"""The picture of a frontier shows the given points in the given order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report says what the results say, in any window, and obeys nothing an answer holds."""
+"""The report shows all results, fits any window, and executes nothing in an answer."""
 
 import io
 import json
@@ -48,7 +48,7 @@ RESULTS = Results(
 
 
 class Page(HTMLParser):
-    """The tags of a page and the text between them, its style left out."""
+    """The tags of a page and the text between them, without its style."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from lightning_rlhf.text.jsonl import append_rows
 ACTIONS = ("warn", "checkpoint", "stop")
 DEFAULT = Limits()
 HALF = 0.2  # how far a first ratio may be off 1 in 16 or 4 bits
-_LOG = logging.getLogger(f"pytorch_lightning.{__name__}")  # whose handler prints
+_LOG = logging.getLogger(f"pytorch_lightning.{__name__}")  # Lightning prints its messages
 
 
 class Doctor(Callback):

@@ -29,7 +29,7 @@ class SaveRoles(Callback):
         for role in pl_module.trained:
             own = backbone.lora is not None and backbone.roles[role].shares is None
             if role in backbone.heads and not own:
-                continue  # a head without an adapter lives in the checkpoint
+                continue  # a head without an adapter is in the checkpoint only
             folder = backbone.save_role(role, parent / role)
             talk = "" if role in backbone.heads else f"; talk to it: lightning-rlhf chat {folder}"
             rank_zero_info(f"{role} saved to {folder}{talk}")

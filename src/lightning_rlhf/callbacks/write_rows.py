@@ -1,4 +1,4 @@
-"""Predictions as rows on disk."""
+"""Write predictions as rows."""
 
 from __future__ import annotations
 

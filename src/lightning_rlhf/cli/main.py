@@ -34,7 +34,7 @@ class Verb(NamedTuple):
 
 
 def lightning(args: list[str]) -> int | None:
-    """Run a verb of LightningCLI, which stands first among the arguments."""
+    """Run a verb of LightningCLI; the verb is the first argument."""
     AlignmentCLI(LightningModule, LightningDataModule, **cli_options(), args=args)
     return None
 

@@ -123,7 +123,7 @@ def merge(under: Any, over: Any) -> Any:
 
 
 def set_dotted(written: dict[str, Any], override: str) -> None:
-    """Set ``a.b.c=value`` in node: a stage goes by its name, ``init_args`` may be left out."""
+    """Set ``a.b.c=value`` in place: a stage goes by its name, ``init_args`` may be left out."""
     path, equals, value = override.partition("=")
     if not equals:
         raise ValueError(f"--set {override}: write NAME=VALUE, as stages.sft.trainer.max_steps=5")

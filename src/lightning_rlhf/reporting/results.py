@@ -1,4 +1,4 @@
-"""What a report shows: the figures, answers and curves of a run's stages."""
+"""The content of a report: the figures, answers and curves of a run's stages."""
 
 import math
 import re
