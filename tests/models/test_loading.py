@@ -1,4 +1,4 @@
-"""Loading: names resolved without a network, tokenizers made fit, dropout off, train mode on."""
+"""Loading: names resolved without a network, tokenizers, dropout off, train mode."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_tokenizer_keeps_its_own_pad(base):
 # ---- models ----
 
 
-def test_prequantised_model_is_refused_for_nf4(base, tmp_path):
+def test_prequantized_model_is_refused_for_nf4(base, tmp_path):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     packed = AutoModelForCausalLM.from_pretrained(
         base, quantization_config=config, dtype=torch.float32

@@ -1,4 +1,4 @@
-"""Rollouts are what transformers generates and what the probabilities say, in any layout."""
+"""Samples equal transformers' own and follow the probabilities, in any layout."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def theirs(backbone, prompt: list[int], **config: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_is_transformers_own(family, name, caplog):
-    """Ragged prompts, twice each, in chunks, some ended early by a common token; past a window."""
+    """Ragged prompts, twice each, in chunks, some ended early; past a sliding window."""
     backbone = family(name)
     free = [theirs(backbone, p, max_new_tokens=8, do_sample=False)[0] for p in PROMPTS]
     backbone.base.generation_config.eos_token_id = [free[i][len(free[i]) // 2] for i in (0, 3)]
@@ -165,7 +165,7 @@ WORLD = [[4, 5, 6, 5, 4], [6]]
 
 
 def completions(prefix: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
-    """Every completion: ended by EOS, or cut."""
+    """List every completion: ended by EOS, or cut."""
     if len(prefix) == LENGTH or prefix[-1:] == (EOS,):
         yield prefix
     else:
@@ -175,7 +175,7 @@ def completions(prefix: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
 
 @torch.no_grad()
 def probabilities(backbone, prompt, temperature) -> dict[tuple[int, ...], float]:
-    """Each completion's, from teacher-forced forwards of whole rows."""
+    """Compute each completion's probability with a teacher-forced forward."""
     every = list(completions())
     rows = [(prompt + list(c), [False] * len(prompt) + [True] * len(c)) for c in every]
     batch = pad_rows(rows, 0)
@@ -187,7 +187,7 @@ def probabilities(backbone, prompt, temperature) -> dict[tuple[int, ...], float]
 
 
 def chi_square(samples: list[list[int]], expected: dict[tuple[int, ...], float]) -> float:
-    """Its distance from its mean in standard deviations; rare completions are counted together."""
+    """Chi-square in standard deviations from its mean; rare completions are pooled."""
     n = len(samples)
     seen = dict.fromkeys(expected, 0)
     for sample in samples:
@@ -292,7 +292,7 @@ def test_stop_strings_end_a_completion_where_they_are_complete(build):
 
 
 def test_stop_strings_within_tokens_and_across_long_answers(build):
-    """Part of a word's text; and a tail is looked at, not the whole text at every step."""
+    """A stop string inside a word, and a check of the tail only at every step."""
     backbone = build("policy")
     strings = decoding.StopStrings(backbone.tokenizer, ["7 w1"], first=0)
     long = [40] * 50
@@ -320,7 +320,7 @@ def test_no_end_before_the_min_length(build):
 
 
 def test_layout_changes_no_row(build, base, monkeypatch):
-    """Chunks, packing, leaving at once or never, prompts read in pieces, neighbours, order."""
+    """Chunks, packing, when finished rows are dropped, prefill in pieces, other rows, order."""
     backbone = build("policy")
     backbone.base.generation_config.eos_token_id = list(range(40, 55))
 
@@ -340,7 +340,7 @@ def test_layout_changes_no_row(build, base, monkeypatch):
     assert sampled(build("policy", attention="sdpa")) == sampled(build("policy")), (
         "packed and padded"
     )
-    # a row's numbers lie in a row of their own: neighbours after it change nothing
+    # a row's numbers lie in a row of their own: neighbors after it change nothing
     assert sampled(prompts=PROMPTS[:2]) == expected[:6]
 
 

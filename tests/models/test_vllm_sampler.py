@@ -1,4 +1,4 @@
-"""The vLLM sampler's side of the protocol, against a stand-in that records what it is asked.
+"""The vLLM sampler against a stand-in that records its calls.
 
 The stand-in knows vLLM's documented forms and no model: tests/test_gpu.py runs the real one.
 """
@@ -41,7 +41,7 @@ class LoRARequest(NamedTuple):
 
 
 class LLM:
-    """Says each prompt's length, then its seed's last digit, and ends on its second sample."""
+    """Return each prompt's length and its seed's last digit; the second sample ends."""
 
     made: list[LLM]
 
