@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_rlhf.data.datamodules import DemonstrationData
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.data.text_tokenizer import TextTokenizer
 from lightning_rlhf.data.tokens import encode_demonstration, encode_preference, encode_prompt
 from lightning_rlhf.quickstart.model import word_tokenizer
 from lightning_rlhf.text.messages import BadRow, Message
@@ -338,8 +339,8 @@ def test_tools_of_any_format_and_those_that_nobody_writes(
     wanted = [f"<tool>{json.dumps(tool)}" for tool in (SCHEMA, other)]
     assert [t.partition("<|user|>")[0] for t in texts] == [*wanted, ""]
     for tokenizer, template, said in (
-        (with_template(tokenizers["byte_level"], TURN).tokenizer, "auto", "passes over them; "),
-        (tokenizers["byte_level"], "auto", "only a chat template would; "),
+        (with_template(tokenizers["byte_level"], TURN).tokenizer, "auto", "ignores them; "),
+        (tokenizers["byte_level"], "auto", "only a chat template writes them; "),
     ):
         data = DemonstrationData(rows, val_fraction=0, tokenizer=tokenizer, template=template)
         data.setup()
@@ -364,8 +365,7 @@ def test_a_template_of_its_own_for_tools(
 def test_the_core_says_what_the_tokenizer_says(
     tokenizer: PreTrainedTokenizerBase, text: str
 ) -> None:
-    chat = ChatTemplate(tokenizer)
-    assert chat._ids(text) == tokenizer(text, add_special_tokens=False).input_ids
+    assert TextTokenizer(tokenizer).ids(text) == tokenizer(text, add_special_tokens=False).input_ids
 
 
 def test_settings_of_a_core_are_not_ours(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
@@ -408,7 +408,8 @@ def test_a_template_from_a_file(
     assert ChatTemplate(tokenizer, str(file)).render("Hi") == "<|user|>\nHi\n<|assistant|>\n"
     with pytest.raises(FileNotFoundError) as raised:
         ChatTemplate(tokenizer, "chatml")
-    assert str(raised.value) == ('template \'chatml\' is neither "auto", "plain", "raw" nor a file')
+    sentence = 'template \'chatml\' is neither "auto", "plain", "raw" nor a file: give one of these'
+    assert str(raised.value) == sentence
 
 
 def test_the_default_of_several_chat_templates(

@@ -288,7 +288,7 @@ DATA = [
     Mistake(
         "a chat template that is not there",
         typed("--data.template=chat.jinja"),
-        'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file',
+        'template \'chat.jinja\' is neither "auto", "plain", "raw" nor a file: give one of these',
     ),
     Mistake(
         "a broken chat template",
