@@ -95,7 +95,7 @@ class RankingBatch(NamedTuple):
 
 
 class PromptBatch(NamedTuple):
-    """Prompts to complete. Ragged on purpose: whoever generates lays them out."""
+    """Prompts to complete; ragged, since the sampler chooses the layout."""
 
     prompt_ids: list[Tensor]  # B tensors (T_b,) int64
     rows: list[str]  # B rows of the source as JSON: what a reward may want to know beside the text

@@ -92,14 +92,14 @@ def _linear4bit(linear: nn.Linear, dtype: torch.dtype) -> bnb.nn.Linear4bit:
 
 def storages(model: nn.Module) -> list[Tensor]:
     """Every tensor of a model, the state of 4-bit weights included."""
-    found: list[Tensor] = [*model.parameters(), *model.buffers()]
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         for part in (state, getattr(state, "state2", None)):
             if part is not None:
-                found += [part.absmax, part.code]
-                found += [part.offset] if isinstance(part.offset, Tensor) else []
-    return found
+                tensors += [part.absmax, part.code]
+                tensors += [part.offset] if isinstance(part.offset, Tensor) else []
+    return tensors
 
 
 @contextmanager
