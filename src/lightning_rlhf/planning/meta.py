@@ -116,8 +116,8 @@ def attention_as_on(target: str) -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         if query.device.type != "meta":
-            return stock(query, key, value, attn_mask, dropout_p, is_causal, scale=scale,
-                         enable_gqa=enable_gqa)  # fmt: skip
+            return stock(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p,
+                         is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)  # fmt: skip
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
         out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
