@@ -454,7 +454,7 @@ def test_sampling_says_what_is_wrong():
 
 def test_an_empty_prompt_is_refused_and_no_prompts_are_fine(build):
     backbone = build("policy")
-    with pytest.raises(ValueError, match="prompt 1 has no token"):
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
         run(backbone, [[4], []])
     assert run(backbone, []) == []
 
