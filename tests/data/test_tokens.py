@@ -117,7 +117,7 @@ def test_a_ranking_as_token_row(chat: ChatTemplate) -> None:
 def test_a_cut_completion_loses_its_end(chat: ChatTemplate) -> None:
     row = {"prompt": "a b c d", "chosen": "one two three", "rejected": "four"}
     found = tokens.encode_preference(row, chat, 4)
-    assert found.prompt_ids == ids(chat, "a d")
+    assert found.prompt_ids == ids(chat, "c d")
     assert found.completion_ids == [ids(chat, "one two"), ids(chat, "four </s>")]
     assert found.loss_mask == [[True, True]] * 2
     assert found.cut == "both"
@@ -194,7 +194,7 @@ def test_prompts_as_token_rows(chat: ChatTemplate, row: dict[str, Any]) -> None:
     )
     assert json.loads(whole.row) == row  # for rewards that want to know more
     short = tokens.encode_prompt(row, chat, 2)
-    assert (short.prompt_ids, short.cut) == (ids(chat, "one three"), "prompt")
+    assert (short.prompt_ids, short.cut) == (ids(chat, "two three"), "prompt")
 
 
 def test_a_prompt_from_a_preference_row(chat: ChatTemplate) -> None:

@@ -65,7 +65,7 @@ def runs(ids: Sequence[int], loss_mask: Sequence[bool], special: set[int]) -> li
 
 def cut_ends(row: TokenRow, ends: set[int]) -> list[bool]:
     """Tell which completions were cut: the longest that do not end with an end token."""
-    if row.cut not in ("completion", "both"):
+    if not row.cut.endswith(("completion", "both")):
         return [False] * len(row.completion_ids)
     longest = max(map(len, row.completion_ids))
     full = [len(c) == longest for c in row.completion_ids]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data.rendering import JinjaRenderer, check_written
 from lightning_rlhf.data.text_tokenizer import TextTokenizer
+from lightning_rlhf.data.turns import not_kept, turn_in_history
 from lightning_rlhf.text.messages import SPEAKERS, BadRow, Message, Prompt, Tools
 
 PROBE = "answer"  # shows how a template ends an answer
@@ -48,6 +49,8 @@ class ChatTemplate:
                     "give one of these"
                 )
             self.jinja = Path(template).read_text(encoding="utf-8")
+        # a tokenizer may have two templates: it chooses
+        self._renderer = JinjaRenderer(tokenizer, None if template == "auto" else self.jinja)
 
     # ---- text ----
 
@@ -67,34 +70,37 @@ class ChatTemplate:
             prompt = [{"role": "user", "content": prompt}] if prompt else []
         messages = [*prompt, reply] if answer is not None else prompt
         if self.jinja is not None:
-            return self._render_jinja(messages, answer is None, tools)
+            return self._renderer.render(messages, answer is None, tools)
         if self.template == "raw":
             return "".join(_plain(m) for m in messages)
         text = "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'])}: {_plain(m)}" for m in messages)
         return text + "\n\nAssistant:" if answer is None else text
 
-    def _render_jinja(self, messages: list[Message], generation_prompt: bool, tools: Tools) -> str:
-        if not messages:
-            raise BadRow("the chat template needs a turn before the answer")
-        given = None if self.template == "auto" else self.jinja  # a tokenizer may have two
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=tools,
-                chat_template=given,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-            )
-        except TemplateError as reason:
-            raise BadRow(f"the chat template refuses: {reason}") from reason
-        assert isinstance(text, str)
-        return text
-
     # ---- tokens ----
 
     def encode_prompt(self, prompt: Prompt, tools: Tools = None) -> list[int]:
-        """Tokenize everything before an answer, with one BOS if the tokenizer uses one."""
-        return self._with_bos(self._text.ids(self.render(prompt, None, tools)))
+        """Tokenize everything before an answer, with one BOS if the tokenizer uses one.
+
+        Earlier answers end as in training: without a chat template, with the eos_token.
+
+        Raises:
+            BadRow: the chat template refuses the prompt, or does not write all of it.
+        """
+        text = self.render(prompt, None, tools)
+        if self.jinja is not None:
+            self._check_prompt(prompt, text)
+        return self._with_bos(self._lead(prompt, text, tools))
+
+    def _lead(self, prompt: Prompt, text: str, tools: Tools = None) -> list[int]:
+        """Tokenize the text of a prompt, and what is begun of its answer."""
+        answers = [] if isinstance(prompt, str) else [m["role"] == "assistant" for m in prompt]
+        if self.jinja is not None or not any(answers):
+            return self._text.ids(text)
+        assert not isinstance(prompt, str)
+        last = len(answers) - 1 - answers[::-1].index(True)
+        ids, _ = self._turns(prompt[: last + 1], tools)
+        before = self.render(prompt[:last], prompt[last], tools)
+        return ids + self._text.ids_after(before, text[len(before) :])
 
     def encode_begun(
         self, prompt: Prompt, begun: str = "", tails: Sequence[str] = ()
@@ -104,10 +110,10 @@ class ChatTemplate:
         Prompt and continuation are tokenized as one text and cut where they meet; if a token
         crosses that point, the continuation is tokenized alone.
         """
-        lead = self._text.ids(self._begun(prompt, begun))
+        lead = self._lead(prompt, self._begun(prompt, begun))
         continuations = []
         for tail in tails:
-            both = self._text.ids(self._begun(prompt, begun + tail))
+            both = self._lead(prompt, self._begun(prompt, begun + tail))
             cut = both[: len(lead)] == lead and len(both) > len(lead)
             continuations.append(both[len(lead) :] if cut else self._text.ids(tail))
         return self._with_bos(lead), continuations
@@ -117,42 +123,90 @@ class ChatTemplate:
         before = self.render(prompt)
         if not begun:
             return before
-        opening, found, _ = _tail(before, self.render(prompt, begun)).partition(begun)
+        opening, found, _ = self._tail(before, self.render(prompt, begun)).partition(begun)
         return before + opening + begun if found else before + begun
 
-    def encode_answer(self, prompt: Prompt, answer: str, tools: Tools = None) -> list[int]:
+    def encode_answer(
+        self, prompt: Prompt, answer: str | Message, tools: Tools = None
+    ) -> list[int]:
         """Tokenize an answer and its end token: what the whole conversation adds to its prompt.
 
         Raises:
-            ValueError: the template renders the prompt differently once the answer is there, or
-                writes no end token after it.
+            BadRow: the template does not write all of the answer, or rewrites this prompt once the
+                answer is there.
+            ValueError: the template does so with every prompt, or writes no end token.
         """
         before, whole = self.render(prompt, None, tools), self.render(prompt, answer, tools)
-        return self._ended(self._until_stop(self._added(before, whole)))
+        tail = self._tail(before, whole)
+        if self.jinja is not None:
+            check_written(answer if isinstance(answer, dict) else _said(answer), tail)
+        return self._ended(self._until_stop(self._text.ids_after(before, tail)))
 
     def encode_conversation(
         self, messages: list[Message], tools: Tools = None
     ) -> tuple[list[int], list[bool]]:
-        """Tokenize many turns, with the loss mask: every assistant turn with its end token."""
+        """Tokenize many turns, with the loss mask: every assistant turn with its end token.
+
+        Raises:
+            RewrittenHistory: a turn reads otherwise once the next is there.
+            BadRow, ValueError: as for ``encode_answer``.
+        """
+        ids, mask = self._turns(messages, tools)
+        with_bos = self._with_bos(ids)
+        return with_bos, [False] * (len(with_bos) - len(ids)) + mask
+
+    def _turns(self, messages: list[Message], tools: Tools) -> tuple[list[int], list[bool]]:
         ids: list[int] = []
         mask: list[bool] = []
-        text = ""
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+        earlier: tuple[str, str] | None = None  # text up to the answer before, and with it
+        start = 0  # of that answer in ids
         for i, message in enumerate(messages[: last + 1]):
             if message["role"] != "assistant":
                 continue
             before = self.render(messages[:i], None, tools)
             whole = self.render(messages[:i], message, tools)
-            opening, answer = self._added(text, before), self._added(before, whole)
+            tail = self._tail(before, whole)
+            if self.jinja is not None:
+                check_written(message, tail)
+            answer = self._text.ids_after(before, tail)
+            if earlier is None or before.startswith(earlier[1]):
+                opening = self._added(earlier[1] if earlier else "", before)
+            else:
+                turn, opening = turn_in_history(self._text, *earlier, before)
+                ids, mask = ids[:start] + turn, mask[:start] + [True] * len(turn)
             turn = self._until_stop(answer)
             rest = answer[len(turn) :]  # text of the template after the end token
             if i == last and self._ended(turn) != turn:
                 turn, rest = self._ended(turn), []
+            start = len(ids) + len(opening)
             ids += opening + turn + rest
             mask += [False] * len(opening) + [True] * len(turn) + [False] * len(rest)
-            text = whole
-        with_bos = self._with_bos(ids)
-        return with_bos, [False] * (len(with_bos) - len(ids)) + mask
+            earlier = before, whole
+        if earlier and self.jinja is not None:
+            self._check_prompt(messages[:last], earlier[0])
+        return ids, mask
+
+    def _check_prompt(self, prompt: Prompt, text: str) -> None:
+        for message in [_said(prompt, "user")] if isinstance(prompt, str) else prompt:
+            check_written(message, text, history=True)
+
+    @cached_property
+    def opening_note(self) -> str:
+        """Clause for the log on what a template writes only with an answer; "" for nothing."""
+        if self.jinja is None:
+            return ""
+        try:
+            tail = self._tail(self.render("question"), self.render("question", PROBE))
+        except ValueError:
+            return ""
+        opening = tail.partition(PROBE)[0]
+        if not opening.strip() or opening == tail:
+            return ""
+        return (
+            f"the chat template writes {opening!r} before an answer but not in the prompt: it is "
+            "trained on as part of the answer; "
+        )
 
     @cached_property
     def ending_note(self) -> str:
@@ -199,6 +253,12 @@ class ChatTemplate:
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] in self.end_ids:
                 return ids[: i + 1]
+        if self.jinja is not None:  # a call may end with a token of its own
+            i = len(ids)
+            while i and self._text.is_blank(ids[i - 1]):
+                i -= 1
+            if i and ids[i - 1] in self._text.marks:
+                return ids[:i]
         return [*ids, self._text.eos]
 
     @cached_property
@@ -221,8 +281,7 @@ class ChatTemplate:
         ids = self._text.ids(closing)
         if not found or self._text.eos in ids:
             return self._text.eos if found else None
-        marks = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-        end = next((i for i in ids if i in marks), None)
+        end = next((i for i in ids if i in self._text.marks), None)
         if end is None:
             place = f"{closing[:40]!r} after" if closing else "nothing after"
             raise ValueError(
@@ -235,7 +294,28 @@ class ChatTemplate:
 
     def _added(self, before: str, whole: str) -> list[int]:
         """Tokenize the part of ``whole`` after ``before``."""
-        return self._text.ids_after(before, _tail(before, whole))
+        return self._text.ids_after(before, self._tail(before, whole))
+
+    def _tail(self, before: str, whole: str) -> str:
+        """Return the part of ``whole`` after ``before``."""
+        if whole.startswith(before):
+            return whole[len(before) :]
+        if self._keeps_prompts:
+            raise BadRow("the chat template rewrites the prompt once the answer is there")
+        raise ValueError(not_kept(before, whole))
+
+    @cached_property
+    def _keeps_prompts(self) -> bool:
+        """Tell whether the template keeps a prompt as it is once its answer is there."""
+        try:
+            return self.render("question", PROBE).startswith(self.render("question"))
+        except BadRow:
+            return True  # it has its reasons for each row
+
+    def keeps_first(self, ids: list[int]) -> bool:
+        """Tell whether a prompt starts with a BOS, not with a mark that starts every turn."""
+        bos = self.tokenizer.bos_token_id
+        return ids[:1] == [bos] and (bos == self._text.bos or ids.count(bos) == 1)
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         """Put BOS in front once: a chat template writes its own, else the tokenizer decides."""
@@ -251,15 +331,5 @@ def _plain(message: Message) -> str:
     return "\n".join([message["content"], *calls] if message["content"] else calls)
 
 
-def _tail(before: str, whole: str) -> str:
-    """Return the part of ``whole`` after ``before``."""
-    if whole.startswith(before):
-        return whole[len(before) :]
-    at = next(
-        (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole)
-    )
-    raise ValueError(
-        "the chat template does not keep the prompt as a prefix of the conversation: it writes "
-        f"{before[at : at + 40]!r} before an answer but {whole[at : at + 40]!r} once the answer is "
-        'there; give template="plain" or a Jinja file that renders both alike'
-    )
+def _said(text: str, role: str = "assistant") -> Message:
+    return {"role": role, "content": text}

@@ -52,6 +52,15 @@ class TextTokenizer:
         return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
 
     @cached_property
+    def marks(self) -> set[int]:
+        """The special and added tokens: marks of a template, not text."""
+        return {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+
+    def is_blank(self, token: int) -> bool:
+        """Tell whether a token is nothing but spaces or line ends."""
+        return token not in self.marks and not str(self.tokenizer.decode([token])).strip()
+
+    @cached_property
     def _tokenize(self) -> Callable[[str], list[int]]:
         """The tokenizer without special tokens; its Rust core alone if a call does no more.
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.data.tokens import LAST_ANSWER, TokenRow
 from lightning_rlhf.text import messages
 from lightning_rlhf.text.messages import BadRow
 
@@ -125,7 +125,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
-        parts += [f"{n:,} cut to max_length ({side})" for side, n in self.cut.most_common()]
+        parts += [cut_sentence(side, n, "max_length") for side, n in self.cut.most_common()]
         parts += [
             f"{n:,} dropped ({reason}{self._place(reason)})"
             for reason, n in self.dropped.most_common()
@@ -134,6 +134,16 @@ class Report(NamedTuple):
 
     def _place(self, reason: str) -> str:
         return f", first in row {self.first[reason]:,}" if reason in self.first else ""
+
+
+def cut_sentence(cut: str, rows: int, max_length: str) -> str:
+    """Write the clause on rows that were cut, by the value of their ``cut``."""
+    side = cut.removeprefix(LAST_ANSWER).strip()
+    clauses = [f"cut to {max_length} ({side})"] * bool(side)
+    if cut != side:
+        last = "trained on their last answer alone, the chat template rewrites earlier turns"
+        clauses.insert(0, last)
+    return f"{rows:,} {' and '.join(clauses)}"
 
 
 def encode_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:

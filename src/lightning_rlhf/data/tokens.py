@@ -14,7 +14,11 @@ from lightning_rlhf.data.formats import (
     read_ranking,
 )
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.text.messages import BadRow, prompt_of, read_tools
+from lightning_rlhf.data.turns import RewrittenHistory
+from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, prompt_of, read_tools
+
+# a value of TokenRow.cut, before the sides that were cut: only its last answer is trained on
+LAST_ANSWER = "last answer"
 
 
 class TokenRow(NamedTuple):
@@ -28,45 +32,134 @@ class TokenRow(NamedTuple):
     label: float | None = None
     margin: float | None = None
     opening: str = ""  # first user turn: rows that share it fall on the same side of a split
-    cut: str = ""  # sides that were cut: "", "prompt", "completion" or "both"
+    # sides that were cut: "", "prompt", "completion" or "both"; after LAST_ANSWER, if it is that
+    cut: str = ""
     row: str = ""  # of a prompt: its whole row as JSON, for rewards
 
 
 def fit_length(
-    prompt: list[int], completions: list[list[int]], max_length: int
+    prompt: list[int], completions: list[list[int]], max_length: int, *, keep_first: bool = True
 ) -> tuple[list[int], list[list[int]], str]:
     """Cut a row to ``max_length`` tokens: prompts lose their left, completions their right.
 
     A prompt keeps at least half of ``max_length`` (or all of itself), so every row keeps completion
-    tokens. A cut completion loses its end token: the model must not learn to stop there. The first
-    token (a BOS) of a prompt stays. ``max_length`` is 2 or more.
+    tokens. A cut completion loses its end token: the model must not learn to stop there.
+    ``keep_first`` keeps the first token of a prompt, a BOS. ``max_length`` is 2 or more.
     """
     room = max_length - min(len(prompt), max_length // 2)
     kept = [c[:room] for c in completions]
     left = max_length - max(len(c) for c in kept)
-    new_prompt = prompt if len(prompt) <= left else [prompt[0], *prompt[len(prompt) - left + 1 :]]
+    new_prompt = _last(prompt, left, keep_first)
     cut_completion = any(len(a) < len(b) for a, b in zip(kept, completions, strict=True))
     cut_prompt = len(new_prompt) < len(prompt)
     both = {(True, True): "both", (True, False): "prompt", (False, True): "completion"}
     return new_prompt, kept, both.get((cut_prompt, cut_completion), "")
 
 
+def _last(ids: list[int], size: int, keep_first: bool) -> list[int]:
+    """Return the last tokens of a prompt, the first of them its BOS."""
+    if len(ids) <= size:
+        return ids
+    return [ids[0], *ids[len(ids) - size + 1 :]] if keep_first else ids[len(ids) - size :]
+
+
+def _fit(
+    chat: ChatTemplate,
+    asked: Prompt,
+    tools: Tools,
+    *,
+    prompt: list[int],
+    completions: list[list[int]],
+    max_length: int,
+) -> tuple[list[int], list[list[int]], str]:
+    """Cut a row to ``max_length``; a prompt loses whole turns, if what is left fits."""
+    keep_first = chat.keeps_first(prompt)
+    fitted = fit_length(prompt, completions, max_length, keep_first=keep_first)
+    new_prompt, kept, cut = fitted
+    if len(new_prompt) == len(prompt):
+        return fitted
+    return _without_turns(chat, asked, tools, len(new_prompt)) or new_prompt, kept, cut
+
+
+def _without_turns(chat: ChatTemplate, asked: Prompt, tools: Tools, size: int) -> list[int]:
+    """Tokenize a prompt without its oldest turns, so that it fits; empty if it never does.
+
+    It begins with the system turn, if that fits too, and a user's turn.
+    """
+    if isinstance(asked, str):
+        return []
+    system = [m for m in asked[:1] if m["role"] == "system"]
+    starts = [i for i, m in enumerate(asked) if m["role"] == "user" and i > len(system)]
+    for opening in (system, []) if system else ([],):
+        for start in starts:
+            try:
+                ids = chat.encode_prompt([*opening, *asked[start:]], tools)
+            except BadRow:
+                continue
+            if len(ids) <= size:
+                return ids
+    return []
+
+
 def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
-    """Encode a demonstration; its prompt is what precedes the first token under the loss mask."""
+    """Encode a demonstration; its prompt is what precedes the first token under the loss mask.
+
+    Of a conversation whose earlier turns the chat template rewrites, the last answer is trained on.
+    """
     shown, tools = read_demonstration(row), read_tools(row.get("tools"))
-    if isinstance(shown, Conversation):
-        ids, loss_mask = chat.encode_conversation(shown.messages, tools)
-        start = loss_mask.index(True)
-        prompt, completion, loss_mask = ids[:start], ids[start:], loss_mask[start:]
-        opening = first_user_turn(shown.messages)
-    else:
-        prompt = chat.encode_prompt(shown.prompt, tools)
-        completion = chat.encode_answer(shown.prompt, shown.reply, tools)
-        loss_mask = [True] * len(completion)
+    if not isinstance(shown, Conversation):
         opening = first_user_turn(shown.prompt) or shown.reply
-    prompt, (completion,), cut = fit_length(prompt, [completion], max_length)
-    loss_mask = loss_mask[: len(completion)]
+        return _one_answer(
+            chat, shown.prompt, shown.reply, tools=tools, max_length=max_length, opening=opening
+        )
+    messages, opening = shown.messages, first_user_turn(shown.messages)
+    try:
+        ids, loss_mask = chat.encode_conversation(messages, tools)
+    except RewrittenHistory:
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        made = _one_answer(
+            chat,
+            messages[:last],
+            messages[last],
+            tools=tools,
+            max_length=max_length,
+            opening=opening,
+        )
+        return made._replace(cut=f"{LAST_ANSWER} {made.cut}".strip())
+    start = loss_mask.index(True)
+    first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    prompt, (completion,), cut = _fit(
+        chat,
+        messages[:first],
+        tools,
+        prompt=ids[:start],
+        completions=[ids[start:]],
+        max_length=max_length,
+    )
+    loss_mask = loss_mask[start:][: len(completion)]
     return TokenRow(prompt, [completion], [loss_mask], [0], opening=opening, cut=cut)
+
+
+def _one_answer(
+    chat: ChatTemplate,
+    asked: Prompt,
+    reply: str | Message,
+    *,
+    tools: Tools,
+    max_length: int,
+    opening: str,
+) -> TokenRow:
+    """Encode one answer to a prompt."""
+    prompt, (completion,), cut = _fit(
+        chat,
+        asked,
+        tools,
+        prompt=chat.encode_prompt(asked, tools),
+        completions=[chat.encode_answer(asked, reply, tools)],
+        max_length=max_length,
+    )
+    mask = [True] * len(completion)
+    return TokenRow(prompt, [completion], [mask], [0], opening=opening, cut=cut)
 
 
 def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
@@ -85,7 +178,9 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
     tools = read_tools(row.get("tools"))
     prompt = chat.encode_prompt(asked, tools)
     completions = [chat.encode_answer(asked, answer, tools) for answer in answers]
-    prompt, completions, cut = fit_length(prompt, completions, max_length)
+    prompt, completions, cut = _fit(
+        chat, asked, tools, prompt=prompt, completions=completions, max_length=max_length
+    )
     if len(answers) > 1 and len({tuple(c) for c in completions}) < 2:
         raise BadRow("identical once cut to max_length" if cut else "identical once tokenized")
     loss_mask = [[True] * len(c) for c in completions]
@@ -105,10 +200,13 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
 def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
     """Encode a prompt alone, from whichever column holds one."""
     prompt = prompt_of(row)
-    ids = chat.encode_prompt(prompt, read_tools(row.get("tools")))
+    tools = read_tools(row.get("tools"))
+    ids = chat.encode_prompt(prompt, tools)
     if not ids:
         raise BadRow("empty prompt")
-    kept = ids if len(ids) <= max_length else [ids[0], *ids[len(ids) - max_length + 1 :]]
+    kept = _last(ids, max_length, chat.keeps_first(ids))
+    if len(kept) < len(ids):
+        kept = _without_turns(chat, prompt, tools, max_length) or kept
     cut = "prompt" if len(kept) < len(ids) else ""
     whole = json.dumps(row, ensure_ascii=False, default=str)
     return TokenRow(kept, [], [], [], opening=first_user_turn(prompt), cut=cut, row=whole)

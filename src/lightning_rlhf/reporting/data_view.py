@@ -15,7 +15,7 @@ from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import is_mixture, is_stream
 from lightning_rlhf.data.statistics import Figures, batch_plan, figures_of
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.token_table import token_row
+from lightning_rlhf.data.token_table import cut_sentence, token_row
 from lightning_rlhf.reporting.rows_view import CUT, row_lines
 from lightning_rlhf.text.display import printable
 
@@ -83,7 +83,8 @@ def _print_readings(data: RowsData, console: Console) -> None:
         weight = f"; weight {weights[name]:g}" if name in weights else ""
         console.print(Text(f"  {part}{report.read:,} rows read, {report.kept:,} kept{weight}"))
         for side, n in report.cut.most_common():
-            console.print(Text(f"  {n:,} cut to max_length {data.max_length} ({side})"))
+            clause = cut_sentence(side, n, f"max_length {data.max_length}")
+            console.print(Text(f"  {clause}"))
         for reason, n in report.dropped.most_common(REASONS):
             first = report.first.get(reason)
             where = f", first row {first:,}" if first else ""

@@ -33,10 +33,11 @@ def row_lines(row: TokenRow, chat: ChatTemplate, special: set[int], plain: bool)
         special: ids of the special tokens.
         plain: mark tokens by brackets, for a console without color.
     """
-    first = row.prompt_ids[:1] if row.cut in ("prompt", "both") else []
+    is_cut = row.cut.endswith(("prompt", "both"))
+    first = row.prompt_ids[: int(chat.keeps_first(row.prompt_ids))] if is_cut else []
     rest = row.prompt_ids[len(first) :]
     prompt = _colored(chat.tokenizer, statistics.runs(first, [False] * len(first), special), plain)
-    if first:
+    if is_cut:
         prompt.append("[…cut…]", CUT)
     body = statistics.runs(rest, [False] * len(rest), special)
     prompt.append_text(_colored(chat.tokenizer, body, plain, first))

@@ -1,0 +1,205 @@
+"""Write messages as text with a chat template, in the shapes that it can take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from lightning_rlhf.text.messages import BadRow, Message, Tools
+
+QUESTION, ANSWER = "probe-question", "probe-answer"
+KEY, VALUE = "probe_key", "probe_value"  # an argument of a call
+NO_WORD = re.compile(r"[\W_]+")
+THOUGHTS_END = "</think>"  # templates leave out what precedes it in earlier answers
+
+
+class Shape(NamedTuple):
+    """Changes of the messages that a chat template needs; none by default."""
+
+    parts: bool = False  # content as [{"type": "text", "text": ...}]
+    arguments: str = ""  # of calls: "text" for JSON text, "dict" for a dict
+    no_content: bool = False  # a call without content has None, not ""
+
+
+class JinjaRenderer:
+    """Render messages with a chat template.
+
+    Args:
+        tokenizer: of the model.
+        jinja: the template; None for the tokenizer's own, of which it may have several.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, jinja: str | None):
+        self.tokenizer = tokenizer
+        self.jinja = jinja
+
+    def render(self, messages: list[Message], generation_prompt: bool, tools: Tools) -> str:
+        """Render messages, in the shapes that the template can take.
+
+        Raises:
+            BadRow: the template refuses them.
+        """
+        if not messages:
+            raise BadRow("the chat template needs a turn before the answer")
+        if self._parts or any(m.get("tool_calls") for m in messages):
+            shape = self._call_shape if _has_calls(messages) else Shape(parts=self._parts)
+            messages = [_shaped(message, shape) for message in messages]
+        return self._apply(messages, generation_prompt, tools)
+
+    def _apply(
+        self, messages: list[Message], generation_prompt: bool = False, tools: Tools = None
+    ) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tools=tools,
+                chat_template=self.jinja,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
+        except TemplateError as reason:
+            raise BadRow(f"the chat template refuses: {reason}") from reason
+        except Exception as reason:  # the template's code may raise anything
+            name = type(reason).__name__
+            raise BadRow(f"the chat template refuses: {name}: {reason}") from reason
+        assert isinstance(text, str)
+        return text
+
+    @cached_property
+    def _parts(self) -> bool:
+        """Tell whether the template writes content given as parts but not as text."""
+        turns = _probe_turns()
+        as_text, as_parts = (
+            self._written([_shaped(m, Shape(parts=p)) for m in turns], (QUESTION, ANSWER))
+            for p in (False, True)
+        )
+        return as_parts and not as_text
+
+    @cached_property
+    def _call_shape(self) -> Shape:
+        """Find the shape of a call that the template writes right: as given, if any does.
+
+        The shapes are tried on a probe, in order: arguments of both types as they are, else those
+        of one type. A template that writes no arguments gets them as they are.
+        """
+        for no_content in (False, True):
+            able = [
+                kind
+                for kind in ("dict", "text")
+                if self._writes_call(Shape(self._parts, kind, no_content))
+            ]
+            if able:
+                return Shape(self._parts, able[0] if len(able) == 1 else "", no_content)
+        for no_content in (False, True):  # written otherwise: at least its name
+            shape = Shape(self._parts, "", no_content)
+            if self._written([_shaped(m, shape) for m in _probe_turns(call=True)], ("probe_call",)):
+                return shape
+        return Shape(self._parts)
+
+    def _writes_call(self, shape: Shape) -> bool:
+        """Tell whether a call is written as it is meant: not encoded twice, not as Python's."""
+        turns = [_shaped(m, shape) for m in _probe_turns(call=True)]
+        return self._written(turns, ("probe_call", KEY, VALUE), (f'\\"{KEY}', f"{{'{KEY}"))
+
+    def _written(
+        self, messages: list[Message], texts: tuple[str, ...], wrong: tuple[str, ...] = ()
+    ) -> bool:
+        try:
+            found = self._apply(messages)
+        except BadRow:
+            return False
+        return all(t in found for t in texts) and not any(t in found for t in wrong)
+
+
+def _probe_turns(call: bool = False) -> list[Message]:
+    question = {"role": "user", "content": QUESTION}
+    if not call:
+        return [question, {"role": "assistant", "content": ANSWER}]
+    function = {"name": "probe_call", "arguments": {KEY: VALUE}}
+    calls = [{"id": "probe0000", "type": "function", "function": function}]
+    return [question, {"role": "assistant", "content": "", "tool_calls": calls}]
+
+
+def _has_calls(messages: list[Message]) -> bool:
+    return any(m.get("tool_calls") for m in messages)
+
+
+def _shaped(message: Message, shape: Shape) -> Message:
+    """Give a message the shape that a template can take."""
+    made = dict(message)
+    calls = made.get("tool_calls")
+    if calls and shape.arguments:
+        convert = _as_text if shape.arguments == "text" else _as_dict
+        made["tool_calls"] = [_with_arguments(call, convert) for call in calls]
+    if calls and shape.no_content and not made["content"]:
+        made["content"] = None
+    elif shape.parts:
+        text = made["content"]
+        made["content"] = [{"type": "text", "text": text}] if text else []
+    return made
+
+
+def _with_arguments(call: Any, convert: Callable[[Any], Any]) -> Any:
+    if not isinstance(call, dict):
+        return call
+    made = {**call, "arguments": convert(call["arguments"])} if "arguments" in call else dict(call)
+    if isinstance(made.get("function"), dict):
+        made["function"] = _with_arguments(made["function"], convert)
+    return made
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _as_dict(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        read = json.loads(arguments) if arguments.strip() else {}
+    except json.JSONDecodeError as reason:
+        raise BadRow(f"the arguments of a tool call are not JSON: {reason.msg}") from reason
+    if not isinstance(read, dict):
+        raise BadRow(f"the arguments of a tool call are {type(read).__name__}, not named")
+    return read
+
+
+# ---- what a template writes ----
+
+
+def check_written(message: Message, text: str, history: bool = False) -> None:
+    """Check that a text holds what a message says.
+
+    Args:
+        message: of the row.
+        text: as the template writes it.
+        history: an earlier answer, of which a template may leave out the thoughts.
+
+    Raises:
+        BadRow: a part of the message is not there.
+    """
+    content, role = (message["content"] or "").strip(), message["role"]
+    if history and role == "assistant":
+        content = content.rpartition(THOUGHTS_END)[2].strip()
+    if content and content not in text and not _holds(text, content):
+        article = "an" if role[:1] in "aeiou" else "a"
+        raise BadRow(f"the chat template does not write all of {article} {role} turn")
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(name, str) and name not in text:
+            raise BadRow("the chat template does not write the tool calls of an assistant turn")
+
+
+def _holds(text: str, content: str) -> bool:
+    """Tell whether a text holds a content in other spaces and punctuation, or as JSON."""
+    text = NO_WORD.sub("", text)
+    forms = (content, json.dumps(content), json.dumps(content, ensure_ascii=False))
+    words = [NO_WORD.sub("", form) for form in forms]
+    return any(words) and any(w in text for w in words)
