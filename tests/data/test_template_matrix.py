@@ -176,11 +176,11 @@ def test_arguments_of_calls_in_the_type_that_the_template_takes(
     assert chat.tokenizer.decode(row.completion_ids[0]) == text + "<|im_end|></s>"
 
 
-def test_a_call_without_content_where_the_template_wants_none(
+def test_a_call_without_content_where_the_template_wants_no_content(
     tokenizers: dict[str, PreTrainedTokenizerBase],
 ) -> None:
     jinja = turns(
-        "{% if m.content is none %}{{ m.tool_calls[0].function.name }}{{ "
+        "{% if m.content is not defined %}{{ m.tool_calls[0].function.name }}{{ "
         "m.tool_calls[0].function.arguments }}{% else %}{{ m.content }}{% endif %}"
     )
     chat = chat_of(tokenizers["byte_level"], jinja)
@@ -198,8 +198,12 @@ def test_a_call_without_content_where_the_template_wants_none(
             {"content": "", "tool_calls": [{"function": {"name": "weigh"}}]},
             "the tool calls",
         ),
-        (turns("{{ m.content[:3] }}"), {"content": "far too long"}, "all of an assistant turn"),
-        (turns("{{ m.content if m.role != 'user' }}"), {"content": "seven"}, "all of a user turn"),
+        (turns("{{ m.content[:3] }}"), {"content": "far too long"}, "all of the assistant turn"),
+        (
+            turns("{{ m.content if m.role != 'user' }}"),
+            {"content": "seven"},
+            "all of the user turn",
+        ),
         (turns("{{ m.content + 1 }}"), {"content": "seven"}, "refuses: TypeError"),
         (turns("{{ m.content }}{{ 1 // 0 }}"), {"content": "seven"}, "refuses: ZeroDivisionError"),
     ],

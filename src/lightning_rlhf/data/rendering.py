@@ -24,7 +24,7 @@ class Shape(NamedTuple):
 
     parts: bool = False  # content as [{"type": "text", "text": ...}]
     arguments: str = ""  # of calls: "text" for JSON text, "dict" for a dict
-    no_content: bool = False  # a call without content has None, not ""
+    no_content: bool = False  # a call without content has none, not ""
 
 
 class JinjaRenderer:
@@ -76,7 +76,9 @@ class JinjaRenderer:
         """Tell whether the template writes content given as parts but not as text."""
         turns = _probe_turns()
         as_text, as_parts = (
-            self._written([_shaped(m, Shape(parts=p)) for m in turns], (QUESTION, ANSWER))
+            self._written(
+                [_shaped(m, Shape(parts=p)) for m in turns], (QUESTION, ANSWER), ("'type'",)
+            )
             for p in (False, True)
         )
         return as_parts and not as_text
@@ -188,8 +190,7 @@ def check_written(message: Message, text: str, history: bool = False) -> None:
     if history and role == "assistant":
         content = content.rpartition(THOUGHTS_END)[2].strip()
     if content and content not in text and not _holds(text, content):
-        article = "an" if role[:1] in "aeiou" else "a"
-        raise BadRow(f"the chat template does not write all of {article} {role} turn")
+        raise BadRow(f"the chat template does not write all of the {role} turn")
     for call in message.get("tool_calls") or ():
         function = call.get("function", call) if isinstance(call, dict) else {}
         name = function.get("name") if isinstance(function, dict) else None
