@@ -1,0 +1,120 @@
+"""Read data files so that text stays text, whatever a reader infers of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Features, Json, Value, load_dataset
+
+from lightning_rlhf.data.diagnosis import unreadable
+from lightning_rlhf.data.folders import READERS, suffix_of
+from lightning_rlhf.data.tables import read_json
+
+LONG_TEXT = Value("large_string")
+TEXT_NAMES = """
+prompt chosen rejected completion completions text question query answer answers instruction input
+output response reply context passage system history summary reference document
+""".split()  # a column of such a name holds text, numbered or lettered too: output_1, response_j
+NESTED_NAMES = "messages conversations conversation dialog dialogue turns tools".split()
+NUMBERED = [f"{name}{mark}" for name in ("output", "response", "answer") for mark in
+            ("1", "2", "_1", "_2", "_a", "_b", "_j", "_k", "_0")]  # fmt: skip
+IS_TEXT = re.compile(rf"({'|'.join(TEXT_NAMES)})([_-]?(\d+|[a-z]))?")
+
+
+def cell(text: str) -> str | None:
+    """Read a cell of a CSV file as it is written; an empty one holds nothing."""
+    return text or None
+
+
+def read_files(files: Sequence[Path], streamed: bool, columns: Mapping[str, str]) -> Any:
+    """Read files of one kind into one table.
+
+    Args:
+        files: their paths.
+        streamed: True to read them during training.
+        columns: source column -> our name; it tells which columns hold text.
+
+    Raises:
+        ValueError: a file is of an unknown kind or cannot be read; the sentence names it.
+    """
+    kind, paths = kind_of(files[0]), [str(file) for file in files]
+    texts = [
+        *TEXT_NAMES,
+        *NUMBERED,
+        *(old for old, new in columns.items() if IS_TEXT.fullmatch(new)),
+    ]
+    try:
+        rows = _load(kind, paths, streamed, texts)
+        inferred = _inferred(rows.features or {}, kind, columns)
+        if inferred and kind == "csv":
+            rows = _load(kind, paths, streamed, [*texts, *inferred])
+        elif inferred and kind == "json":
+            types = {n: Json() if n in inferred else kept for n, kept in rows.features.items()}
+            rows = read_json(paths, Features(types), streamed)
+    except Exception as error:  # readers of broken files raise what they like
+        sentence = unreadable(paths, kind, error)
+        if kind != "json" or sentence.found:
+            raise ValueError(sentence.text) from error
+        rows = _value_by_value(paths, streamed, sentence.text, error)
+    if kind == "csv" and "__index_level_0__" in (rows.features or {}):
+        raise ValueError(
+            f"{paths[0]}: its rows have more fields than its first line has names; "
+            "put texts that hold a comma in quotes"
+        )
+    return _plain_text(rows)
+
+
+def _load(kind: str, paths: list[str], streamed: bool, texts: Sequence[str]) -> Any:
+    options: dict[str, Any] = {}
+    if kind == "csv":  # an answer may be the word "None", or the text 007
+        converters = dict.fromkeys(texts, cell)
+        options = {"keep_default_na": False, "na_values": [""], "converters": converters}
+    return load_dataset(kind, data_files=paths, split="train", streaming=streamed, **options)
+
+
+def _inferred(features: Mapping[str, Any], kind: str, columns: Mapping[str, str]) -> list[str]:
+    """List the columns in which a reader may have taken text for something else."""
+    found = []
+    for name, type_ in features.items():
+        ours = columns.get(name, name)
+        is_text = IS_TEXT.fullmatch(ours) is not None
+        if kind == "csv" and is_text and type_ not in (Value("string"), LONG_TEXT):
+            found.append(name)
+        inside = repr(type_)
+        dated = "timestamp" in inside and (is_text or ours in NESTED_NAMES)
+        if kind == "json" and (dated or "Json" in inside):
+            found.append(name)
+    return found
+
+
+def _value_by_value(paths: list[str], streamed: bool, sentence: str, error: Exception) -> Any:
+    try:
+        return read_json(paths, None, streamed)
+    except Exception:
+        raise ValueError(sentence) from error
+
+
+def _plain_text(rows: Any) -> Any:
+    """Cast long texts, as pandas reads them: the tables of a folder need one type."""
+    long = [name for name, kind in (rows.features or {}).items() if kind == LONG_TEXT]
+    if not long:
+        return rows
+    return rows.cast(Features({**rows.features, **dict.fromkeys(long, Value("string"))}))
+
+
+def kind_of(path: Path) -> str:
+    """Return the reader of a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    suffix = suffix_of(path)
+    if suffix not in READERS:
+        raise ValueError(
+            f"{path}: cannot read {suffix or 'a file without a suffix'}; "
+            f"known are {', '.join(READERS)}"
+        )
+    return READERS[suffix]
