@@ -166,7 +166,10 @@ def test_an_unreadable_file(
 
 
 def test_no_rows(words: PreTrainedTokenizerBase) -> None:
-    assert refused(PromptData([], tokenizer=words)) == "the list given as source is empty: it holds no rows"
+    assert (
+        refused(PromptData([], tokenizer=words))
+        == "the list given as source is empty: it holds no rows"
+    )
 
 
 def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:

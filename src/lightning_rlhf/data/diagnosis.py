@@ -50,7 +50,7 @@ def unreadable(files: Sequence[str], kind: str, error: BaseException) -> Sentenc
     for path in map(Path, files):
         sentence = _fault(path, kind)
         if sentence:
-            return Sentence(f"{path} {sentence}" if sentence[0].islower() else sentence, True)
+            return Sentence(sentence, True)
     names = ", ".join(files)
     if "corresponds to no data" in reason or "No columns to parse" in reason:
         return Sentence(f"{names} {EMPTY}", True)
@@ -122,30 +122,30 @@ def _bytes(path: Path) -> bytes:
 
 
 def _fault(path: Path, kind: str) -> str | None:
-    """Describe what is wrong with a file: a sentence, or one that goes on after its name."""
+    """Say what is wrong with a file; None if nothing is found."""
     raw = path.read_bytes()
     archive = next((name for mark, name in ARCHIVES.items() if raw.startswith(mark)), None)
     if archive:
-        return f"is a {archive} archive: unpack it and give the file inside"
+        return f"{path} is a {archive} archive: unpack it and give the file inside"
     try:
         data = _bytes(path)
     except (OSError, EOFError, zlib.error):
-        return "is a gzip archive that is cut or damaged: fetch or pack it again"
+        return f"{path} is a gzip archive that is cut or damaged: fetch or pack it again"
     if not data.strip():
-        return EMPTY
+        return f"{path} {EMPTY}"
     if path.suffix.lower() == ".gz" and not raw.startswith(GZIP):
         name = path.with_suffix("").name
-        return f"is not a gzip archive, though its name says so: rename it to {name}"
+        return f"{path} is not a gzip archive, though its name says so: rename it to {name}"
     if kind == "parquet":
         whole = data.startswith(b"PAR1") and data.endswith(b"PAR1")
         hint = "it is cut: fetch it again" if data.startswith(b"PAR1") else "give it its own suffix"
         return (
             None
             if whole
-            else f"cannot be read as parquet: its first or last bytes are wrong; {hint}"
+            else f"{path} cannot be read as parquet: its first or last bytes are wrong; {hint}"
         )
     if data.startswith(b"PAR1"):
-        return f"is a parquet file: rename it to {path.with_suffix('.parquet').name}"
+        return f"{path} is a parquet file: rename it to {path.with_suffix('.parquet').name}"
     return not_utf8(path, data) or (_json(path, data) if kind == "json" else None)
 
 
@@ -164,7 +164,7 @@ def _json(path: Path, data: bytes) -> str | None:
             return f"{path} line {number} gives the field {key} twice; {FIX}"
         rows = row if isinstance(row, list) else [row]
         if not rows:
-            return EMPTY
+            return f"{path} {EMPTY}"
         for place, item in enumerate(rows, start=1):
             where = f"{path} line {number}" if rows is not row else f"{path} row {place}"
             if not isinstance(item, dict):

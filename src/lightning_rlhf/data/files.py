@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from datasets import Features, Json, Value, load_dataset
 
-from lightning_rlhf.data.diagnosis import unreadable
+from lightning_rlhf.data.diagnosis import opened, unreadable
 from lightning_rlhf.data.folders import READERS, suffix_of
 from lightning_rlhf.data.tables import read_json
 
@@ -19,8 +20,6 @@ prompt chosen rejected completion completions text question query answer answers
 output response reply context passage system history summary reference document
 """.split()  # a column of such a name holds text, numbered or lettered too: output_1, response_j
 NESTED_NAMES = "messages conversations conversation dialog dialogue turns tools".split()
-NUMBERED = [f"{name}{mark}" for name in ("output", "response", "answer") for mark in
-            ("1", "2", "_1", "_2", "_a", "_b", "_j", "_k", "_0")]  # fmt: skip
 IS_TEXT = re.compile(rf"({'|'.join(TEXT_NAMES)})([_-]?(\d+|[a-z]))?")
 
 
@@ -41,19 +40,8 @@ def read_files(files: Sequence[Path], streamed: bool, columns: Mapping[str, str]
         ValueError: a file is of an unknown kind or cannot be read; the sentence names it.
     """
     kind, paths = kind_of(files[0]), [str(file) for file in files]
-    texts = [
-        *TEXT_NAMES,
-        *NUMBERED,
-        *(old for old, new in columns.items() if IS_TEXT.fullmatch(new)),
-    ]
     try:
-        rows = _load(kind, paths, streamed, texts)
-        inferred = _inferred(rows.features or {}, kind, columns)
-        if inferred and kind == "csv":
-            rows = _load(kind, paths, streamed, [*texts, *inferred])
-        elif inferred and kind == "json":
-            types = {n: Json() if n in inferred else kept for n, kept in rows.features.items()}
-            rows = read_json(paths, Features(types), streamed)
+        rows = _read(kind, paths, streamed, columns)
     except Exception as error:  # readers of broken files raise what they like
         sentence = unreadable(paths, kind, error)
         if kind != "json" or sentence.found:
@@ -67,25 +55,43 @@ def read_files(files: Sequence[Path], streamed: bool, columns: Mapping[str, str]
     return _plain_text(rows)
 
 
-def _load(kind: str, paths: list[str], streamed: bool, texts: Sequence[str]) -> Any:
+def _read(kind: str, paths: list[str], streamed: bool, columns: Mapping[str, str]) -> Any:
+    if kind == "json" and streamed and len(paths) > 1:
+        return read_json(paths, None, streamed)  # their columns may differ in type
     options: dict[str, Any] = {}
     if kind == "csv":  # an answer may be the word "None", or the text 007
-        converters = dict.fromkeys(texts, cell)
+        converters = dict.fromkeys(_text_columns(paths, columns), cell)
         options = {"keep_default_na": False, "na_values": [""], "converters": converters}
-    return load_dataset(kind, data_files=paths, split="train", streaming=streamed, **options)
+    rows = load_dataset(kind, data_files=paths, split="train", streaming=streamed, **options)
+    if kind != "json":
+        return rows
+    if rows.features is None:
+        return read_json(paths, None, streamed)
+    inferred = _inferred(rows.features, columns)
+    types = {name: Json() if name in inferred else kept for name, kept in rows.features.items()}
+    return read_json(paths, Features(types), streamed) if inferred else rows
 
 
-def _inferred(features: Mapping[str, Any], kind: str, columns: Mapping[str, str]) -> list[str]:
-    """List the columns in which a reader may have taken text for something else."""
+def _is_text(name: str, columns: Mapping[str, str]) -> bool:
+    return IS_TEXT.fullmatch(columns.get(name, name)) is not None
+
+
+def _text_columns(paths: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """List the columns of CSV files that hold text, by their first lines."""
+    names: list[str] = []
+    for path in paths:
+        with opened(Path(path)) as file:
+            names += next(csv.reader(file), [])
+    return [name for name in dict.fromkeys(names) if _is_text(name, columns)]
+
+
+def _inferred(features: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """List the columns of JSON files in which the reader may have taken text for something else."""
     found = []
     for name, type_ in features.items():
-        ours = columns.get(name, name)
-        is_text = IS_TEXT.fullmatch(ours) is not None
-        if kind == "csv" and is_text and type_ not in (Value("string"), LONG_TEXT):
-            found.append(name)
         inside = repr(type_)
-        dated = "timestamp" in inside and (is_text or ours in NESTED_NAMES)
-        if kind == "json" and (dated or "Json" in inside):
+        texts = _is_text(name, columns) or columns.get(name, name) in NESTED_NAMES
+        if "Json" in inside or (texts and "timestamp" in inside):
             found.append(name)
     return found
 

@@ -33,14 +33,18 @@ def split_of(file: Path, folder: Path) -> str:
     *folders, name = file.relative_to(folder).parts
     stem = name.split(suffix_of(file))[0] if suffix_of(file) else name
     shard = SHARD.match(stem)
+    # "train_prefs-00000-of-00002" is of a split of its own, beside "train_sft"
+    if (
+        shard
+        and shard[1].lower() not in OF_WORD
+        and set(shard[1].lower().split("_")) & set(OF_WORD)
+    ):
+        return shard[1]
     for part in [stem, *reversed(folders)]:
         words = re.split(r"[-._ 0-9]+", part.lower())
         split = next((OF_WORD[word] for word in words if word in OF_WORD), "")
         if split:
             return split
-    # "train_prefs-00000-of-00002" is a split of its own: its name tells it from "train_sft"
-    if shard and set(re.split(r"[\W_]+", shard[1].lower())) & set(OF_WORD):
-        return shard[1]
     return ""
 
 

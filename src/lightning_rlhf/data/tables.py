@@ -144,27 +144,29 @@ def read_json(files: Sequence[str], features: Features | None, streamed: bool) -
         features: the types of the columns that have one; None to find the columns.
         streamed: True to read them during training.
     """
+    stamps = [(s.st_mtime_ns, s.st_size) for s in (Path(f).stat() for f in files)]
+    given: dict[str, Any] = {"files": list(files), "stamps": stamps}
+    if streamed:
+        return IterableDataset.from_generator(_rows, gen_kwargs=given)
     if features is None:
         columns = dict.fromkeys(key for row in _rows(files) for key in row)
         features = Features({name: Json() for name in columns})
-    stamps = [(s.st_mtime_ns, s.st_size) for s in (Path(f).stat() for f in files)]
-    kind = IterableDataset if streamed else Dataset
-    given = {"files": list(files), "stamps": stamps, "types": [features] * len(files)}
-    return kind.from_generator(_typed_rows, features=features, gen_kwargs=given)
+    given["types"] = features
+    return Dataset.from_generator(_typed_rows, features=features, gen_kwargs=given)
 
 
 def _typed_rows(
-    files: Sequence[str], stamps: Sequence[Any], types: Sequence[Features]
+    files: Sequence[str], stamps: Sequence[Any], types: Features
 ) -> Iterator[dict[str, Any]]:
     """Yield rows; ``datasets`` finds cached ones by these arguments."""
     for row in _rows(files):
         yield {
             name: as_json(row.get(name)) if kind == Json() else row.get(name)
-            for name, kind in types[0].items()
+            for name, kind in types.items()
         }
 
 
-def _rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(files: Sequence[str], stamps: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
     for file in files:
         with opened(Path(file)) as text:
             first = text.read(1)
