@@ -16,7 +16,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from transformers import LlamaConfig
 from versus.harness import ROOT, between
 
-from lightning_rlhf.cli.main import AlignmentCLI, cli_options
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from lightning_rlhf.planning.budget import in_gib, run_of
 
 CARDS = (8, 12, 16, 24)

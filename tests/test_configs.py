@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_rlhf.callbacks import SampleTable, SaveRoles
-from lightning_rlhf.cli.main import AlignmentCLI, cli_options
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from lightning_rlhf.recipes.prepare import prepare
 from lightning_rlhf.recipes.recipe import read_recipe
 from methods import TITLES

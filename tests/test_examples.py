@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
-from lightning_rlhf.cli.main import AlignmentCLI, cli_options
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from support import number_pairs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -43,7 +43,7 @@ def test_trains_under_bf16_mixed_with_checkpointing(
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_gpu_and_cpu_agree(tiny_base: str, quantization: Any) -> None:
-    """The same fp32 forward on both devices, 4-bit weights quantised on each."""
+    """The same fp32 forward on both devices, 4-bit weights quantized on each."""
     losses = []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)

@@ -31,7 +31,7 @@ BENDS: dict[str, dict[str, Any]] = {
 
 
 def problem(n: int, seed: int = 0, **bend: Any) -> tuple[Tensor, Head, Tensor, Tensor]:
-    """Hidden states, a head, targets, and what a loss makes of each log-prob."""
+    """Hidden states, a head, targets, and a loss's weight of each log-prob."""
     g = torch.Generator().manual_seed(seed)
     hidden = torch.randn(n, H, generator=g).requires_grad_()
     head = Head(
@@ -133,7 +133,7 @@ def token_exact(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Largest(TorchDispatchMode):
-    """The most elements any tensor had that an operator gave."""
+    """Count the elements of the largest tensor that an operator returned."""
 
     elements = 0
 

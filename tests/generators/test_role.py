@@ -39,7 +39,7 @@ def backbone(runs: Runs) -> Backbone:
 
 @pytest.mark.parametrize("options", [["w8", "w9"], ["w8 w1", "w9", "w3 w3 w3"]])
 def test_an_option_is_the_sum_of_its_tokens(backbone: Backbone, options: list[str]) -> None:
-    """One token or many, at the beginning of a turn or going on in one."""
+    """Options of one or more tokens, at the start of a turn or inside one."""
     found = RoleGenerator(backbone, "policy").option_logprobs(ASKED, options)
     encode = backbone.tokenizer.encode
     for text, row in zip(TEXTS, found, strict=True):
@@ -52,7 +52,7 @@ def test_an_option_is_the_sum_of_its_tokens(backbone: Backbone, options: list[st
 
 
 def test_an_answer_is_its_seeds(backbone: Backbone) -> None:
-    """Alone, in company, and in another order; another seed says something else."""
+    """The same alone, in a batch and in another order; another seed gives another answer."""
     ask = RoleGenerator(backbone, "policy", Sampling(max_new_tokens=8)).generate
     requests = [Request(messages, seed) for messages in ASKED for seed in (1, 2**62)]
     together = ask(requests)
@@ -92,7 +92,7 @@ def test_the_identity_changes_with_the_weights(backbone: Backbone) -> None:
 
 
 def test_a_trained_adapter_is_another_generator(runs: Runs) -> None:
-    """Else a journal would answer for weights that no longer exist."""
+    """Otherwise a journal would answer for weights that no longer exist."""
     backbone = runs.backbone().load()
     backbone.add_role("policy")
     before = RoleGenerator(backbone, "policy").identity

@@ -79,7 +79,7 @@ def other_base(write_model: Write) -> str:
 
 
 def warm(backbone: Backbone, role: str, seed: int) -> None:
-    """Give a fresh adapter, which changes nothing yet, weights that do."""
+    """Give a fresh adapter, whose update is zero, weights that change the outputs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in lora.parameters(backbone.base, role).items():
@@ -89,7 +89,7 @@ def warm(backbone: Backbone, role: str, seed: int) -> None:
 
 @pytest.fixture
 def build(base: str) -> Build:
-    """A loaded backbone; each role named gets an adapter that does something, ``heads`` a head."""
+    """Build a loaded backbone; each role gets a nonzero adapter, those in ``heads`` a head."""
 
     def build(
         *roles: str, name: str = base, heads: tuple[str, ...] = (), **options: object
@@ -123,7 +123,7 @@ def sequences() -> Sequences:
 
 @pytest.fixture(scope="session")
 def tokens(sequences: Sequences) -> TokenBatch:
-    """The sequences as the data floor lays them out: padded on the right."""
+    """Lay out the sequences, one per row, padded on the right."""
     return pad_rows(sequences, PAD)
 
 
@@ -160,7 +160,7 @@ def padded() -> Pad:
 
 @pytest.fixture(scope="session")
 def gradients() -> Callable[[Backbone, str], dict[str, Tensor]]:
-    """A role's gradients by name, copied; then none are left."""
+    """Copy a role's gradients by name, and clear them."""
 
     def gradients(backbone: Backbone, role: str) -> dict[str, Tensor]:
         found = {}

@@ -1,4 +1,4 @@
-"""The backbone: what loading builds, precision, padding, checkpointing, training it whole."""
+"""Backbone: loading, precision, padding, checkpointing, training the whole model."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def gpt2(write_model, model_ids):
 
 @pytest.fixture(params=["llama", "gpt2"])
 def two_roles(request, build, base, gpt2):
-    """Rotary positions are relative; GPT-2's are absolute and tell a forgotten position_ids."""
+    """Rotary positions are relative; GPT-2's are absolute and reveal missing position_ids."""
     name = {"llama": base, "gpt2": gpt2}[request.param]
     return build("policy", "reward", heads=("reward",), name=name)
 
@@ -224,7 +224,7 @@ def test_without_position_ids_left_padding_would_change_gpt2(build, gpt2, sequen
 
 @contextmanager
 def counted(module: nn.Module):
-    """Counts a module's forwards, before them: a recompute stops once it has what it needs."""
+    """Count the starts of a module's forwards, since a recompute may stop early."""
     calls = []
     handle = module.register_forward_pre_hook(lambda *_: calls.append(1))
     yield calls

@@ -1,4 +1,4 @@
-"""Roles on disk: what peft and transformers make of them, and what we make of foreign folders."""
+"""Saved roles load in peft and transformers, and their folders load here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def plain_model(folder, quantization=None):
-    """The base as anybody else loads it."""
+    """Load the base with plain transformers."""
     config = {"quantization_config": nf4()} if quantization else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **config)
     guard_4bit_on_cpu(model)
@@ -148,7 +148,7 @@ def test_reward_adapter_may_start_a_critic(build, tokens, tmp_path):
 
 
 def test_a_role_is_written_as_what_it_is_and_not_as_what_it_began_as(build, base, tokens, tmp_path):
-    """A reward adapter read as a policy is a policy: no head is asked for when it is read again."""
+    """A reward adapter read as a policy is a policy: reading it again requires no head."""
     folder = build("reward", heads=("reward",)).save_role("reward", tmp_path / "reward")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["task_type"] == "SEQ_CLS"
@@ -189,7 +189,7 @@ def test_policy_folder_is_no_reward_role(build, tmp_path):
 
 
 def test_adapter_with_more_than_lora_is_refused(build, base, tmp_path):
-    """A trained output head, say, would be dropped without a word."""
+    """Otherwise a trained output head, for example, would be dropped silently."""
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     get_peft_model(plain_model(base), config).save_pretrained(str(tmp_path / "wide"))
     with pytest.raises(ValueError, match=r"wide trained more than LoRA layers.*lm_head"):
@@ -229,7 +229,7 @@ def test_merged_model_answers_as_the_role(build, tokens, tmp_path, dtype):
     assert Backbone(str(folder), dtype="float32").load().base.config.model_type == "llama"
 
 
-def test_four_bit_base_is_dequantised_before_merging(build, base, tokens, tmp_path):
+def test_four_bit_base_is_dequantized_before_merging(build, base, tokens, tmp_path):
     """Merging into the 4-bit weights, as peft does when asked, rounds the adapter away."""
     backbone = build("policy", quantization="nf4")
     expected = our_logits(backbone, tokens)
@@ -292,7 +292,7 @@ def test_whole_reward_role_is_not_saved(build, tmp_path):
 
 
 def test_a_failed_load_leaves_a_description(base, tmp_path):
-    """A second try must not meet a model without its roles and call it loaded."""
+    """A second try must not find a model without its roles and treat it as loaded."""
     backbone = Backbone(base, dtype="float32", adapters={"policy": str(tmp_path / "nowhere")})
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match="nowhere"):

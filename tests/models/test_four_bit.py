@@ -1,4 +1,4 @@
-"""NF4 bases on the CPU: what they compute, and that evaluating never spoils training."""
+"""NF4 bases on the CPU: correct results, and evaluation that does not break training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def linear4bit(backbone) -> list:
 
 
 def repacks_on_this_cpu() -> bool:
-    """Whether bitsandbytes would repack weights in place here, were it not for the guard."""
+    """True if bitsandbytes would repack weights in place here without the guard."""
     cpuinfo = Path("/proc/cpuinfo")
     known = cpuinfo.is_file() and "avx512_bf16" in cpuinfo.read_text()
     return known and bnb.nn.Linear4bit(32, 32).support_avx512bf16_for_cpu
@@ -32,7 +32,7 @@ def lora_gradients(backbone, tokens, gradients):
 
 @torch.no_grad()
 def evaluate(backbone, tokens) -> None:
-    """What a validation loop does, Lightning's sanity check included."""
+    """Evaluate like a validation loop, such as Lightning's sanity check."""
     backbone.eval()
     backbone.logits(tokens, "policy")
     backbone.train()
@@ -49,12 +49,12 @@ def test_linear_layers_are_four_bit_and_the_head_is_not(build):
     for module in linear4bit(backbone):
         assert module.weight.dtype == torch.uint8
         assert module.weight.quant_state.quant_type == "nf4"
-        assert module.weight.quant_state.nested, "double quantisation"
+        assert module.weight.quant_state.nested, "double quantization"
     assert type(backbone.base.lm_head) is torch.nn.Linear
     assert not any(p.requires_grad for n, p in backbone.named_parameters() if ".lora_" not in n)
 
 
-def test_four_bit_computes_what_its_dequantised_weights_compute(build, base, tokens):
+def test_four_bit_computes_what_its_dequantized_weights_compute(build, base, tokens):
     backbone = build("policy", quantization="nf4")
     backbone.add_role("reference", trainable=False)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

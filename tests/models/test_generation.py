@@ -1,4 +1,4 @@
-"""Sampling: what a role says is what its probabilities say, whoever stands beside it in a batch."""
+"""Sampling follows a role's probabilities, independently of the other rows of a batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Said = tuple[list[int], bool]
 
 
 def said(samples: list[Sample]) -> list[Said]:
-    """Ids and how they ended: log-probs differ in their last bits between batches."""
+    """Ids and endings only: log-probs differ in their last bits between batches."""
     return [(sample.ids, sample.finished) for sample in samples]
 
 
@@ -56,7 +56,7 @@ def test_greedy_is_transformers_greedy(backbone, base):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_neighbours_in_a_batch_change_nothing(build, base, write_model, model_ids, family):
+def test_neighbors_in_a_batch_change_nothing(build, base, write_model, model_ids, family):
     config = GPT2Config(
         n_embd=64, n_layer=2, n_head=2, n_positions=32, initializer_range=0.2, **model_ids
     )
@@ -80,7 +80,7 @@ def test_no_prompts_no_answers(backbone):
 
 
 def cut(free: list[Said], stop: int) -> list[Said]:
-    """What answers become when a token of theirs ends them."""
+    """Cut answers after the first of some stop tokens."""
     return [(ids[: ids.index(stop) + 1], True) if stop in ids else (ids, False) for ids, _ in free]
 
 

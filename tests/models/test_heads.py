@@ -1,4 +1,4 @@
-"""Heads: ours in fp32, and each family's own way from hidden states to logits."""
+"""Scalar heads in fp32, and each family's output head."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class OddConfig(LlamaConfig):
 
 
 class OddForCausalLM(LlamaForCausalLM):
-    """Adds something of its own after the head."""
+    """A model that adds a term after the head."""
 
     config_class = OddConfig
 

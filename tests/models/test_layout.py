@@ -19,7 +19,7 @@ LENGTHS = st.lists(
 
 
 def rows_of(lengths: list[tuple[int, list[int]]]) -> list[TokenRow]:
-    """Every token another number."""
+    """Number the tokens, so that all differ."""
     number = iter(range(3, 10_000))
     rows = []
     for prompt, completions in lengths:

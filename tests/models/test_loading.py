@@ -1,4 +1,4 @@
-"""Loading: names resolved without a network, tokenizers made fit, dropout off, train mode on."""
+"""Loading: names resolved without a network, tokenizers, dropout off, train mode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_folder_is_itself(base):
 
 
 def test_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no model: it holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a model: it holds no config\.json"):
         loading.resolve(str(tmp_path))
 
 
@@ -111,13 +111,13 @@ def test_tokenizer_keeps_its_own_pad(base):
 # ---- models ----
 
 
-def test_prequantised_model_is_refused_for_nf4(base, tmp_path):
+def test_prequantized_model_is_refused_for_nf4(base, tmp_path):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     packed = AutoModelForCausalLM.from_pretrained(
         base, quantization_config=config, dtype=torch.float32
     )
     packed.save_pretrained(tmp_path / "packed")
-    with pytest.raises(ValueError, match=r"packed is already quantised .*name its unquantised"):
+    with pytest.raises(ValueError, match=r"packed is already quantized .*give its unquantized"):
         Backbone(str(tmp_path / "packed"), quantization="nf4").load()
 
 

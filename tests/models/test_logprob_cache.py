@@ -1,4 +1,4 @@
-"""Cached reference log-probs: found under their own text and model only, whoever writes beside."""
+"""Cached reference log-probs: found for their own text and model only, with several writers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write(path, start, puts):
 
 
 def write_all(paths, gate, start):
-    """Meet the other writer at the making of each file."""
+    """Create each file at the same time as the other writer."""
     for path in paths:
         gate.wait(20)
         write(path, start, puts=4)
@@ -84,7 +84,7 @@ def write_all(paths, gate, start):
 
 @fork
 def test_two_processes_make_and_write_one_file(tmp_path):
-    """Neither meets a locked file, and no row is lost, half of them written by both."""
+    """No writer fails on a locked file, and no row is lost; both write half of the rows."""
     context = multiprocessing.get_context("fork")
     paths, gate = [tmp_path / f"{i}.db" for i in range(40)], context.Barrier(2)
     writers = [context.Process(target=write_all, args=(paths, gate, s)) for s in (0, 16)]

@@ -1,4 +1,4 @@
-"""What waits in host memory changes no number."""
+"""Offloading to host memory changes no number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed rows with a shared prompt give what every completion after its own prompt gives."""
+"""Packed rows with shared prompts give the same results as one row per completion."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_varlen_places_name_the_keys_of_every_segment() -> None:
 
 
 def test_a_device_without_varlen_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The CPU is one."""
+    """The CPU is such a device."""
     attention.varlen_serves.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert not attention.varlen_serves(torch.device("cpu"))

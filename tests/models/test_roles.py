@@ -14,7 +14,7 @@ from lightning_rlhf.models.lora import LoRA
 
 
 def active(backbone) -> set:
-    """What the adapted layers are switched to."""
+    """List the adapters that the layers apply."""
     return {
         None if layer.disable_adapters else tuple(layer.active_adapters)
         for layer in lora.layers(backbone.base)
@@ -92,7 +92,7 @@ def test_reference_without_an_adapter_is_the_bare_base(backbone, base, tokens):
 
 
 def test_roles_do_not_touch_one_another(backbone, build, tokens):
-    """Each role answers as it does on a backbone of its own."""
+    """Each role computes what it computes on a backbone of its own."""
     with torch.no_grad():
         together = {r: backbone.logits(tokens, r) for r in ("policy", "reward", "critic")}
         assert torch.equal(backbone.logits(tokens, "policy"), together["policy"])

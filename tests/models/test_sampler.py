@@ -1,4 +1,4 @@
-"""Rollouts are what transformers generates and what the probabilities say, in any layout."""
+"""Samples equal transformers' own and follow the probabilities, in any layout."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def theirs(backbone, prompt: list[int], **config: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_is_transformers_own(family, name, caplog):
-    """Ragged prompts, twice each, in chunks, some ended early by a common token; past a window."""
+    """Ragged prompts, twice each, in chunks, some ended early; past a sliding window."""
     backbone = family(name)
     free = [theirs(backbone, p, max_new_tokens=8, do_sample=False)[0] for p in PROMPTS]
     backbone.base.generation_config.eos_token_id = [free[i][len(free[i]) // 2] for i in (0, 3)]
@@ -165,7 +165,7 @@ WORLD = [[4, 5, 6, 5, 4], [6]]
 
 
 def completions(prefix: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
-    """Every completion: ended by EOS, or cut."""
+    """List every completion: ended by EOS, or cut."""
     if len(prefix) == LENGTH or prefix[-1:] == (EOS,):
         yield prefix
     else:
@@ -175,7 +175,7 @@ def completions(prefix: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
 
 @torch.no_grad()
 def probabilities(backbone, prompt, temperature) -> dict[tuple[int, ...], float]:
-    """Each completion's, from teacher-forced forwards of whole rows."""
+    """Compute each completion's probability with a teacher-forced forward."""
     every = list(completions())
     rows = [(prompt + list(c), [False] * len(prompt) + [True] * len(c)) for c in every]
     batch = pad_rows(rows, 0)
@@ -187,7 +187,7 @@ def probabilities(backbone, prompt, temperature) -> dict[tuple[int, ...], float]
 
 
 def chi_square(samples: list[list[int]], expected: dict[tuple[int, ...], float]) -> float:
-    """Its distance from its mean in standard deviations; rare completions are counted together."""
+    """Chi-square in standard deviations from its mean; rare completions are pooled."""
     n = len(samples)
     seen = dict.fromkeys(expected, 0)
     for sample in samples:
@@ -292,15 +292,15 @@ def test_stop_strings_end_a_completion_where_they_are_complete(build):
 
 
 def test_stop_strings_within_tokens_and_across_long_answers(build):
-    """Part of a word's text; and a tail is looked at, not the whole text at every step."""
+    """A stop string inside a word, and a check of the tail only at every step."""
     backbone = build("policy")
     strings = decoding.StopStrings(backbone.tokenizer, ["7 w1"], first=0)
     long = [40] * 50
-    assert not strings.said(long)
+    assert not strings.stopped(long)
     w = {i: backbone.tokenizer.convert_tokens_to_ids(f"w{i}") for i in (17, 12, 8)}
-    assert strings.said([*long, w[17], w[12]])
-    assert not strings.said([*long, w[17], w[8]])
-    assert not strings.said([w[17], w[12], *long]), "it would have ended there"
+    assert strings.stopped([*long, w[17], w[12]])
+    assert not strings.stopped([*long, w[17], w[8]])
+    assert not strings.stopped([w[17], w[12], *long]), "it would have ended there"
 
 
 def test_no_end_before_the_min_length(build):
@@ -320,7 +320,7 @@ def test_no_end_before_the_min_length(build):
 
 
 def test_layout_changes_no_row(build, base, monkeypatch):
-    """Chunks, packing, leaving at once or never, prompts read in pieces, neighbours, order."""
+    """Chunks, packing, when finished rows are dropped, prefill in pieces, other rows, order."""
     backbone = build("policy")
     backbone.base.generation_config.eos_token_id = list(range(40, 55))
 
@@ -333,14 +333,14 @@ def test_layout_changes_no_row(build, base, monkeypatch):
     for kv_tokens in (1, 30, 70):
         assert sampled(kv_tokens=kv_tokens) == expected
     for leaving in (0.0, 2.0):
-        monkeypatch.setattr(decoding, "LEAVING", leaving)
+        monkeypatch.setattr(decoding, "DROPPED_SHARE", leaving)
         assert sampled() == expected
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", {"cpu": 4})
     assert sampled() == expected
     assert sampled(build("policy", attention="sdpa")) == sampled(build("policy")), (
         "packed and padded"
     )
-    # a row's numbers lie in a row of their own: neighbours after it change nothing
+    # a row's numbers lie in a row of their own: neighbors after it change nothing
     assert sampled(prompts=PROMPTS[:2]) == expected[:6]
 
 
@@ -416,7 +416,7 @@ def test_four_bits_are_never_merged_into(build):
     backbone = build("policy", quantization="nf4")
     assert not rollout.merging_pays(backbone, "policy", 10_000)
     run(backbone, max_new_tokens=1, num_samples=512)
-    with pytest.raises(ValueError, match="quantised weights would round the adapter away"):
+    with pytest.raises(ValueError, match="quantized weights would round the adapter away"):
         run(backbone, sampler=HFSampler(merge=True))
     plain = build("policy")
     assert rollout.merging_pays(plain, "policy", 512)
@@ -444,8 +444,8 @@ def test_sampling_says_what_is_wrong():
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"num_samples": 0}, "num_samples"),
-        ({"stop_strings": "text"}, "stop_strings is a list"),
-        ({"stop_strings": [""]}, "stop_strings is a list"),
+        ({"stop_strings": "text"}, "stop_strings must be a list"),
+        ({"stop_strings": [""]}, "stop_strings must be a list"),
         ({"kv_tokens": 0}, "kv_tokens"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -454,7 +454,7 @@ def test_sampling_says_what_is_wrong():
 
 def test_an_empty_prompt_is_refused_and_no_prompts_are_fine(build):
     backbone = build("policy")
-    with pytest.raises(ValueError, match="prompt 1 has no token"):
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
         run(backbone, [[4], []])
     assert run(backbone, []) == []
 

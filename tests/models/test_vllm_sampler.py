@@ -1,4 +1,4 @@
-"""The vLLM sampler's side of the protocol, against a stand-in that records what it is asked.
+"""The vLLM sampler against a stand-in that records its calls.
 
 The stand-in knows vLLM's documented forms and no model: tests/test_gpu.py runs the real one.
 """
@@ -41,7 +41,7 @@ class LoRARequest(NamedTuple):
 
 
 class LLM:
-    """Says each prompt's length, then its seed's last digit, and ends on its second sample."""
+    """Return each prompt's length and its seed's last digit; the second sample ends."""
 
     made: list[LLM]
 
@@ -168,7 +168,7 @@ def test_an_adapter_gets_a_new_number_when_and_only_when_it_changed(build, vllm)
 
 def test_what_cannot_be_done_is_said(build, vllm, monkeypatch):
     whole = build("policy", lora=None)
-    with pytest.raises(ValueError, match="hands over adapters only"):
+    with pytest.raises(ValueError, match="takes adapters only"):
         VLLMSampler().sample(whole, "policy", PROMPTS, Sampling(2))
     assert VLLMSampler().sample(whole, "policy", [], Sampling(2)) == []
     monkeypatch.setitem(sys.modules, "vllm", None)

@@ -31,8 +31,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_rlhf import FindTokenBudget, PromptData
 from lightning_rlhf.callbacks import SampleTable
-from lightning_rlhf.cli.main import AlignmentCLI, cli_options
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from methods import METHODS
 from runs import Runs
 from support import number_pairs

@@ -1,4 +1,4 @@
-"""KTO in a Trainer: from thumbs alone, and from pairs."""
+"""KTO in a Trainer: from unpaired labels, and from pairs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runs import Runs
 from support import number_pairs
 
 
-def thumbs(n: int) -> list[dict[str, Any]]:
-    """One side of each pair, and what was thought of it."""
+def labeled(n: int) -> list[dict[str, Any]]:
+    """One side of each pair, and whether it is the good one."""
     return [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
         for i, row in enumerate(number_pairs(n))
@@ -26,18 +26,18 @@ def thumbs(n: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("loss", [kto_loss, apo_zero_unpaired_loss])
-def test_thumbs_alone_teach_unseen_prompts(runs: Runs, loss: Any) -> None:
+def test_labels_alone_teach_unseen_prompts(runs: Runs, loss: Any) -> None:
     seed_everything(0, verbose=False)
     trainer = runs.trainer(max_epochs=6, gradient_clip_val=1.0)
     module = KTOModule(runs.backbone(lora=LoRA(r=8)), loss=loss, lr=1e-2)
-    trainer.fit(module, PreferenceData(thumbs(600), val_fraction=0.2, batch_size=16))
+    trainer.fit(module, PreferenceData(labeled(600), val_fraction=0.2, batch_size=16))
     found = {k: float(v) for k, v in trainer.callback_metrics.items()}
     assert found["val/rewards/margins"] > 0.5
     assert found["val/rewards/chosen"] > 0 > found["val/rewards/rejected"]
 
 
-def test_a_pair_is_a_thumb_up_and_a_thumb_down(runs: Runs) -> None:
-    """The same texts as pairs and as thumbs have the same loss without a baseline."""
+def test_a_pair_is_a_good_and_a_bad_completion(runs: Runs) -> None:
+    """The same texts as pairs and one by one have the same loss without a baseline."""
     pairs = number_pairs(4)
     apart = [
         {"prompt": row["prompt"], "completion": row[side], "label": float(side == "chosen")}
@@ -65,7 +65,7 @@ def test_the_baseline_is_what_other_prompts_answers_gained(runs: Runs) -> None:
     backbone = module.backbone
     for parameter in backbone.role_parameters("policy"):
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
-    data = PreferenceData(thumbs(5), val_fraction=0, batch_size=5, tokenizer=backbone.tokenizer)
+    data = PreferenceData(labeled(5), val_fraction=0, batch_size=5, tokenizer=backbone.tokenizer)
     data.setup()
     (batch,) = data.train_dataloader()
     groups = batch.tokens.input_ids[0].split([n for g in batch.tokens.groups for n in g])
@@ -86,7 +86,7 @@ def test_the_baseline_is_what_other_prompts_answers_gained(runs: Runs) -> None:
 
 
 def test_one_prompt_to_a_step_is_refused_at_once(runs: Runs) -> None:
-    data = PreferenceData(thumbs(8), val_fraction=0, batch_size=1)
+    data = PreferenceData(labeled(8), val_fraction=0, batch_size=1)
     with pytest.raises(ValueError, match="batch_size=2 or more"):
         runs.trainer().fit(KTOModule(runs.backbone()), data)
     runs.trainer(max_steps=1).fit(KTOModule(runs.backbone(), loss=apo_zero_unpaired_loss), data)
@@ -95,9 +95,9 @@ def test_one_prompt_to_a_step_is_refused_at_once(runs: Runs) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"label": 2}, "no probability"),
+        ({"label": 2}, "not a probability"),
         ({"label": "maybe"}, "neither a thumb up nor down"),
-        ({"label": None}, "no number"),
+        ({"label": None}, "not a finite number"),
         ({"completion": " "}, "empty answer"),
     ],
 )
@@ -108,6 +108,6 @@ def test_bad_feedback_says_why(row: dict, reason: str) -> None:
 
 def test_singles_and_pairs_in_one_file_are_refused(runs: Runs) -> None:
     empty = dict.fromkeys(("chosen", "rejected", "completion", "label"))
-    rows = [{**empty, **row} for row in [*number_pairs(2), *thumbs(2)]]
+    rows = [{**empty, **row} for row in [*number_pairs(2), *labeled(2)]]
     with pytest.raises(ValueError, match="mixes single completions with pairs"):
         runs.trainer().fit(KTOModule(runs.backbone()), PreferenceData(rows, val_fraction=0))

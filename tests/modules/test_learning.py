@@ -75,7 +75,7 @@ def test_rankings_of_k_train_a_reward(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_xstest_refusals_are_told_from_compliance(tmp_path: Path) -> None:
-    """Human-labelled answers to unsafe prompts; a 260k-parameter base; split by prompt."""
+    """Human-labeled answers to unsafe prompts; a 260k-parameter base; split by prompt."""
     base = shared("data/stories260k")
     rows = [
         {k: row[k] for k in ("prompt", "chosen", "rejected")}

@@ -85,3 +85,8 @@ def test_a_file_in_the_making_is_read_as_far_as_it_is_whole(tmp_path: Path) -> N
     file = tmp_path / "rows.jsonl"
     file.write_text('{"n": 1}\n\n[2]\nbroken\n{"n": 3}\n{"n"')
     assert list(read_intact_rows(file)) == [{"n": 1}, {"n": 3}]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^no file at .*rows\.jsonl$"):
+        list(read_rows(tmp_path / "rows.jsonl"))

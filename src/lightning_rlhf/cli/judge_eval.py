@@ -64,7 +64,7 @@ def evaluate_judge(
     rows, dropped = human_pairs(source, format, max_rows)
     console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
     backbone = load_role(judge, None, quantization, dtype)
-    generator = RoleGenerator(backbone, POLICY, Sampling(max_new_tokens=max_new_tokens), template)
+    generator = RoleGenerator(backbone, POLICY, Sampling(max_new_tokens), template=template)
     report = judge_eval(
         Journaled(generator, home / "journal.jsonl"), feedback or AIFeedback(), rows
     )

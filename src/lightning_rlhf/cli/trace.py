@@ -22,6 +22,6 @@ def trace(row: str, folder: str) -> None:
         folder: a file of rows, or a folder in whose files it is looked for.
     """
     console = Console()
-    for found in find([folder], row):
-        console.rule(str(found["file"]))
-        console.print(Text(story(found)))
+    for match in find([folder], row):
+        console.rule(str(match["file"]))
+        console.print(Text(story(match)))

@@ -86,7 +86,8 @@ def completion_batch(
         completion_ids: C completions, those of one prompt together, equally many for each.
         prompts: indices of the prompts to pack.
     """
-    samples = len(completion_ids) // len(prompt_ids)
+    samples, rest = divmod(len(completion_ids), len(prompt_ids))
+    assert rest == 0, "every prompt has equally many completions"
     rows = []
     for p in prompts:
         completions = list(completion_ids[p * samples : (p + 1) * samples])

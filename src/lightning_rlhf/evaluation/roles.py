@@ -1,4 +1,4 @@
-"""Figures about a trained role: how far it moved from its reference, how well it ranks."""
+"""Evaluate a trained role: its KL from the reference, its accuracy on pairs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def sampled_kl(
     completions: Sequence[Sample],
     batch_size: int = 64,
 ) -> float:
-    """``E_role[log role - log reference]`` in nats per answer, from the role's own samples (k1).
+    """Estimate ``E_role[log role - log reference]`` in nats per answer from samples (k1).
 
-    Unbiased only for plain samples of ``role`` at temperature 1; then it is negative by chance
-    alone.
+    It is unbiased only for plain samples of ``role`` at temperature 1. It is then negative only by
+    chance.
 
     Raises:
         ValueError: not one completion to each prompt.
@@ -48,12 +48,12 @@ def sampled_kl(
 
 @torch.no_grad()
 def reward_accuracy(backbone: Backbone, role: str, batches: Any) -> float:
-    """Share of pairs that a reward role orders rightly; a tie counts as wrong.
+    """Compute the share of pairs that a reward role ranks right; a tie counts as wrong.
 
     Args:
-        backbone: whose role.
-        role: one with a scalar head.
-        batches: an iterable of ``PreferenceBatch``, a loader.
+        backbone: loaded.
+        role: has a scalar head.
+        batches: a loader, or another iterable of ``PreferenceBatch``.
     """
     right: list[Tensor] = []
     for batch in batches:

@@ -1,9 +1,9 @@
-"""From hidden states to log-probabilities of given tokens, never holding all the logits.
+"""Log-probabilities of given tokens from hidden states, without holding all the logits.
 
 Logits of N tokens take 10 N V bytes in a plain training step: for a small model with a large
-vocabulary more than everything else together. Here they live a tile of rows at a time.
+vocabulary that is more than everything else together. Here they exist a tile of rows at a time.
 
-With a frozen head the gradient is formed in the forward, while the tile is there: any loss of
+With a frozen head the gradient is formed in the forward, while the tile exists: any loss of
 log-probs ``l`` has ``dL/dh = dL/dl * (onehot - p) W``, two matrix products instead of three. A
 trained head, or a loss of more than log-probs, recomputes each tile in the backward.
 """
@@ -36,7 +36,7 @@ class Head(NamedTuple):
 
     @property
     def trained(self) -> bool:
-        """Whether the head itself takes gradients."""
+        """True if the head itself takes gradients."""
         bias = self.bias is not None and self.bias.requires_grad
         return torch.is_grad_enabled() and (self.weight.requires_grad or bias)
 
@@ -45,13 +45,13 @@ class Head(NamedTuple):
         return self.bend(torch.nn.functional.linear(hidden, self.weight, self.bias))
 
     def bend(self, product: Tensor) -> Tensor:
-        """What follows the matrix product."""
+        """Apply scale, soft cap and temperature to the matrix product."""
         z = product if self.scale == 1.0 else product * self.scale
         z = z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
         return z if self.temperature == 1.0 else z / self.temperature
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """The derivative of ``bend``, from what it returned."""
+        """The derivative of ``bend``, computed from its result."""
         slope = self.scale / self.temperature
         if self.softcap is None:
             return slope
@@ -59,7 +59,7 @@ class Head(NamedTuple):
 
 
 def head_logprobs(hidden: Tensor, head: Head, targets: Tensor, tile: int | None = None) -> Tensor:
-    """``log p(target)`` of every hidden state.
+    """Compute ``log p(target)`` for every hidden state.
 
     Products run in the head's dtype or autocast's, everything after them in fp32.
 
@@ -84,7 +84,7 @@ def head_logprobs(hidden: Tensor, head: Head, targets: Tensor, tile: int | None 
 def head_statistics(
     hidden: Tensor, head: Head, targets: Tensor, tile: int | None = None
 ) -> TokenStatistics:
-    """As ``head_logprobs``, with entropy and expected probability; all can be differentiated.
+    """Like ``head_logprobs``, with entropy and expected probability, all differentiable.
 
     Args:
         hidden: (N, H).
@@ -104,7 +104,7 @@ def head_statistics(
 
 
 def tile_rows(n: int, vocabulary: int, device: torch.device) -> int:
-    """Rows of fp32 logits in a tile: n in equal parts, each within the device's tile."""
+    """Number of rows per tile of fp32 logits: n rows in equal parts that fit the device's tile."""
     budget = TILE_BYTES.get(device.type, TILE_BYTES_ELSEWHERE)
     most = max(16, budget // (4 * vocabulary))
     tiles = max(1, -(-n // most))
@@ -112,7 +112,7 @@ def tile_rows(n: int, vocabulary: int, device: torch.device) -> int:
 
 
 def _in_compute_dtype(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Cast once and not tile by tile; autocast would not remember a frozen weight's cast."""
+    """Cast once instead of per tile, since autocast does not cache the cast of a frozen weight."""
     dtype = head.weight.dtype
     if autocast_enabled(hidden.device):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -125,7 +125,7 @@ def _statistics(hidden: Tensor, head: Head, targets: Tensor) -> TokenStatistics:
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Log-probs, and their gradient to the hidden states while each tile is at hand."""
+    """Log-probs, and their gradient to the hidden states while each tile exists."""
 
     @staticmethod
     def forward(
@@ -153,9 +153,9 @@ class _FrozenHead(torch.autograd.Function):
 def _tiles(
     hidden: Tensor, head: Head, targets: Tensor, tile: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Each tile's rows, its logits in fp32, and a buffer of its shape in the compute dtype.
+    """Yield each tile's rows, its logits in fp32, and a buffer of its shape in the compute dtype.
 
-    The two buffers are the same for every tile: fresh memory costs a CPU more than arithmetic.
+    All tiles share the two buffers: on a CPU, fresh memory costs more than arithmetic.
     """
     n, vocabulary = len(hidden), len(head.weight)
     size = tile_rows(n, vocabulary, hidden.device) if tile is None else tile
@@ -177,19 +177,19 @@ def _tiles(
 
 
 def _exact_target(logits: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    """Put in the targets' products unrounded, where a product cannot be had in fp32.
+    """Write the targets' logits unrounded, on devices whose product is not in fp32.
 
-    A confident token's gradient is as large as 1 - p, which bf16's rounding of its own, large
-    logit changes by up to a tenth; that of the many small ones averages out.
+    A confident token's gradient is as large as 1 - p. Rounding its own large logit to bf16 changes
+    that by up to a tenth; the rounding of the many small logits averages out.
     """
     exact = (hidden.float() * weight[targets].float()).sum(-1)
     logits.scatter_(1, targets[:, None], exact[:, None])
 
 
 def _to_odds(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn fp32 logits into odds against the largest, in place, the target's own left out.
+    """Turn fp32 logits into odds against the largest, in place, without the target's own.
 
-    Nothing is subtracted from nearly its like: a confident token's 1 - p is the sum of the others.
+    No two nearly equal numbers are subtracted: a confident token's 1 - p is the sum of the others.
 
     Returns:
         The targets' log-probs (N,), and the sum of all odds (N, 1).

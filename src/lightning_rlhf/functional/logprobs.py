@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, reduced in fp32 whatever the dtype of the logits."""
+"""Log-probabilities of given tokens, reduced in fp32 for logits of any dtype."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class TokenStatistics(NamedTuple):
-    """What a distribution over tokens says of one of them, and of itself; all (N,) fp32."""
+    """Statistics of a distribution over tokens and of one token; all (N,) fp32."""
 
     logprob: Tensor
     entropy: Tensor  # nats
-    log_sum_squared: Tensor  # log sum_v p_v^2: what a policy expects of its own samples
+    log_sum_squared: Tensor  # log sum_v p_v^2: the expected probability of a sample
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """``log p(target)`` under each row of logits.
+    """Compute ``log p(target)`` under each row of logits.
 
-    The caller pairs each target with the logits that predict it (``TokenBatch.predictor_index``);
-    there is no shift here.
+    The caller pairs each target with the logits that predict it (``TokenBatch.predictor_index``):
+    nothing is shifted here.
 
     Args:
         logits: (N, V) any float dtype; the reduction runs in fp32, since bf16 log-probs of a long
@@ -34,7 +34,7 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def token_statistics(logits: Tensor, targets: Tensor) -> TokenStatistics:
-    """As ``token_logprobs``, with the entropy, and ``log sum_v p_v^2`` (WPO, arXiv 2406.11827).
+    """Like ``token_logprobs``, with entropy and ``log sum_v p_v^2`` (WPO, arXiv 2406.11827).
 
     Args:
         logits: (N, V) any float dtype.

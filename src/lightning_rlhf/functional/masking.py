@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def segment_sum(values: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """Sum per segment.
+    """Sum the values of each segment.
 
     Args:
         values: (N,) one value per token.
@@ -21,7 +21,7 @@ def segment_sum(values: Tensor, segment: Tensor, segments: int) -> Tensor:
 
 
 def segment_lengths(segments: Tensor, count: int) -> Tensor:
-    """How many entries each segment has: (count,) int64; unlike bincount it needs no values.
+    """Count the entries of each segment: (count,) int64. Unlike bincount, it runs on meta.
 
     Args:
         segments: (N,) the segment of each entry.

@@ -1,4 +1,4 @@
-"""Drawing the next token from logits, one uniform number to a row."""
+"""Draw the next token from logits, with one uniform number per row."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class DrawnToken(NamedTuple):
 
 
 def draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> DrawnToken:
-    """Sample by inverting the cumulative distribution; or take the likeliest.
+    """Sample by inverting the cumulative distribution, or take the likeliest token.
 
-    One number to a row, and not one to every token of the vocabulary as the Gumbel and exponential
-    tricks want: on a CPU an eighth of ``torch.multinomial``'s time, and a row's number can be drawn
-    before anybody knows which rows will stand beside it. The cumulative sum is in fp64, since in
-    fp32 the rare tokens of a large vocabulary would be rounded away.
+    A row takes one number, where the Gumbel and exponential tricks take one per token of the
+    vocabulary. On a CPU that is an eighth of ``torch.multinomial``'s time, and a row's number can
+    be drawn before the other rows of its batch are known. The cumulative sum is in fp64, since fp32
+    would round away the rare tokens of a large vocabulary.
 
     Args:
         logits: (B, V) in any dtype; a token at -inf is never drawn.
-        temperature: above 0 where there is something to draw; ignored if greedy.
-        uniform: (B,) fp64 in [0, 1); None is greedy, whose log-probs are those at temperature 1.
+        temperature: above 0; ignored if greedy.
+        uniform: (B,) fp64 in [0, 1); None is greedy, with log-probs at temperature 1.
     """
     size = tile_rows(len(logits), logits.shape[1], logits.device)
     draws = [None] * len(logits) if uniform is None else uniform.split(size)
@@ -45,7 +45,7 @@ def _draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> DrawnTo
     else:
         cumulative = above.exp().cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        # the first token whose share ends above the number: one of no width is never it
+        # the first token whose share ends above the number: never one of probability 0
         token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         token.clamp_(max=logits.shape[1] - 1)
     logprob = above.gather(1, token) - total.log()

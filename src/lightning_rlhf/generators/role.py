@@ -1,4 +1,4 @@
-"""A role of the backbone as a generator: what the constitution's loop and its labeller ask."""
+"""A role of the backbone as the generator of self-critique and AI feedback."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from lightning_rlhf.models.generation import answer
 from lightning_rlhf.models.sampler import HFSampler, Sampling
 from lightning_rlhf.text.messages import Message
 
-OPTION_TOKENS = 4096  # of prompts and options in one forward
+OPTION_TOKENS = 4096  # tokens of prompts and options per forward
 
 
 class RoleGenerator:
-    """Answers as a role, each request by its own seed.
+    """Answer as a role, each request by its own seed.
 
-    What a request gets does not depend on what it is batched with, but for rounding: a number that
-    falls within a millionth of the edge between two tokens may fall on its other side.
+    An answer depends on the other requests of its batch by rounding only: a number that falls
+    within a millionth of the edge between two tokens may fall on its other side.
 
     Args:
         backbone: loaded.
-        role: who answers.
-        sampling: how; one sample to a request.
-        template: how messages become text, as in the data modules.
+        role: answers the requests.
+        sampling: options, with one sample per request.
+        template: converts messages to text, as in the data modules.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class RoleGenerator:
         backbone: Backbone,
         role: str,
         sampling: Sampling = Sampling(max_new_tokens=256),
+        *,
         template: str = "auto",
     ):
         if sampling.num_samples != 1:
@@ -65,30 +66,30 @@ class RoleGenerator:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         prompts = [self._prompt(r.messages) for r in requests]
         seeds = [r.seed for r in requests]
-        said = HFSampler().sample(self.backbone, self.role, prompts, self.sampling, seeds)
+        samples = HFSampler().sample(self.backbone, self.role, prompts, self.sampling, seeds)
         return [
             Completion(self._text(answer(self.backbone, sample)), sample.finished)
-            for sample in said
+            for sample in samples
         ]
 
     @torch.no_grad()
     def option_logprobs(
         self, prompts: Sequence[list[Message]], options: Sequence[str]
     ) -> list[list[float]]:
-        """Each prompt goes through the model once, its options behind it."""
-        known = [self.chat.encode_begun(*_begun(messages), options) for messages in prompts]
-        lengths = [len(ids) + sum(map(len, tails)) for ids, tails in known]
-        found: list[list[float]] = []
+        """Score options; each prompt runs through the model once, followed by its options."""
+        encoded = [self.chat.encode_begun(*_begun(messages), options) for messages in prompts]
+        lengths = [len(ids) + sum(map(len, tails)) for ids, tails in encoded]
+        scores: list[list[float]] = []
         for part in cut_by_budget(lengths, OPTION_TOKENS):
-            ids = [known[i][0] for i in part]
-            tails = [tail for i in part for tail in known[i][1]]
+            ids = [encoded[i][0] for i in part]
+            tails = [tail for i in part for tail in encoded[i][1]]
             tokens = to_device(
                 completion_batch(ids, tails, range(len(ids))), self.backbone.base.device
             )
             logprobs = self.backbone.logprobs(tokens, self.role)
             sums = segment_sum(logprobs, tokens.completion_index, tokens.completions)
-            found += sums.reshape(len(ids), len(options)).tolist()
-        return found
+            scores += sums.reshape(len(ids), len(options)).tolist()
+        return scores
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         asked, begun = _begun(messages)
@@ -101,7 +102,7 @@ class RoleGenerator:
 
 
 def _begun(messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """The turns before the answer, and what of it is there already."""
+    """Split messages into the turns before the answer, and the beginning of the answer."""
     turns = list(messages)
     if turns[-1]["role"] != "assistant":
         return turns, ""

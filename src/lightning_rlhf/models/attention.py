@@ -1,9 +1,8 @@
 """Attention over packed rows, behind transformers' own interface.
 
 The layout of a row travels as a keyword of the model's forward down to the function registered
-here. A context variable would not do: gradient checkpointing recomputes layers long after it is
-reset. Every other call, padded or generating, meets the attention that transformers would have
-used.
+here. A context variable would fail: gradient checkpointing recomputes layers after it is reset.
+Every other call, padded or generating, uses transformers' own attention.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lightning_rlhf.batches import Groups
 
 log = logging.getLogger(__name__)
-# transformers looks for "flash", "sdpa" and "flex_attention" inside these names: none may be there
+# transformers looks for "flash", "sdpa" and "flex_attention" in these names: avoid all three
 OVER_SDPA, OVER_EAGER = "packed_rows", "packed_rows_over_eager"
 
 
 class Extras(NamedTuple):
-    """What some families' attention has beside a scale."""
+    """Options of attention that some model families have."""
 
     scale: float | None
-    window: int | None  # a token sees itself and the window - 1 before it
+    window: int | None  # sliding window: a token sees itself and the window - 1 before it
     softcap: float | None
-    sinks: Tensor | None  # (heads,) logits that take probability and give no value
+    sinks: Tensor | None  # (heads,) logits that take probability without a value
 
 
 class PackedRow:
-    """The layout of one packed row during one forward, and what its layers share.
+    """The layout of one packed row during one forward, and the masks its layers share.
 
     Args:
         groups: lengths (prompt, completion, completion, ...) in the order of the row.
@@ -48,12 +47,12 @@ class PackedRow:
         # one completion and its prompt are one plain causal segment
         self.groups = [(0, [sum(g)]) if len(g) == 2 else (g[0], list(g[1:])) for g in groups]
         self.sizes = [n for p, cs in self.groups for n in ([p] if p else []) + cs]
-        self.seen: set[int] = set()  # layers that honoured the layout
+        self.seen: set[int] = set()  # layers that applied the layout
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
         self._varlen: tuple[Tensor, Tensor, Tensor, int, int] | None = None
 
     def mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-        """(queries, keys) bool: the queries are the last keys; causal, inside the window."""
+        """Causal mask of the last queries within the sliding window: (queries, keys) bool."""
         key = (queries, keys, window)
         if key not in self._masks:
             place = torch.arange(keys - queries, keys, device=device)[:, None]
@@ -62,7 +61,7 @@ class PackedRow:
         return self._masks[key]
 
     def varlen(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-        """For varlen kernels: places of keys (K,), cumulative queries and keys, longest of each."""
+        """Arguments of a varlen kernel: key positions (K,), cumulative and longest lengths."""
         if self._varlen is None:
             places: list[Tensor] = []
             keys, start = [], 0
@@ -99,16 +98,16 @@ def packed_attention(
     packed: PackedRow | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: by the layout where there is one, else as ever.
+    """Use the packed layout if given, else transformers' own implementation.
 
     Args:
         module: the attention layer.
         query: (1, heads, T, D).
         key: (1, key heads, T, D), value alike.
-        value: see key.
-        attention_mask: for rows that are not packed.
+        value: like key.
+        attention_mask: of rows that are not packed.
         packed: the layout.
-        kwargs: what the layer passes on: scaling, sliding_window, softcap, s_aux...
+        kwargs: from the layer: scaling, sliding_window, softcap, s_aux...
 
     Returns:
         (1, T, heads, D) and no weights.
@@ -121,10 +120,10 @@ def packed_attention(
     assert len(query) == 1, "a packed batch is one row"
     packed.seen.add(module.layer_idx)  # type: ignore[arg-type]
     extras = Extras(
-        kwargs.get("scaling"),
-        kwargs.get("sliding_window"),
-        kwargs.get("softcap"),
-        kwargs.get("s_aux"),
+        scale=kwargs.get("scaling"),
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
     )
     plain = extras.softcap is None and extras.sinks is None
     if plain and takes_varlen(query):
@@ -133,21 +132,23 @@ def packed_attention(
 
 
 def takes_varlen(query: Tensor) -> bool:
-    """Whether a query's device and dtype are those of a varlen kernel."""
+    """Tell whether a varlen kernel takes a query's device and dtype."""
     half = query.dtype in (torch.bfloat16, torch.float16)
     return half and query.is_cuda and varlen_serves(query.device)
 
 
 @cache
 def varlen_serves(device: torch.device) -> bool:
-    """Whether flash attention's varlen kernel runs on a GPU, tried once: old cards lack it.
+    """Try once whether flash attention's varlen kernel runs on a GPU: old cards lack it.
 
-    Without it every segment is a kernel of its own: the same numbers, more launches.
+    Without it each segment is a kernel launch of its own, with the same result.
     """
     one = torch.zeros(2, 1, 64, device=device, dtype=torch.bfloat16)
     ends = torch.tensor([0, 2], device=device, dtype=torch.int32)
     try:
-        varlen_attn(one, one, one, ends, ends, 2, 2, window_size=(-1, 0))
+        varlen_attn(
+            one, one, one, cu_seq_q=ends, cu_seq_k=ends, max_q=2, max_k=2, window_size=(-1, 0)
+        )
     except (RuntimeError, NotImplementedError, ValueError) as error:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         log.warning("%s has no varlen attention, segments run one by one: %s", name, error)
@@ -158,9 +159,9 @@ def varlen_serves(device: torch.device) -> bool:
 def _by_segment(
     row: PackedRow, query: Tensor, key: Tensor, value: Tensor, extras: Extras
 ) -> Tensor:
-    """One attention per prompt and per completion; a completion's keys are prompt and itself.
+    """Attend per prompt and per completion; a completion's keys are its prompt's and its own.
 
-    ``torch.split`` and not slices: a slice's backward writes a zero tensor of the whole row.
+    Uses ``torch.split``: the backward of a slice writes a zero tensor of the whole row.
     """
     pieces = zip(*(x.split(row.sizes, dim=2) for x in (query, key, value)), strict=True)
     out: list[Tensor] = []
@@ -194,7 +195,7 @@ def _segment(row: PackedRow, q: Tensor, k: Tensor, v: Tensor, extras: Extras) ->
 
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, extras: Extras) -> Tensor:
-    """A softmax in the open, for what no fused kernel does."""
+    """Attend with an explicit softmax, for options that no fused kernel has."""
     share = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(share, dim=1) for x in (k, v))
     scale = extras.scale if extras.scale is not None else q.shape[-1] ** -0.5
@@ -210,17 +211,17 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, extras: Extras) -> 
 
 
 def _by_varlen(row: PackedRow, query: Tensor, key: Tensor, value: Tensor, extras: Extras) -> Tensor:
-    """Flash attention over all segments in one call: prompt keys are gathered per completion."""
+    """Attend over all segments in one flash call; prompt keys are gathered per completion."""
     places, queries_at, keys_at, longest_query, longest_key = row.varlen(query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     out = varlen_attn(
         q.contiguous(),
         k.index_select(0, places),
         v.index_select(0, places),
-        queries_at,
-        keys_at,
-        longest_query,
-        longest_key,
+        cu_seq_q=queries_at,
+        cu_seq_k=keys_at,
+        max_q=longest_query,
+        max_k=longest_key,
         scale=extras.scale,
         window_size=(-1 if extras.window is None else extras.window - 1, 0),
         enable_gqa=q.shape[1] != k.shape[1],

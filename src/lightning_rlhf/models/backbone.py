@@ -35,14 +35,14 @@ class Backbone(RoleModel):
         name_or_path: a hub id, a local folder, or a ``.gguf`` file.
         quantization: "nf4" holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314).
         lora: the adapters' shape, or None to train the whole model.
-        dtype: of the frozen base and of its computation; adapters and heads are always fp32.
-        adapters: role -> PEFT folder it starts from, e.g. ``{"policy": "runs/sft"}``.
+        dtype: of the frozen base and its computation; adapters and heads are always fp32.
+        adapters: role -> PEFT folder that it starts from, e.g. ``{"policy": "runs/sft"}``.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
-        attention: transformers' name of an attention implementation, over padded rows; None packs
-            rows, prompts shared, wherever the model can be taught to.
-        offload: what waits in host memory: the "embedding" table, and the "activations" that
-            checkpointing keeps.
-        head_tile: rows of logits to hold at a time; None adapts them.
+        attention: transformers' name of an attention implementation, over padded rows; None uses
+            packed rows with shared prompts if the model takes them.
+        offload: parts kept in host memory: the "embedding" table, and the "activations" that
+            checkpointing saves.
+        head_tile: rows of logits held at a time; None adapts them.
     """
 
     def __init__(
@@ -89,22 +89,22 @@ class Backbone(RoleModel):
 
     @property
     def public_name(self) -> str:
-        """The name by which peft or vLLM find the base elsewhere: a hub id where one was given."""
+        """The name by which peft or vLLM find the base elsewhere: a hub id if one was given."""
         return self.path if self.name_or_path.endswith(".gguf") else self.name_or_path
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer; can be had before the model is loaded."""
+        """The base's tokenizer; available before the model is loaded."""
         return loading.load_tokenizer(self.path)
 
     @cached_property
     def context_length(self) -> int | None:
-        """Positions the model has; None where its config names no end. Can be had unloaded too."""
+        """Number of positions of the model, None if its config names none; available unloaded."""
         return loading.context_length(self.path)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the weights are there."""
+        """True if the weights are loaded."""
         return self.model is not None
 
     def load(self, device: torch.device | str = "cpu") -> Backbone:
@@ -122,7 +122,7 @@ class Backbone(RoleModel):
         return self
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Take a built model as the base, as ``load`` does; a memory plan's holds no data."""
+        """Use a built model as the base, as ``load`` does; that of a memory plan holds no data."""
         self.model = model.requires_grad_(False)
         if "embedding" in self.offload:
             embedding_to_host(model)
@@ -136,7 +136,7 @@ class Backbone(RoleModel):
             for role in self.adapters:
                 self.add_role(role, trainable=role != REFERENCE)
         except Exception:
-            self.model = None  # not loaded, and not half loaded either
+            self.model = None  # not loaded, rather than half loaded
             self.roles.clear()
             raise
 
@@ -175,7 +175,7 @@ class Backbone(RoleModel):
         init_from: str | None = None,
         shares: str | None = None,
     ) -> None:
-        """Create a role; a role that is there already keeps its weights.
+        """Create a role; an existing role keeps its weights.
 
         It starts from its folder in ``adapters``, else as a copy of the role ``init_from``, else
         as a fresh adapter, which is the bare base until trained. A frozen role with nothing to
@@ -183,10 +183,10 @@ class Backbone(RoleModel):
 
         Args:
             name: an identifier; the modules use policy, reference, reward and critic.
-            trainable: whether it receives gradients.
-            head: give it a scalar head; a copy of that of ``init_from``, if that has one.
+            trainable: True if it receives gradients.
+            head: give it a scalar head, a copy of that of ``init_from`` if it has one.
             init_from: the role it starts as a copy of.
-            shares: the role whose weights it runs through, with nothing but a head of its own.
+            shares: the role whose adapter it runs through; only the head is its own.
 
         Raises:
             ValueError: a second trained role without LoRA, or an adapter of another base.
@@ -244,7 +244,7 @@ class Backbone(RoleModel):
             head.load_state_dict(self.head(init_from).state_dict())
 
     def copy_role(self, source: str, target: str) -> None:
-        """Copy one role's weights over another's: iterated DPO moves its reference so."""
+        """Copy a role's weights over another's, as iterated DPO does to its reference."""
         if self.lora is None:
             self._freeze_copy()
             return
@@ -267,9 +267,9 @@ class Backbone(RoleModel):
         return weights | lora.parameters(self.base, role)
 
     def is_saved(self, key: str) -> bool:
-        """Whether a ``state_dict`` key of this backbone is worth keeping: not the frozen base.
+        """Tell whether a checkpoint keeps a ``state_dict`` key; the frozen base is left out.
 
-        By name and not by ``requires_grad``, which PEFT flips as it switches adapters.
+        Decides by name, since PEFT flips ``requires_grad`` as it switches adapters.
         """
         return self.lora is None or ".lora_" in key or key.startswith("heads.")
 
@@ -283,7 +283,7 @@ class Backbone(RoleModel):
         model.
 
         Raises:
-            ValueError: the role is the bare base, so that there is nothing to save.
+            ValueError: the role is the bare base, or has no adapter of its own.
         """
         folder, role = Path(folder), self.roles[name]
         if self.lora is None or role.shares is not None:
@@ -301,7 +301,7 @@ class Backbone(RoleModel):
         return folder
 
     def save_merged(self, name: str, folder: str | Path, dtype: loading.DType = "bfloat16") -> Path:
-        """Write base and adapter as one plain transformers model, dequantised before merging.
+        """Write base and adapter as one plain transformers model, dequantized before merging.
 
         Raises:
             ValueError: the role has a scalar head, which a causal language model cannot carry.

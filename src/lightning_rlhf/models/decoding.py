@@ -1,4 +1,4 @@
-"""Rows of tokens that grow one at a time: the prompts' forward, the steps after it, the ends."""
+"""Autoregressive decoding: prefill, decode steps, stop conditions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from lightning_rlhf.models.layout import positions
 from lightning_rlhf.models.packing import ATTENTION_KINDS, cache_name, run_packed
 from lightning_rlhf.models.runner import Runner
 
-# Of prompts in one forward: enough to keep a device busy, few enough to hold one layer's widths.
+# Prompt tokens per forward: enough to keep a device busy, few enough for a layer's activations.
 PREFILL_TOKENS = {"cpu": 1024}
 PREFILL_TOKENS_ELSEWHERE = 8192
-LEAVING = 0.125  # share of the rows that must be finished before they leave
+DROPPED_SHARE = 0.125  # finished rows are dropped once they are this share of the batch
 
 
 class StopRules(NamedTuple):
-    """What ends a completion, and how a token is drawn."""
+    """Stop conditions of a completion, and the temperature of its tokens."""
 
     longest: int
     shortest: int
     temperature: float
     stops: frozenset[int]  # tokens that end a completion
-    said: Callable[[list[int]], bool] | None  # whether ids end with a stop string; None: no strings
+    stopped: Callable[[list[int]], bool] | None  # tells a stop string; None: no strings
 
 
 class Decoded(NamedTuple):
-    """One completion."""
+    """One decoded completion."""
 
     ids: list[int]
     logprobs: list[float]
@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
 
 class Rows(Protocol):
-    """Rows being decoded side by side."""
+    """A batch of rows during decoding."""
 
     logits: Tensor  # (B, V) of the next token
 
@@ -49,24 +49,25 @@ class Rows(Protocol):
         """Append a token to every row: (B,)."""
 
     def keep(self, rows: Tensor) -> None:
-        """Let only these rows stay: (R,) int64."""
+        """Drop all rows but these: (R,) int64."""
 
 
 def decode(rows: Rows, count: int, rules: StopRules, uniform: Tensor | None) -> list[Decoded]:
-    """Grow rows until each has ended.
+    """Decode rows until each has ended.
 
-    A finished row goes on unheard until a share of the rows is finished; then they leave together.
+    Finished rows keep decoding (output ignored) until an eighth of the batch has finished; then all
+    of them are dropped at once.
 
     Args:
-        rows: the prompts, read.
+        rows: after the prefill of their prompts.
         count: how many rows there are.
-        rules: what ends one.
-        uniform: (B, longest) fp64 numbers to draw by; None is greedy.
+        rules: stop conditions.
+        uniform: (B, longest) fp64 numbers that draw the tokens; None is greedy.
     """
     ids: list[list[int]] = [[] for _ in range(count)]
     logprobs: list[list[float]] = [[] for _ in range(count)]
     done = [False] * count
-    live = list(range(count))  # which row stands at each place
+    live = list(range(count))  # the row at each place of the batch
     at = torch.arange(count, device=rows.logits.device)
     stops = torch.tensor(sorted(rules.stops), dtype=torch.long, device=at.device)
     for t in range(rules.longest):
@@ -84,7 +85,7 @@ def decode(rows: Rows, count: int, rules: StopRules, uniform: Tensor | None) -> 
         left = [place for place, row in enumerate(live) if not done[row]]
         if not left or t + 1 == rules.longest:
             break
-        if len(live) - len(left) >= max(1, LEAVING * len(live)):
+        if len(live) - len(left) >= max(1, DROPPED_SHARE * len(live)):
             live = [live[place] for place in left]
             kept = torch.tensor(left, device=at.device)
             rows.keep(kept)
@@ -96,27 +97,27 @@ def decode(rows: Rows, count: int, rules: StopRules, uniform: Tensor | None) -> 
 def _ended(ids: list[int], rules: StopRules) -> bool:
     if ids[-1] in rules.stops:
         return True
-    return rules.said is not None and len(ids) >= rules.shortest and rules.said(ids)
+    return rules.stopped is not None and len(ids) >= rules.shortest and rules.stopped(ids)
 
 
 class StopStrings:
-    """Whether a text that grows by a token contains one of some strings.
+    """Stop condition: the decoded text contains one of some strings.
 
     Args:
-        tokenizer: whose text.
-        strings: that end it.
-        first: the length at which it is looked at for the first time.
+        tokenizer: decodes the ids.
+        strings: each ends a completion.
+        first: the length at which a completion is checked for the first time.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], first: int):
         self.tokenizer = tokenizer
         self.strings = tuple(strings)
         self.first = first
-        # every token is a byte at least; some more, since a cut tail may begin inside a character
+        # a token has at least one byte; 8 more, since a cut tail may begin inside a character
         self.tail = max(len(s.encode()) for s in strings) + 8
 
-    def said(self, ids: list[int]) -> bool:
-        """Called at every length from ``first`` on: then only the tail can be new."""
+    def stopped(self, ids: list[int]) -> bool:
+        """Check ids at every length from ``first`` on: then only their tail is new."""
         seen = ids if len(ids) == max(1, self.first) else ids[-self.tail :]
         text = self.tokenizer.decode(seen, clean_up_tokenization_spaces=False)
         return any(s in text for s in self.strings)
@@ -126,26 +127,26 @@ class StopStrings:
 
 
 class Prompts(NamedTuple):
-    """Different prompts, and which of them each row continues."""
+    """Distinct prompts, and the prompt that each row continues."""
 
     ids: list[list[int]]
     of_row: list[int]
 
 
 class CachedRows:
-    """Rows over transformers' own cache, which each family's attention knows how to read.
+    """Rows over transformers' own cache, which the attention of each model family reads.
 
-    Each prompt goes through the model once, packed without padding where the model can; its keys
-    and values are then laid out left-padded, once for every row that continues it.
+    Each prompt runs through the model once, packed without padding if the model can. Its keys and
+    values are then laid out left-padded, once per row that continues it.
 
     Args:
-        runner: the model, its adapters switched.
+        runner: the model, switched to the role.
         prompts: to be continued.
         pad_id: fills up rows.
-        room: how many tokens a row may gain.
+        room: number of tokens a row may gain.
     """
 
-    def __init__(self, runner: Runner, prompts: Prompts, pad_id: int, room: int):
+    def __init__(self, runner: Runner, prompts: Prompts, pad_id: int, *, room: int):
         self.model = runner.model
         device = self.model.device
         budget = PREFILL_TOKENS.get(device.type, PREFILL_TOKENS_ELSEWHERE)
@@ -157,7 +158,7 @@ class CachedRows:
         width = int(lengths.max())
         column = torch.arange(width, device=device)
         pads = (width - lengths)[:, None]
-        # a pad shows its prompt's first token: finite, and masked
+        # a pad repeats its prompt's first token: finite, and masked
         place = (lengths.cumsum(0) - lengths)[:, None] + (column - pads).clamp(min=0)
         self.cache = DynamicCache(config=self.model.config)
         for layer in range(len(read[0].keys)):
@@ -165,7 +166,7 @@ class CachedRows:
                 torch.cat([side[layer] for side in sides])[place[of_row]].transpose(1, 2)
                 for sides in ([p.keys for p in read], [p.values for p in read])
             )
-            for p in read:  # one layer at a time is there twice
+            for p in read:  # only one layer at a time exists twice
                 p.keys[layer] = p.values[layer] = torch.empty(0)
             self.cache.update(keys, values, layer)
         mask = torch.ones(len(of_row), width + room, dtype=torch.long, device=device)
@@ -190,15 +191,15 @@ class CachedRows:
 
 
 class _Read(NamedTuple):
-    """Some prompts after their forward: logits at their ends; each token's keys and values."""
+    """Prompts after prefill: logits at their ends; keys and values of each token."""
 
     logits: Tensor  # (U, V)
-    keys: list[Tensor]  # a layer: (tokens, heads, D)
+    keys: list[Tensor]  # per layer (tokens, heads, D)
     values: list[Tensor]
 
 
 def _read(runner: Runner, prompts: list[list[int]], pad_id: int) -> _Read:
-    model, cache = runner.model, DynamicCache()  # without a config no layer forgets
+    model, cache = runner.model, DynamicCache()  # without a config, sliding layers keep all tokens
     if runner.packs:
         groups = tuple((len(p),) for p in prompts)
         ids = torch.tensor([[token for p in prompts for token in p]], device=model.device)
@@ -215,11 +216,11 @@ def _read(runner: Runner, prompts: list[list[int]], pad_id: int) -> _Read:
 
 
 def why_uncached(model: PreTrainedModel) -> str | None:
-    """Why a model's keys and values cannot be laid out in rows; None where they can."""
+    """Reason why a model's keys and values cannot be laid out in rows; None if they can."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
     if cache_name(model) is None:
-        return "its forward takes none"
+        return "its forward takes no cache"
     if getattr(model, "_is_stateful", False) or kinds:
         return f"not all its layers are attention ({', '.join(sorted(kinds)) or 'stateful'})"
     if getattr(config, "num_kv_shared_layers", None):
@@ -231,10 +232,10 @@ def why_uncached(model: PreTrainedModel) -> str | None:
 
 
 class RecomputedRows:
-    """Rows that go through the model whole at every step: slow, and right for any model.
+    """Rows that run through the model whole at every step: slow, but right for any model.
 
     Args:
-        runner: the model, its adapters switched.
+        runner: the model, switched to the role.
         prompts: to be continued.
         pad_id: fills up rows.
     """
@@ -261,7 +262,7 @@ def _forward(
     places: Tensor,
     cache: DynamicCache | None = None,
 ) -> Tensor:
-    """Logits of the next token of left-padded rows: (B, V)."""
+    """Run left-padded rows; returns the logits of the next token: (B, V)."""
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if "position_ids" in inspect.signature(model.get_decoder().forward).parameters:
         inputs["position_ids"] = places
@@ -272,12 +273,12 @@ def _forward(
 
 
 def _places(mask: Tensor) -> Tensor:
-    """(B, T) places of left-padded tokens, counted from each row's own start."""
+    """Positions of left-padded tokens, counted from each row's own start: (B, T)."""
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def left_pad(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, T) ids and mask, padded on the left as decoding wants them."""
+    """Pad rows on the left, as decoding needs them: ids and mask (B, T)."""
     length = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)

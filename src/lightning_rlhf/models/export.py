@@ -1,4 +1,4 @@
-"""Getting trained roles out: score heads in PEFT's form, adapters merged into a plain model."""
+"""Write trained roles: adapters and score heads in PEFT's form, or merged into a plain model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_rlhf.models.lora import SCORE
 
 
 def head_as_peft(head: ScalarHead) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A scalar head's tensors and config fields, as a ``SEQ_CLS`` adapter carries them.
+    """Convert a scalar head to the tensors and config fields of a ``SEQ_CLS`` adapter.
 
     Without ``modules_to_save`` PEFT would leave a random head, frozen and unsaved.
     """
@@ -49,10 +49,13 @@ def read_head(head: ScalarHead, tensors: dict[str, Tensor], folder: str) -> None
     """Fill a head from a PEFT folder's tensors.
 
     Raises:
-        ValueError: no head lies there, as in a policy's folder.
+        ValueError: the folder has no head, such as a policy's.
     """
     if SCORE not in tensors:
-        raise ValueError(f"{folder} holds an adapter without a score head: it is no reward role")
+        raise ValueError(
+            f"{folder} holds an adapter without a score head, so it is not a reward role: "
+            "give a folder that RewardModule trained"
+        )
     with torch.no_grad():
         head.weight.copy_(tensors[SCORE])
 
@@ -66,14 +69,14 @@ def _plain_weight(parameter: nn.Parameter) -> Tensor:
 def merged_state_dict(
     model: PreTrainedModel, role: str | None, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The weights of a plain model in which a role's adapter is part of the base, on the CPU.
+    """Compute the weights of a plain model with a role's adapter merged, on the CPU.
 
-    Dequantise, add in fp32, round once: merging into 4-bit weights would round the adapter away and
+    Dequantize, add in fp32, round once: merging into 4-bit weights would round the adapter away and
     make sampler and trainer disagree.
 
     Args:
         model: the adapted base.
-        role: whose adapter; None for the bare base.
+        role: the adapter to merge; None for the bare base.
         dtype: of the result.
     """
     adapted = {
@@ -94,7 +97,7 @@ def merged_state_dict(
 
 
 def save_merged(model: PreTrainedModel, role: str | None, folder: Path, dtype: torch.dtype) -> None:
-    """Write ``merged_state_dict`` as a folder that ``from_pretrained`` reads, unquantised."""
+    """Write ``merged_state_dict`` as a folder that ``from_pretrained`` reads, unquantized."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -1,4 +1,4 @@
-"""Answers of a role, in one call."""
+"""Sample one answer per prompt, in one call."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def generate(
     max_new_tokens: int = 128,
     temperature: float = 1.0,
 ) -> list[Sample]:
-    """One answer to each prompt as a role, plainly, so that log-probs mean what they say.
+    """Sample one answer to each prompt as a role.
 
     Args:
         backbone: loaded.
-        role: who answers.
+        role: answers the prompts.
         prompts: token ids.
-        max_new_tokens: where an answer that does not end is cut.
+        max_new_tokens: length at which an answer that does not end is cut.
         temperature: 0 is greedy.
     """
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
@@ -29,6 +29,6 @@ def generate(
 
 
 def answer(backbone: Backbone, sample: Sample) -> list[int]:
-    """A sample's ids without the end token."""
+    """Return a sample's ids without the end token."""
     ended = sample.finished and sample.ids[-1] in stop_ids(backbone)
     return sample.ids[:-1] if ended else sample.ids

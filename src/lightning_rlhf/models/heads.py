@@ -1,4 +1,4 @@
-"""Heads: from a hidden state to a score or a value, or to the model's own logits."""
+"""Heads: from a hidden state to a score, a value, or the model's logits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class ScalarHead(nn.Module):
-    """A linear map from a hidden state to one number, in fp32 whatever the base computes in.
+    """A linear map from a hidden state to one number, in fp32 over a base of any dtype.
 
-    In bf16 at a small learning rate a head does not move at all. Initialised N(0, 1/sqrt(d + 1)),
+    In bf16 at a small learning rate a head does not move at all. Initialized N(0, 1/sqrt(d + 1)),
     as in summarization from feedback (arXiv 2009.01325), so that first scores are of order one.
     """
 
@@ -27,19 +27,19 @@ class ScalarHead(nn.Module):
         nn.init.normal_(self.weight, std=(hidden_size + 1) ** -0.5)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., H) to (...), fp32 also under autocast."""
+        """Map (..., H) to (...), in fp32 also under autocast."""
         with without_autocast(hidden.device):
             return (hidden.float() @ self.weight.float().T).squeeze(-1)
 
 
 def head_of(model: PreTrainedModel, temperature: float = 1.0) -> Head | None:
-    """What a causal LM makes of its decoder's hidden states, scale and soft cap included.
+    """Describe a causal LM's output head, with its scale and soft cap.
 
-    None where its output layer is more than a linear map: adapted, or 4-bit.
+    None if its output layer is more than a linear map: adapted, or 4-bit.
 
     Args:
         model: the causal LM.
-        temperature: what logits are divided by at last.
+        temperature: divides the logits.
     """
     output = model.get_output_embeddings()
     if type(output) is not nn.Linear:
@@ -53,9 +53,9 @@ def head_of(model: PreTrainedModel, temperature: float = 1.0) -> Head | None:
 
 @torch.no_grad()
 def head_is_plain(model: PreTrainedModel, tolerance: float = 1e-2) -> bool:
-    """Whether ``head_of`` says what the model itself says; tried on three tokens at load."""
+    """Test on three tokens whether ``head_of`` gives the model's own logits."""
     if model.device.type == "meta":
-        return True  # nothing to be seen there
+        return True  # a model without data cannot be tested
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     whole = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state

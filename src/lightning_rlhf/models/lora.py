@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lightning_rlhf.text.suggest import nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-PEFT_PREFIX = "base_model.model."  # what PeftModel puts before every name of the model it wraps
-SCORE = PEFT_PREFIX + "score.weight"  # where PEFT keeps the head of a sequence classifier
+PEFT_PREFIX = "base_model.model."  # of the names of a model wrapped by PeftModel
+SCORE = PEFT_PREFIX + "score.weight"  # PEFT's name of a sequence classifier's head
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,19 @@ class LoRA:
     Attributes:
         r: rank.
         alpha: scale; the update is ``alpha / r * B A``.
-        dropout: on the adapter's input. DPO and PPO compare two forwards of one text and want 0.
-        target_modules: PEFT's names of the layers to adapt; "all-linear" spares the output head.
+        dropout: on the adapter's input. DPO and PPO compare two forwards of one text and need 0.
+        target_modules: PEFT's names of the layers to adapt; "all-linear" leaves out the output
+            head.
     """
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    _: KW_ONLY
     target_modules: str | list[str] = "all-linear"
 
     def config(self) -> LoraConfig:
-        """PEFT's form of the same."""
+        """Convert to PEFT's configuration."""
         targets = self.target_modules
         return LoraConfig(
             r=self.r,
@@ -50,9 +52,9 @@ class LoRA:
 
 
 def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
-    """Put a new adapter named after its role into every target layer, in fp32.
+    """Add a new adapter, named after its role, to every target layer, in fp32.
 
-    PEFT would give it the base's dtype: in bf16 at a small learning rate hardly an entry moves.
+    PEFT would use the base's dtype: in bf16 at a small learning rate hardly an entry moves.
     """
     _check_targets(model, config.target_modules)
     with warnings.catch_warnings():
@@ -63,18 +65,16 @@ def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
 
 
 def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
-    """Refuse a target that is nowhere; PEFT would do without it where others are found.
+    """Refuse a target without a layer; PEFT ignores it if other targets have layers.
 
     Raises:
-        ValueError: names it and what there is.
+        ValueError: names the target and the layers there are.
     """
+    if targets == "all-linear":
+        return
     names = [name.replace(".base_layer", "") for name, _ in model.named_modules()]
     if isinstance(targets, str):
-        lost = (
-            []
-            if targets == "all-linear" or any(re.fullmatch(targets, n) for n in names)
-            else [targets]
-        )
+        lost = [] if any(re.fullmatch(targets, n) for n in names) else [targets]
     else:
         lost = [t for t in sorted(targets) if not any(f".{n}".endswith(f".{t}") for n in names)]
     if not lost:
@@ -90,7 +90,7 @@ def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
 
 
 def validate_adapters(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]) -> None:
-    """Put adapters on a model without data, so that what does not fit is said before it is loaded.
+    """Try adapters on a model without data, so that a misfit is found before the base is loaded.
 
     Args:
         skeleton: the base on meta.
@@ -98,7 +98,7 @@ def validate_adapters(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]
         adapters: role -> PEFT folder.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read``, ``inject`` and ``load``.
+        FileNotFoundError, ValueError: like ``read``, ``inject`` and ``load``.
     """
     _check_targets(skeleton, shape.config().target_modules)
     for role, folder in adapters.items():
@@ -108,7 +108,7 @@ def validate_adapters(skeleton: nn.Module, shape: LoRA, adapters: dict[str, str]
 def load_adapter(
     model: nn.Module, role: str, config: LoraConfig, tensors: dict[str, Tensor], folder: Path
 ) -> None:
-    """A role as a folder has it.
+    """Add a role's adapter with the weights of a folder.
 
     Raises:
         ValueError: an adapter of another base.
@@ -122,17 +122,17 @@ def load_adapter(
 
 
 def layers(model: nn.Module) -> list[LoraLayer]:
-    """The layers that carry adapters."""
+    """List the layers that have adapters."""
     return [m for m in model.modules() if isinstance(m, LoraLayer)]
 
 
 def parameters(model: nn.Module, role: str) -> dict[str, nn.Parameter]:
-    """A role's adapter parameters, told by their names, since PEFT flips ``requires_grad``."""
+    """A role's adapter parameters, found by name, since PEFT flips ``requires_grad``."""
     return {n: p for n, p in model.named_parameters() if re.search(rf"\.lora_\w+\.{role}\.", n)}
 
 
 def _peft_name(name: str, role: str) -> str:
-    """What PEFT calls a parameter on disk: under its wrapper, the adapter's name left out."""
+    """PEFT's name of a parameter on disk: with its wrapper's prefix, without the adapter's name."""
     before, after = name.rsplit(f".{role}.", 1)
     return f"{PEFT_PREFIX}{before}.{after}"
 
@@ -140,7 +140,7 @@ def _peft_name(name: str, role: str) -> str:
 def activate(adapted: list[LoraLayer], role: str | None) -> None:
     """Make the forward use one role's adapter, or the bare base.
 
-    PEFT freezes every adapter but the active one as it switches; whoever calls this restores
+    PEFT freezes every adapter but the active one as it switches. The caller must restore
     ``requires_grad`` afterwards, else an optimizer built before would train nothing.
     """
     for layer in adapted:
@@ -152,10 +152,10 @@ def activate(adapted: list[LoraLayer], role: str | None) -> None:
 
 
 def cast_inputs(adapted: list[LoraLayer], wanted: bool) -> None:
-    """Whether adapters cast their inputs to their own fp32, as PEFT does always.
+    """Switch the cast of adapters' inputs to fp32, which PEFT always makes.
 
-    Under autocast that is a detour: bf16 to fp32 and back, with a copy of the input kept for the
-    backward by every adapted layer, a sixth of a step's memory.
+    Under autocast it is a detour from bf16 to fp32 and back. Every adapted layer then keeps a copy
+    of its input for the backward, which is a sixth of a step's memory.
     """
     for layer in adapted:
         layer.cast_input_dtype_enabled = wanted
@@ -166,7 +166,7 @@ def copy(model: nn.Module, source: str, target: str) -> None:
     pairs = zip(parameters(model, source).values(), parameters(model, target).values(), strict=True)
     with torch.no_grad():
         for old, new in pairs:
-            if not old.is_meta:  # a plan's weights hold nothing to copy
+            if not old.is_meta:  # weights of a memory plan hold no data
                 new.copy_(old)
 
 
@@ -177,8 +177,8 @@ def save(
 
     Args:
         model: the adapted base.
-        role: which adapter.
-        folder: where to; made if absent.
+        role: the adapter to write.
+        folder: made if absent.
         extra: further tensors by PEFT's names (a score head).
         config: fields of the written ``LoraConfig`` that differ from the injected one's.
     """
@@ -195,10 +195,10 @@ def save(
 
 
 def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """A PEFT folder's config and tensors.
+    """Read a PEFT folder's config and tensors.
 
     Raises:
-        FileNotFoundError: no adapter lies there.
+        FileNotFoundError: the folder has no adapter.
     """
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
@@ -209,7 +209,7 @@ def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
 
 def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Fill a role's adapter from PEFT-named tensors, every one of them and nothing left over.
+    """Fill a role's adapter from PEFT-named tensors; both must have exactly the same names.
 
     Raises:
         ValueError: the adapter was trained on another base, or with more than LoRA layers.

@@ -1,4 +1,4 @@
-"""An adapter added into its base's weights for a while, and the very same weights afterwards."""
+"""Merge an adapter into its base's weights, and restore the same bits afterwards."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lightning_rlhf.functional.autocast import autocast_enabled, without_autocas
 
 
 class MergedWeights(AbstractContextManager[None]):
-    """Inside, every adapted layer's base holds its weight plus a role's update, rounded once.
+    """Inside, the base of every adapted layer holds its weight plus a role's update, rounded once.
 
-    The originals are set aside and put back: subtracting the update again would leave the rounding
-    of both. A layer gets a new parameter, so that whoever shares the old one keeps it. Takes the
-    memory of one more copy of the adapted weights. Under autocast an fp32 weight is merged in
+    The originals are put back afterwards: subtracting the update would leave the rounding of both.
+    A layer gets a new parameter, so that a layer tied to the old one keeps it. The cost is memory
+    for one more copy of the adapted weights. Under autocast an fp32 weight is merged in
     autocast's dtype, to which it would be cast at every step.
 
     Args:
-        adapted: the layers that carry adapters.
-        role: whose.
+        adapted: the layers that have adapters.
+        role: the adapter to merge.
     """
 
     def __init__(self, adapted: list[LoraLayer], role: str):
@@ -68,17 +68,17 @@ def _merged(layer: LoraLayer, role: str, weight: Tensor) -> Tensor:
 
 
 def why_unmergeable(adapted: list[LoraLayer], role: str) -> str | None:
-    """Why a role cannot be merged into its base; None where it can."""
+    """Reason why a role cannot be merged into its base; None if it can."""
     for layer in adapted:
         weight = layer.get_base_layer().weight
         if isinstance(weight, bnb.nn.Params4bit) or not weight.is_floating_point():
-            return "quantised weights would round the adapter away"
+            return "quantized weights would round the adapter away"
         if layer.lora_variant.get(role) is not None or layer.lora_bias.get(role):
             return "its adapter is more than plain LoRA"
     return None
 
 
 def copy_bytes(adapted: list[LoraLayer]) -> int:
-    """What merging takes: one more copy of the adapted weights."""
+    """Bytes that merging takes: one more copy of the adapted weights."""
     weights = [layer.get_base_layer().weight for layer in adapted]
     return sum(w.numel() * w.element_size() for w in weights)

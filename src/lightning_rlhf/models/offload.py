@@ -1,4 +1,4 @@
-"""What of a model may live in host memory while it trains on a card."""
+"""Keep parts of a model in host memory while it trains on a card."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 Offload = Literal["embedding", "activations"]
-Parked = tuple[
-    torch.device, Tensor | tuple[torch.Size, torch.dtype]
-]  # where it belongs, what it is
-SMALLEST = 2**20  # bytes; what is smaller is not worth the way
+# the device it belongs on; the host tensor, or on meta its shape and dtype
+Parked = tuple[torch.device, Tensor | tuple[torch.Size, torch.dtype]]
+SMALLEST = 2**20  # bytes; smaller tensors are not worth the transfer
 
 
 class HostEmbedding(nn.Module):
-    """A frozen table of embeddings in host memory: only the rows looked up travel.
+    """A frozen embedding table in host memory: only the rows looked up are transferred.
 
-    The table is no parameter and no buffer, so that nothing moves it to the card.
+    The table is neither a parameter nor a buffer, so that nothing moves it to the card.
     """
 
     def __init__(self, table: nn.Embedding):
@@ -31,11 +30,11 @@ class HostEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(V, H)."""
+        """The table: (V, H)."""
         return self._held[0]
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(B, T) to (B, T, H) on the ids' device."""
+        """Look up ids (B, T); returns (B, T, H) on their device."""
         if input_ids.is_meta:
             shape = (*input_ids.shape, self.weight.shape[1])
             return torch.empty(shape, dtype=self.weight.dtype, device="meta")
@@ -46,13 +45,14 @@ def embedding_to_host(model: PreTrainedModel) -> None:
     """Move a model's input embeddings to host memory.
 
     Raises:
-        ValueError: the head shares the table, or looking up is not all the layer does.
+        ValueError: the head shares the table, or the layer does more than look up.
     """
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     name = type(model).__name__
     if head is not None and head.weight is table.weight:
         raise ValueError(
-            f'offload="embedding" cannot help here: the head of this {name} shares the table'
+            f'offload="embedding" cannot help here: the head of this {name} shares the table; '
+            "leave it out"
         )
     if type(table) is not nn.Embedding:
         raise ValueError(
@@ -62,20 +62,20 @@ def embedding_to_host(model: PreTrainedModel) -> None:
 
 
 def activations_on_host() -> AbstractContextManager[None]:
-    """Keep what a forward saves for its backward in host memory: of checkpointed layers, the input.
+    """Keep the tensors that a forward saves for its backward in host memory.
 
-    A layer's own activations are never saved under checkpointing, so only its input travels: there
-    and back once a step, 2 bytes a hidden unit and token.
+    Under checkpointing that is the input of each layer: 2 bytes per hidden unit and token, moved to
+    the host and back once per step.
     """
     return saved_tensors_hooks(_park, _fetch)
 
 
 def _park(tensor: Tensor) -> Tensor | Parked:
-    """Weights stay where they are; so does what is small, or on the host already."""
+    """Move a saved tensor to the host, unless it is a weight, small, or there already."""
     kept = isinstance(tensor, nn.Parameter) or not tensor.is_floating_point()
     if kept or tensor.device.type == "cpu" or tensor.nbytes < SMALLEST:
         return tensor
-    if tensor.is_meta:  # a plan: nothing but the shape is kept
+    if tensor.is_meta:  # a memory plan: keep the shape only
         return tensor.device, (tensor.shape, tensor.dtype)
     host = torch.empty(tensor.size(), dtype=tensor.dtype, pin_memory=True)
     return tensor.device, host.copy_(tensor)

@@ -1,7 +1,7 @@
 """Packed rows: a prompt once, its completions after it, each seeing the prompt and itself.
 
-A model is taught them at load, and tried: it must say what it says of padded rows, and no
-completion may see another. Then every forward counts the layers that honoured the layout.
+A model is prepared for them at load, and probed: results must equal those of padded rows, and no
+completion may see another. Then every forward counts the layers that applied the layout.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 def run_packed(
     model: PreTrainedModel, inputs: dict[str, Any], groups: Groups, cache: Cache | None = None
 ) -> Any:
-    """A forward over one packed row; an empty cache takes its keys and values, packed as they are.
+    """Run one packed row; an empty cache takes its keys and values in the packed layout.
 
     Raises:
-        RuntimeError: a layer dropped the layout on its way; its output would be wrong by whole
-            nats, without an error.
+        RuntimeError: a layer did not get the layout, so that its output would be silently wrong.
     """
     row = PackedRow(groups)
-    # a mask of four dimensions is handed on as it is: transformers builds none, and nobody reads it
+    # transformers passes a mask of four dimensions on as it is; packed attention ignores it
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs["input_ids"].device)
     kept: dict[str, Any] = {} if cache is None else {cache_name(model) or "cache": cache}
     out = model(**inputs, **kept, attention_mask=no_mask, use_cache=cache is not None, packed=row)
@@ -44,13 +43,13 @@ def run_packed(
 
 
 def cache_name(model: PreTrainedModel) -> str | None:
-    """What a model's forward calls its cache: ``past_key_values`` before transformers 5.23."""
+    """Name of a forward's cache argument: ``past_key_values`` before transformers 5.23."""
     names = inspect.signature(model.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
 def enable(model: PreTrainedModel) -> str | None:
-    """Teach a model packed rows; says why not, and leaves it as it was, where it cannot."""
+    """Make a model take packed rows. If it cannot, leave it unchanged and return the reason."""
     before = model.config._attn_implementation
     reason = _known_misfit(model, before)
     if reason is not None:
@@ -85,15 +84,23 @@ def _known_misfit(model: PreTrainedModel, attention: str) -> str | None:
 
 @torch.no_grad()
 def _probe(model: PreTrainedModel) -> str | None:
-    """Packed against unpacked on a few tokens; and one completion must not see another at all."""
+    """Compare packed with unpacked rows on a few tokens; completions must not see each other."""
     decoder = model.get_decoder()
     device = model.device
     groups = ((4, 3, 2), (3, 2, 4))
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.tensor([[(3 * t + 1) % vocabulary for t in range(18)]], device=device)
-    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), positions(groups).to(device),
-                       *(torch.empty(0, dtype=torch.long, device=device),) * 3,
-                       torch.tensor([6, 8, 13, 17], device=device), groups)  # fmt: skip
+    none = torch.empty(0, dtype=torch.long, device=device)
+    batch = TokenBatch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        position_ids=positions(groups).to(device),
+        predictor_index=none,
+        target_ids=none,
+        completion_index=none,
+        last_index=torch.tensor([6, 8, 13, 17], device=device),
+        groups=groups,
+    )
 
     def hidden(tokens: Tensor) -> Tensor:
         inputs = {"input_ids": tokens, "position_ids": batch.position_ids}

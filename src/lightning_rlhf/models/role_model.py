@@ -103,7 +103,7 @@ class RoleModel(nn.Module):
             KeyError: the role has none.
         """
         if role not in self.heads:
-            raise KeyError(f"role {role!r} has no scalar head: those with one are {[*self.heads]}")
+            raise KeyError(f"role {role!r} has no scalar head: use one of {[*self.heads]}")
         head = self.heads[role]
         assert isinstance(head, ScalarHead)
         return head
@@ -123,42 +123,42 @@ class RoleModel(nn.Module):
     # ---- forwards ----
 
     def hidden_states(self, tokens: TokenBatch, role: str) -> Tensor:
-        """The decoder's last hidden states as a role, in the layout the batch has: (B, T, H)."""
+        """Compute the decoder's last hidden states as a role, laid out as the batch: (B, T, H)."""
         with self.role(role):
             states: Tensor = self.runner_of(role).run(tokens).last_hidden_state
             return states
 
     def logits(self, tokens: TokenBatch, role: str) -> Tensor:
-        """Logits as a role, at the places that predict a counting token only: (N, V)."""
+        """Compute as a role the logits that predict the tokens under the loss mask: (N, V)."""
         with self.role(role):
             return self.runner_of(role).logits(tokens)
 
     def logprobs(self, tokens: TokenBatch, role: str, temperature: float = 1.0) -> Tensor:
-        """Log-probs of the counting tokens as a role: (N,) fp32, logits a tile at a time."""
+        """Compute as a role the log-probs of the tokens under the loss mask: (N,) fp32."""
         with self.role(role):
             return self.runner_of(role).logprobs(tokens, temperature)
 
     def statistics(
         self, tokens: TokenBatch, role: str, temperature: float = 1.0
     ) -> TokenStatistics:
-        """``logprobs`` with entropy and expected probability, a third matrix product dearer."""
+        """Like ``logprobs``, with entropy and expected probability: one more matrix product."""
         with self.role(role):
             return self.runner_of(role).statistics(tokens, temperature)
 
     def scores(self, tokens: TokenBatch, role: str) -> Tensor:
-        """A role's scalar head at each completion's last token: (C,) fp32."""
+        """Compute a role's scalar head at each completion's last token: (C,) fp32."""
         with self.role(role):
             return self.head(role)(self.runner_of(role).ends(tokens))
 
     def values(self, tokens: TokenBatch, role: str) -> Tensor:
-        """A role's scalar head at the places that predict the counting tokens: (N,) fp32."""
+        """Compute a role's scalar head where the trained tokens are predicted: (N,) fp32."""
         with self.role(role):
             return self.head(role)(self.runner_of(role).at_sources(tokens))
 
     def logprobs_and_values(
         self, tokens: TokenBatch, read: TokenBatch, role: str, head: str, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """A role's log-probs (N,), and another's head on its states at ``read`` (V,); one pass."""
+        """Compute a role's log-probs (N,) and another's head on its states at ``read`` (V,)."""
         with self.role(role):
             logprobs, states = self.runner_of(role).logprobs_and_states(tokens, read, temperature)
             return logprobs, self.head(head)(states)

@@ -1,6 +1,6 @@
-"""How a causal language model runs a batch: packed or padded, its logits a tile at a time.
+"""Run a batch through a causal language model: packed or padded, its logits a tile at a time.
 
-A runner knows no roles: whoever calls it has switched the adapters.
+A runner knows no roles: its caller has switched the adapters.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 class Runner(NamedTuple):
-    """A loaded model, and what was found out about it at load."""
+    """A loaded model, and its capabilities as tested at load."""
 
     model: PreTrainedModel
-    packs: bool  # whether packed rows run as they are
-    plain_head: bool  # whether its logits are what ``head_of`` says
+    packs: bool  # it takes packed rows
+    plain_head: bool  # ``head_of`` gives its logits
     tile: int | None = None  # rows of logits held at a time; None: adapted
-    offloads: bool = False  # whether what the backward needs waits in host memory
+    offloads: bool = False  # tensors saved for the backward wait in host memory
 
     @classmethod
     def of(cls, model: PreTrainedModel, pack: bool, offloads: bool = False) -> Runner:
-        """Teach a model packed rows if wanted, and look at its head; says what it cannot do."""
+        """Prepare a model for packed rows if wanted, and test its head; warns if it cannot pack."""
         reason = packing.enable(model) if pack else None
         if reason is not None:
             log.warning(
@@ -44,11 +44,11 @@ class Runner(NamedTuple):
         return cls(model, pack and reason is None, head_is_plain(model), offloads=offloads)
 
     def laid_out(self, tokens: TokenBatch) -> TokenBatch:
-        """The batch as this model runs it: packed, or padded where it cannot."""
+        """Lay out a batch as this model runs it: packed, or padded if it cannot."""
         return tokens if self.packs else unpacked(tokens)
 
     def run(self, tokens: TokenBatch, whole: bool = False) -> Any:
-        """One forward of a batch laid out: the decoder's, or the whole model's with its logits."""
+        """Run a laid out batch through the decoder, or through the whole model with its logits."""
         decoder = self.model.get_decoder()
         inputs = {"input_ids": tokens.input_ids}
         if "position_ids" in inspect.signature(decoder.forward).parameters:
@@ -60,12 +60,12 @@ class Runner(NamedTuple):
             return part(**inputs, attention_mask=tokens.attention_mask.long(), use_cache=False)
 
     def hidden(self, tokens: TokenBatch) -> Tensor:
-        """The decoder's last hidden states of a batch laid out, flattened: (B T, H)."""
+        """Compute the decoder's last hidden states of a laid out batch, flattened: (B T, H)."""
         states: Tensor = self.run(tokens).last_hidden_state
         return states.flatten(0, 1)
 
     def logits(self, tokens: TokenBatch) -> Tensor:
-        """Logits at the places that predict a counting token only: (N, V)."""
+        """Compute the logits that predict the tokens under the loss mask: (N, V)."""
         tokens = self.laid_out(tokens)
         head = self._head()
         if head is None:
@@ -74,7 +74,7 @@ class Runner(NamedTuple):
         return head.logits(self.hidden(tokens)[tokens.predictor_index])
 
     def logprobs(self, tokens: TokenBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probs of the counting tokens: (N,) fp32."""
+        """Compute the log-probs of the tokens under the loss mask: (N,) fp32."""
         head = self._head(temperature)
         if head is None:
             return token_logprobs(self.logits(tokens) / temperature, tokens.target_ids)
@@ -84,7 +84,7 @@ class Runner(NamedTuple):
         )
 
     def statistics(self, tokens: TokenBatch, temperature: float = 1.0) -> TokenStatistics:
-        """Log-probs of the counting tokens, entropy and expected probability there: (N,) each."""
+        """Compute log-probs, entropy and expected probability at the trained tokens: (N,) each."""
         head = self._head(temperature)
         if head is None:
             return token_statistics(self.logits(tokens) / temperature, tokens.target_ids)
@@ -94,17 +94,17 @@ class Runner(NamedTuple):
         )
 
     def at_sources(self, tokens: TokenBatch) -> Tensor:
-        """Hidden states at the places that predict the counting tokens: (N, H)."""
+        """Compute the hidden states that predict the tokens under the loss mask: (N, H)."""
         tokens = self.laid_out(tokens)
         return self.hidden(tokens)[tokens.predictor_index]
 
     def logprobs_and_states(
         self, tokens: TokenBatch, read: TokenBatch, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs (N,), and hidden states at other places of the same rows (V, H); one forward.
+        """Compute log-probs (N,), and hidden states at ``read`` (V, H) of the same rows, at once.
 
         Raises:
-            ValueError: the model's head is of its own kind, so that there is no telling them apart.
+            ValueError: the model has an output head of its own kind.
         """
         head = self._head(temperature)
         if head is None:
@@ -121,6 +121,6 @@ class Runner(NamedTuple):
         return head_of(self.model, temperature) if self.plain_head else None
 
     def ends(self, tokens: TokenBatch) -> Tensor:
-        """Hidden states at each completion's last token: (C, H)."""
+        """Compute the hidden states at each completion's last token: (C, H)."""
         tokens = self.laid_out(tokens)
         return self.hidden(tokens)[tokens.last_index]

@@ -1,11 +1,11 @@
-"""Completions sampled from a role, as plainly as its probabilities say."""
+"""Ancestral sampling from a role: no top-k, top-p or penalties."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,29 +27,30 @@ from lightning_rlhf.models.decoding import (
 from lightning_rlhf.models.merging import copy_bytes, why_unmergeable
 
 log = logging.getLogger(__name__)
-MERGED_TOKENS = 512  # below, adding an adapter into the weights costs more than it saves
-CPU_CACHE_BYTES = 2**30  # fixed, and not what is free: a resumed run must chunk as the first did
+MERGED_TOKENS = 512  # with fewer tokens to sample, merging an adapter costs more than it saves
+CPU_CACHE_BYTES = 2**30  # fixed, so that a resumed run cuts the same chunks
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. No top-p, no top-k, no penalty: they would make a KL negative.
+    """Sampling options. Top-p, top-k and penalties are left out: they would make a KL negative.
 
     Attributes:
-        max_new_tokens: where a completion that does not end is cut.
-        min_new_tokens: tokens before which none may end. Above 0 the samples are not the policy's
-            any more: their log-probs here are of what was drawn from, end tokens left out, and a
-            KL to the policy or its reference made from them is wrong, and may be negative.
+        max_new_tokens: length at which a completion that does not end is cut.
+        min_new_tokens: number of tokens before an end is possible. Above 0 the samples are not
+            the policy's: their log-probs are of the distribution without end tokens, and a KL to
+            the policy or its reference computed from them is wrong, and may be negative.
         temperature: divides the logits; 0 is greedy.
-        num_samples: completions of each prompt; they share its forward.
+        num_samples: completions per prompt; they share its forward.
         stop_strings: a completion also ends with the token that completes one of them.
-        kv_tokens: keys and values held at a time, in tokens over all rows; None adapts them to
-            the device.
+        kv_tokens: keys and values held at a time, in tokens over all rows; None adapts to the
+            device.
     """
 
     max_new_tokens: int = 128
     min_new_tokens: int = 0
     temperature: float = 1.0
+    _: KW_ONLY
     num_samples: int = 1
     stop_strings: tuple[str, ...] = ()
     kv_tokens: int | None = None
@@ -67,38 +68,38 @@ class Sampling:
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be 1 or more per prompt, got {self.num_samples}")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
-            raise ValueError(f"stop_strings is a list of texts, got {self.stop_strings!r}")
+            raise ValueError(f"stop_strings must be a list of texts, got {self.stop_strings!r}")
         if self.kv_tokens is not None and self.kv_tokens < 1:
             raise ValueError(f"kv_tokens must be 1 or more tokens, got {self.kv_tokens}")
 
 
 class Sample(NamedTuple):
-    """One completion."""
+    """One sampled completion."""
 
     ids: list[int]  # with its end token where it ended by one
-    finished: bool  # ended by an end token or a stop string, and not by length
+    finished: bool  # ended by an end token or a stop string, not by length
     logprobs: list[float]  # the sampler's own, at its temperature; greedy: at temperature 1
 
 
 class CompletionSampler(Protocol):
-    """Whatever completes prompts as a role."""
+    """Protocol of a sampler: it completes prompts as a role."""
 
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        """``len(prompts) * num_samples`` completions, those of one prompt together, in order."""
+        """Sample ``len(prompts) * num_samples`` completions in order, prompt by prompt."""
 
 
 class HFSampler:
-    """Samples with the backbone itself, over transformers' cache.
+    """Sample with the backbone itself, over transformers' cache.
 
-    Every row's random numbers are drawn from the device's global generator at once, before the
-    first token: so a row's tokens depend on that generator's state, on the row's place in the call
-    and on ``max_new_tokens``, and not on chunks, padding or neighbours, but for rounding.
+    The random numbers of all rows are drawn from the device's global generator before the first
+    token. So a row's tokens depend on that generator's state, on the row's place in the call and on
+    ``max_new_tokens``. Chunks, padding and other rows change them by rounding only.
 
     Args:
-        merge: add the adapter into the base's weights while sampling; None does it where that
-            pays: never into 4 bits, from 512 tokens to sample on, on a GPU only if the copy fits
+        merge: merge the adapter into the base's weights while sampling. None merges where it is
+            faster: not into 4 bits, from 512 tokens to sample, and on a GPU only if the copy fits
             into a quarter of its memory.
     """
 
@@ -114,21 +115,21 @@ class HFSampler:
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """See ``CompletionSampler``.
+        """Sample completions; see ``CompletionSampler``.
 
         Args:
             backbone: loaded.
-            role: who completes.
+            role: completes the prompts.
             prompts: token ids.
-            sampling: how.
-            seeds: one to each completion, whose draws are then its own wherever it stands; None
-                takes the global generator's.
+            sampling: options.
+            seeds: one per completion, whose draws then do not depend on its place; None uses the
+                global generator.
 
         Raises:
-            ValueError: a prompt is empty; a merge was asked for that cannot be.
+            ValueError: a prompt is empty, or the role cannot be merged as asked.
         """
         if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
-            raise ValueError(f"prompt {empty[0]} has no token to go on from: give it a BOS token")
+            raise ValueError(f"prompt {empty[0]} is empty: start it with a BOS token")
         rows = [i for i in range(len(prompts)) for _ in range(sampling.num_samples)]
         model = backbone.model_of(role)
         uniform = None
@@ -137,15 +138,16 @@ class HFSampler:
             uniform = _uniform(shape, model.device, seeds)
         rules = _rules(backbone, sampling)
         budget = sampling.kv_tokens or default_kv_tokens(model)
-        found: dict[int, Sample] = {}
+        samples: dict[int, Sample] = {}
         most = len(rows) * sampling.max_new_tokens
         with self._as(backbone, role, most), evaluating(model):
             for chunk in _chunks(prompts, rows, sampling.max_new_tokens, budget):
                 decoder = _start(backbone, role, [list(prompts[rows[r]]) for r in chunk], rules)
                 draws = None if uniform is None else uniform[chunk]
-                for row, said in zip(chunk, decode(decoder, len(chunk), rules, draws), strict=True):
-                    found[row] = Sample(said.ids, said.finished, said.logprobs)
-        return [found[row] for row in range(len(rows))]
+                decoded = decode(decoder, len(chunk), rules, draws)
+                for row, one in zip(chunk, decoded, strict=True):
+                    samples[row] = Sample(one.ids, one.finished, one.logprobs)
+        return [samples[row] for row in range(len(rows))]
 
     def _as(self, backbone: Backbone, role: str, most: int) -> AbstractContextManager[None]:
         merge = self.merge
@@ -157,18 +159,18 @@ class HFSampler:
 def _uniform(
     shape: tuple[int, int], device: torch.device, seeds: Sequence[int] | None
 ) -> torch.Tensor:
-    """(rows, tokens) fp64 numbers to draw by."""
+    """Uniform numbers that draw the tokens: (rows, tokens) fp64."""
     if seeds is None:
         return torch.rand(shape, dtype=torch.float64, device=device)
     if len(seeds) != shape[0]:
-        raise ValueError(f"{shape[0]} completions need as many seeds, got {len(seeds)}")
+        raise ValueError(f"{shape[0]} completions need {shape[0]} seeds, got {len(seeds)}")
     each = (torch.Generator().manual_seed(seed) for seed in seeds)
     rows = [torch.rand(shape[1], dtype=torch.float64, generator=own) for own in each]
     return torch.stack(rows).to(device)
 
 
 def merging_pays(backbone: Backbone, role: str, tokens: int) -> bool:
-    """Whether a role should be merged to sample so many tokens, see benchmarks/README.md."""
+    """Tell whether merging makes sampling this many tokens faster, see benchmarks/README.md."""
     if not backbone.roles[role].adapter or tokens < MERGED_TOKENS:
         return False
     adapted = lora.layers(backbone.base)
@@ -178,7 +180,7 @@ def merging_pays(backbone: Backbone, role: str, tokens: int) -> bool:
 
 
 def stop_ids(backbone: Backbone) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
+    """List the tokens that end an answer: the tokenizer's, and those of the generation config."""
     found = {backbone.tokenizer.eos_token_id}
     config = backbone.base.generation_config
     of_model = getattr(config, "eos_token_id", None)
@@ -187,8 +189,11 @@ def stop_ids(backbone: Backbone) -> list[int]:
 
 
 def default_kv_tokens(model: PreTrainedModel) -> int:
-    """Tokens whose keys and values are held at a time: 1 GiB of them on a CPU, on a GPU half of
-    what the weights leave of its memory. The same on every run, whatever else the device holds."""
+    """Number of tokens whose keys and values are held at a time.
+
+    They take 1 GiB on a CPU, and on a GPU half of the memory that the weights leave. The number
+    does not depend on what else the device holds, so it is the same on every run.
+    """
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -207,13 +212,13 @@ def _memory(device: torch.device) -> int:
 def _chunks(
     prompts: Sequence[list[int]], rows: list[int], new: int, budget: int
 ) -> Iterator[list[int]]:
-    """Rows of like length, as many as the budget holds; one at least.
+    """Cut rows into chunks of similar length that fit a budget, at least one row each.
 
-    Not ``cut_by_budget``: rows are padded, so a row's cost is that of the longest beside it.
+    ``cut_by_budget`` does not apply: rows are padded, so each costs as much as the longest.
     """
     chunk: list[int] = []
     for row in sorted(range(len(rows)), key=lambda r: len(prompts[rows[r]])):
-        # the last is the longest, and all are as wide as it
+        # sorted by length: the last row is the longest, and all are padded to it
         if chunk and (len(chunk) + 1) * (len(prompts[rows[row]]) + new) > budget:
             yield chunk
             chunk = []
@@ -223,33 +228,36 @@ def _chunks(
 
 
 def _start(backbone: Backbone, role: str, texts: list[list[int]], rules: StopRules) -> Rows:
-    """Rows that have read their prompts, equal ones once."""
+    """Prefill the prompts, equal ones once."""
     runner, pad_id = backbone.runner_of(role), backbone.tokenizer.pad_token_id
     place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
     prompts = Prompts([list(text) for text in place], [place[tuple(text)] for text in texts])
     reason = why_uncached(runner.model)
     if reason is None:
-        return CachedRows(runner, prompts, pad_id, rules.longest)
-    log.warning("%s decodes without a cache, slowly: %s", type(runner.model).__name__, reason)
+        return CachedRows(runner, prompts, pad_id, room=rules.longest)
+    log.warning(
+        "%s decodes without a cache, which is slow: %s", type(runner.model).__name__, reason
+    )
     return RecomputedRows(runner, prompts, pad_id)
 
 
 def _rules(backbone: Backbone, sampling: Sampling) -> StopRules:
-    said = None
+    stopped = None
     if sampling.stop_strings:
-        said = StopStrings(backbone.tokenizer, sampling.stop_strings, sampling.min_new_tokens).said
+        first = sampling.min_new_tokens
+        stopped = StopStrings(backbone.tokenizer, sampling.stop_strings, first).stopped
     return StopRules(
-        sampling.max_new_tokens,
-        sampling.min_new_tokens,
-        sampling.temperature,
-        frozenset(stop_ids(backbone)),
-        said,
+        longest=sampling.max_new_tokens,
+        shortest=sampling.min_new_tokens,
+        temperature=sampling.temperature,
+        stops=frozenset(stop_ids(backbone)),
+        stopped=stopped,
     )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, in which gradient checkpointing leaves the cache alone; afterwards as it was."""
+    """Run in eval mode, where gradient checkpointing keeps the cache; restore modes afterwards."""
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:

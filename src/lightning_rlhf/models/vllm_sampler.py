@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, beside the backbone on one GPU: only the adapter travels."""
+"""Sampling by vLLM, beside the backbone on one GPU: only the adapter is copied."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.digest import weights_digest
 from lightning_rlhf.models.sampler import Sample, Sampling, stop_ids
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as max_lora_rank
 
 
 class VLLMSampler:
-    """Samples with a vLLM engine in this process, which holds the same base a second time.
+    """Sample with vLLM in this process, which holds the same base a second time.
 
-    Before each rollout the role's adapter is written to a folder, if it changed, and given to vLLM
-    under a number never used before, since vLLM remembers adapters by their number. Nothing is
-    merged. The samples of a prompt share its forward through vLLM's prefix cache.
+    Before each call the role's adapter is written to a folder, if it changed, and given to vLLM
+    under a new number, since vLLM caches adapters by their number. Nothing is merged. The samples
+    of a prompt share its forward through vLLM's prefix cache.
 
     Args:
         gpu_memory: share of the card's memory that vLLM may take while it is awake.
         max_model_len: longest prompt and completion together; None is the model's own.
-        sleep: give the memory back between rollouts: weights wait on the host, keys and values go.
+        sleep: free the memory between calls: weights move to the host, keys and values are dropped.
         options: further arguments of ``vllm.LLM``.
     """
 
@@ -38,6 +38,7 @@ class VLLMSampler:
         gpu_memory: float = 0.5,
         max_model_len: int | None = None,
         sleep: bool = True,
+        *,
         options: dict[str, Any] | None = None,
     ):
         self.gpu_memory = gpu_memory
@@ -52,7 +53,7 @@ class VLLMSampler:
     def sample(
         self, backbone: Backbone, role: str, prompts: Sequence[list[int]], sampling: Sampling
     ) -> list[Sample]:
-        """See ``CompletionSampler``. ``kv_tokens`` is vLLM's own affair and is not looked at.
+        """Sample completions; see ``CompletionSampler``. vLLM ignores ``kv_tokens``.
 
         Raises:
             ImportError: vLLM is not installed.
@@ -62,8 +63,8 @@ class VLLMSampler:
             return []
         llm = self._awake(backbone)
         ends = stop_ids(backbone)
-        # one seed for all prompts would give them all the same noise; vLLM itself adds a sample's
-        # place to its prompt's seed
+        # one seed for all prompts would give them all the same noise; vLLM adds the index of a
+        # sample to the seed of its prompt
         first = int(torch.randint(2**40, ()))
         parameters = [
             _vllm().SamplingParams(
@@ -74,7 +75,7 @@ class VLLMSampler:
             )
             for i in range(len(prompts))
         ]  # fmt: skip
-        found = llm.generate(
+        requests = llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
             parameters,
             lora_request=self._sync(backbone, role),
@@ -82,12 +83,12 @@ class VLLMSampler:
         )
         if self.sleep:
             llm.sleep(level=1)
-        return [_sample(said) for request in found for said in request.outputs]
+        return [_sample(output) for request in requests for output in request.outputs]
 
     def _awake(self, backbone: Backbone) -> Any:
         if backbone.lora is None:
             raise ValueError(
-                "VLLMSampler hands over adapters only: give the backbone lora=LoRA(), "
+                "VLLMSampler takes adapters only: give the backbone lora=LoRA(), "
                 "or sample with HFSampler"
             )
         if self._llm is None:
@@ -107,17 +108,17 @@ class VLLMSampler:
             "max_loras": 1,
             "gpu_memory_utilization": self.gpu_memory,
             "enable_sleep_mode": self.sleep,
-            "logprobs_mode": "processed_logprobs",  # at the temperature, as they were drawn
+            "logprobs_mode": "processed_logprobs",  # at the sampling temperature
             "generation_config": "vllm",  # not the model's own top-k and penalties
         }
         if self.max_model_len is not None:
             options["max_model_len"] = self.max_model_len
         if backbone.quantization is not None:
-            options["quantization"] = "bitsandbytes"  # 4 bits, made as the base is read
+            options["quantization"] = "bitsandbytes"  # quantized while the base is read
         return _vllm().LLM(**{**options, **(self.options or {})})
 
     def _sync(self, backbone: Backbone, role: str) -> Any:
-        """The adapter as vLLM asks for it, written anew where it changed; None: the bare base."""
+        """Write the adapter if it changed; returns vLLM's request for it, or None for the base."""
         if not backbone.roles[role].adapter:
             return None
         digest = weights_digest(lora.parameters(backbone.base, role))
@@ -135,11 +136,11 @@ class VLLMSampler:
         return self._synced[1]
 
 
-def _sample(said: Any) -> Sample:
-    """One of vLLM's completions: its ids hold the end token, its logprobs one entry to a token."""
-    ids = list(said.token_ids)
-    logprobs = [at[token].logprob for at, token in zip(said.logprobs, ids, strict=True)]
-    return Sample(ids, said.finish_reason == "stop", logprobs)
+def _sample(output: Any) -> Sample:
+    """Convert a vLLM completion: ids include the end token, logprobs have one entry per token."""
+    ids = list(output.token_ids)
+    logprobs = [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)]
+    return Sample(ids, output.finish_reason == "stop", logprobs)
 
 
 def _vllm() -> Any:

@@ -129,28 +129,28 @@ def largest(run: Run, memory: float, field: str) -> int:
     small = peak(least)
     if small > memory:
         return 0
-    value, found = 8 * least, peak(8 * least)
+    value, needed = 8 * least, peak(8 * least)
     for _ in range(4):
-        slope = max(1.0, (found - small) / (value - least))
+        slope = max(1.0, (needed - small) / (value - least))
         target = least + int((memory - small) / slope / step) * step
         target = max(2 * least, min(target, most))
         if abs(target - value) <= max(step, value // 50):
             break
-        value, found = target, peak(target)
-    while value > least and found > memory:
+        value, needed = target, peak(target)
+    while value > least and needed > memory:
         value = max(least, int(value * 0.98) // step * step)
-        found = peak(value)
+        needed = peak(value)
     return value
 
 
 def changes(run: Run, memory: float) -> list[Change]:
     """Changes that would make room, each planned alone, the largest saving first."""
     before = run.plan().peak.total
-    found = []
+    planned = []
     for name, cost, other in _candidates(run):
         peak = other.plan().peak.total
-        found.append(Change(name, cost, before - peak, peak <= memory))
-    return sorted((c for c in found if c.saves > 0), key=lambda change: -change.saves)
+        planned.append(Change(name, cost, before - peak, peak <= memory))
+    return sorted((c for c in planned if c.saves > 0), key=lambda change: -change.saves)
 
 
 def _candidates(run: Run) -> list[tuple[str, str, Run]]:

@@ -92,14 +92,14 @@ def _linear4bit(linear: nn.Linear, dtype: torch.dtype) -> bnb.nn.Linear4bit:
 
 def storages(model: nn.Module) -> list[Tensor]:
     """Every tensor of a model, the state of 4-bit weights included."""
-    found: list[Tensor] = [*model.parameters(), *model.buffers()]
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         for part in (state, getattr(state, "state2", None)):
             if part is not None:
-                found += [part.absmax, part.code]
-                found += [part.offset] if isinstance(part.offset, Tensor) else []
-    return found
+                tensors += [part.absmax, part.code]
+                tensors += [part.offset] if isinstance(part.offset, Tensor) else []
+    return tensors
 
 
 @contextmanager
@@ -116,8 +116,8 @@ def attention_as_on(target: str) -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         if query.device.type != "meta":
-            return stock(query, key, value, attn_mask, dropout_p, is_causal, scale=scale,
-                         enable_gqa=enable_gqa)  # fmt: skip
+            return stock(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p,
+                         is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)  # fmt: skip
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
         out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -44,12 +44,12 @@ def write_world(
     words = critic.vocabulary(world) if lessons else world.vocabulary()
     template = critic.CHAT_TEMPLATE if lessons else None
     size = write_base(home / "base", words, seed, template)
-    asked = world.prompts(held_out=False)
+    prompts = world.prompts(held_out=False)
     rows: dict[str, list[dict[str, Any]]] = {
         "demonstrations": world.demonstrations(demonstrations),
         "preferences": world.preferences(preferences),
         "unseen": world.preferences(1000, held_out=True),
-        "prompts": [{"prompt": prompt} for prompt in asked],
+        "prompts": [{"prompt": prompt} for prompt in prompts],
     }
     if lessons:
         rows["lessons"] = critic.lessons(world, lessons)

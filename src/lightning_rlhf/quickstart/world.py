@@ -211,8 +211,10 @@ class World:
     def vocabulary(self) -> list[str]:
         """Return every word of any prompt or answer, sorted."""
         words = _proper_words(self.tasks) | set(RUDE) | set(FILLER)
-        asked = (_prompt(task, manner).split() for task in self.tasks for manner in MANNERS)
-        return sorted(words.union(*asked, [task.tempting for task in self.tasks if task.tempting]))
+        prompts = (_prompt(task, manner).split() for task in self.tasks for manner in MANNERS)
+        return sorted(
+            words.union(*prompts, [task.tempting for task in self.tasks if task.tempting])
+        )
 
     def prompts(self, held_out: bool) -> list[str]:
         """Return all prompts of one side of the split, in a fixed order."""

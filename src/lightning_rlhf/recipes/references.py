@@ -14,8 +14,8 @@ Outputs = Mapping[str, Mapping[str, str]]  # stage -> name -> path, of all earli
 
 def references_in(value: Any) -> list[tuple[str, str]]:
     """Return the outputs that a value refers to, as (stage, output), each once, in order."""
-    found = [match for text in strings(value) for match in REFERENCE.finditer(text)]
-    return list(dict.fromkeys((match[2], match[3]) for match in found if match[2]))
+    matches = [match for text in strings(value) for match in REFERENCE.finditer(text)]
+    return list(dict.fromkeys((match[2], match[3]) for match in matches if match[2]))
 
 
 def strings(value: Any) -> list[str]:

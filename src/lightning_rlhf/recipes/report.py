@@ -37,15 +37,15 @@ def report(recipe: Recipe, stages: list[PreparedStage], console: Console) -> Res
 
 def columns(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[ReportColumn]:
     """Make a column of each stage with figures; a stage ``about`` another adds to its column."""
-    found: dict[str, ReportColumn] = {}
+    by_name: dict[str, ReportColumn] = {}
     for stage in stages:
         figures = shown(stage, done[stage.name]["metrics"])
         about = stage.spec.get("about")
-        if about in found:
-            found[about].metrics.update(figures)
+        if about in by_name:
+            by_name[about].metrics.update(figures)
         else:
-            found[stage.name] = ReportColumn(stage.name, done[stage.name]["seconds"], figures)
-    return [stage for stage in found.values() if stage.metrics]
+            by_name[stage.name] = ReportColumn(stage.name, done[stage.name]["seconds"], figures)
+    return [stage for stage in by_name.values() if stage.metrics]
 
 
 def shown(stage: PreparedStage, metrics: dict[str, Any]) -> dict[str, float]:
@@ -58,14 +58,14 @@ def shown(stage: PreparedStage, metrics: dict[str, Any]) -> dict[str, float]:
 
 def side_by_side(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[Answers]:
     """Collect the ``answers`` of calls by prompt, under the stage that they are about."""
-    found: dict[str, Answers] = {}
+    rows: dict[str, Answers] = {}
     for stage in stages:
         name = stage.spec.get("about", stage.name)
         for prompt, answer, score in done[stage.name]["answers"]:
-            row = found.setdefault(prompt, Answers(prompt, {}, {}))
+            row = rows.setdefault(prompt, Answers(prompt, {}, {}))
             row.by_stage[name] = answer
             row.scores[name] = score
-    return list(found.values())
+    return list(rows.values())
 
 
 def curves(stage: PreparedStage) -> list[Curve]:

@@ -97,10 +97,12 @@ def _run(stage: PreparedStage, resumes: bool) -> StageResult:
 def fit(cli: AlignmentCLI, stage: PreparedStage, resumes: bool) -> None:
     """Train; a stopped stage resumes from its last checkpoint."""
     last = stage.outputs["checkpoint"]
-    found = resumes and Path(last).is_file()
-    if found:
+    from_checkpoint = resumes and Path(last).is_file()
+    if from_checkpoint:
         check_file(last, cli.model)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if found else None)
+    cli.trainer.fit(
+        cli.model, datamodule=cli.datamodule, ckpt_path=last if from_checkpoint else None
+    )
 
 
 def measure(cli: AlignmentCLI, stage: PreparedStage) -> None:

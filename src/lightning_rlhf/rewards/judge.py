@@ -51,7 +51,7 @@ class JudgeReward(Reward):
         if self._asked is None:
             judge = self.judge
             self._asked = (
-                RoleGenerator(backbone, judge, Sampling(), self.template)
+                RoleGenerator(backbone, judge, Sampling(), template=self.template)
                 if isinstance(judge, str)
                 else judge
             )

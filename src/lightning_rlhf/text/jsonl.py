@@ -42,8 +42,11 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """Read a file that must be intact.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: a line is not JSON, or its bytes are not UTF-8.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {path}")
     try:
         with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

@@ -80,8 +80,8 @@ def check_file(path: str, module: Any = None) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .ckpt file")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        hyper_parameters = found.get("hyper_parameters", {})
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        hyper_parameters = stored.get("hyper_parameters", {})
     except Exception as reason:
         raise ValueError(
             f"{path} is not a checkpoint of a run: give a .ckpt file; a role's folder goes into "

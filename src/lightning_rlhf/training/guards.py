@@ -84,15 +84,15 @@ def _ours(module: str) -> str:
 
 
 def _check_finder(trainer: Trainer) -> None:
-    found = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder)]  # type: ignore[attr-defined]
-    if not found:
+    finders = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder)]  # type: ignore[attr-defined]
+    if not finders:
         return
-    if found[0]._batch_arg_name == "max_tokens":
+    if finders[0]._batch_arg_name == "max_tokens":
         raise ValueError(
             "scale_batch_size takes max_tokens for a number of rows, and tries any rows: "
             "give the Trainer lightning_rlhf.FindTokenBudget(), which tries the longest"
         )
-    if not found[0]._early_exit:  # Tuner sets it: its fit ends with the search
+    if not finders[0]._early_exit:  # Tuner sets it: its fit ends with the search
         raise ValueError(
             "BatchSizeFinder within a fit leaves the learning rate the schedule of the size it "
             "began with: call Tuner(trainer).scale_batch_size(...) before the fit"
