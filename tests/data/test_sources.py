@@ -74,9 +74,10 @@ def test_the_log_names_the_files_that_are_left(
 ) -> None:
     for name in ("train.jsonl", "test.jsonl", "valid.jsonl"):
         write(tmp_path / name, {"prompt": name})
-    with caplog.at_level(logging.INFO, "lightning_rlhf"), caplog.at_level(logging.INFO):
+    (tmp_path / "metadata.csv").write_text("a\n1\n")
+    with caplog.at_level(logging.INFO):
         load_rows(str(tmp_path))
-    assert "read split train, train.jsonl; left test.jsonl, valid.jsonl" in caplog.text
+    assert "split train, train.jsonl; left metadata.csv, test.jsonl, valid.jsonl" in caplog.text
 
 
 def test_a_split_of_a_folder_by_name(tmp_path: Path) -> None:
@@ -205,6 +206,11 @@ def test_json_is_read_the_same_value_by_value(tmp_path: Path) -> None:
     expected = [{"prompt": "", "x": None, "y": None, **row} for row in rows]
     for file in (one, tmp_path / "b.json"):
         assert list(read_json([str(file)], None, False)) == expected
+
+
+def test_columns_like_those_of_an_agents_log_stay(tmp_path: Path) -> None:
+    row = {"id": "1", "source": "s", "model": "m", "system_prompt": "p", "messages": [{"a": "b"}]}
+    assert load_rows(str(write(tmp_path / "a.jsonl", row)))[0] == row
 
 
 # ---- broken files ----

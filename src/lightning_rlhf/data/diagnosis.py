@@ -63,7 +63,7 @@ def unreadable(files: Sequence[str], kind: str, error: BaseException) -> Sentenc
         )
     if kind == "csv" and (quote := CSV_QUOTE.search(reason)):
         return Sentence(f"{names}: a quote in row {quote[1]} is not closed; close it", True)
-    return Sentence(f"{names} cannot be read as {kind}: {reason}", False)
+    return Sentence(f"{names} cannot be read as {kind}: {reason}; write it again", False)
 
 
 def surrogate(value: Any) -> str | None:
@@ -123,7 +123,10 @@ def _bytes(path: Path) -> bytes:
 
 def _fault(path: Path, kind: str) -> str | None:
     """Say what is wrong with a file; None if nothing is found."""
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        return f"{path} cannot be opened: {error.strerror}; check the file and its rights"
     archive = next((name for mark, name in ARCHIVES.items() if raw.startswith(mark)), None)
     if archive:
         return f"{path} is a {archive} archive: unpack it and give the file inside"

@@ -5,22 +5,27 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from datasets import Features, Json, Value, load_dataset
+from datasets.packaged_modules.json.json import JsonConfig
 
 from lightning_rlhf.data.diagnosis import opened, unreadable
 from lightning_rlhf.data.folders import READERS, suffix_of
 from lightning_rlhf.data.tables import read_json
 
+# an option of newer ``datasets``: rows with columns of a coding agent's log become others
+AS_THEY_ARE = "parse_agent_traces"
 LONG_TEXT = Value("large_string")
 TEXT_NAMES = """
 prompt chosen rejected completion completions text question query answer answers instruction input
-output response reply context passage system history summary reference document
+output response reply context passage system history summary reference
+document title body post reasoning thinking rationale solution human_ref system_prompt
 """.split()  # a column of such a name holds text, numbered or lettered too: output_1, response_j
 NESTED_NAMES = "messages conversations conversation dialog dialogue turns tools".split()
-IS_TEXT = re.compile(rf"({'|'.join(TEXT_NAMES)})([_-]?(\d+|[a-z]))?")
+IS_TEXT = re.compile(rf"({'|'.join(TEXT_NAMES)})([_-]?(\d+|[a-z]))?", re.IGNORECASE)
 
 
 def cell(text: str) -> str | None:
@@ -59,6 +64,8 @@ def _read(kind: str, paths: list[str], streamed: bool, columns: Mapping[str, str
     if kind == "json" and streamed and len(paths) > 1:
         return read_json(paths, None, streamed)  # their columns may differ in type
     options: dict[str, Any] = {}
+    if kind == "json" and AS_THEY_ARE in {field.name for field in fields(JsonConfig)}:
+        options = {AS_THEY_ARE: False}
     if kind == "csv":  # an answer may be the word "None", or the text 007
         converters = dict.fromkeys(_text_columns(paths, columns), cell)
         options = {"keep_default_na": False, "na_values": [""], "converters": converters}

@@ -17,8 +17,9 @@ SPLITS = {
 }
 OF_WORD = {word: split for split, words in SPLITS.items() for word in words}
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the files of a split as the hub writes them
+# what tools write beside data, without the suffix
 METADATA = frozenset(
-    "config dataset_dict dataset_info dataset_infos index metadata state stats _metadata".split()
+    "_metadata config dataset_dict dataset_info dataset_infos metadata state".split()
 )
 
 
@@ -58,7 +59,8 @@ def files_of(folder: Path, split: str = "") -> list[Path]:
         FileNotFoundError: there is no data file.
         ValueError: there is no such split, or several but none is train.
     """
-    files = _data_files(folder)
+    found = [f for f in sorted(folder.rglob("*")) if _is_data(f, folder)]
+    files = _data_files(found, folder)
     by_split: dict[str, list[Path]] = {}
     for file in files:
         by_split.setdefault(split_of(file, folder), []).append(file)
@@ -72,7 +74,7 @@ def files_of(folder: Path, split: str = "") -> list[Path]:
         given = f"no split {split}" if split else "no split train"
         there = f" but {', '.join(named)}: give one of them, {folder}:{named[0]}" if named else ""
         raise ValueError(f"{folder} has {given}{there or ': its files name none'}")
-    left = [file for file in files if file not in by_split[wanted]]
+    left = [file for file in found if file not in by_split[wanted]]
     if left and not split:
         what = f"split {wanted}, " if wanted else ""
         read = f"{what}{_listed(by_split[wanted], folder)}"
@@ -80,9 +82,8 @@ def files_of(folder: Path, split: str = "") -> list[Path]:
     return by_split[wanted]
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """List the files at the top of a folder and in sub-folders that are splits, or in any."""
-    found = [f for f in sorted(folder.rglob("*")) if _is_data(f, folder)]
+def _data_files(found: list[Path], folder: Path) -> list[Path]:
+    """Choose the files at the top of a folder and in sub-folders that are splits, else any."""
     files = [f for f in found if f.name.split(".")[0].lower() not in METADATA] or found
     if not files:
         raise FileNotFoundError(f"{folder} holds no file ending in {', '.join(READERS)}")
