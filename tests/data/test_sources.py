@@ -208,6 +208,16 @@ def test_json_is_read_the_same_value_by_value(tmp_path: Path) -> None:
         assert list(read_json([str(file)], None, False)) == expected
 
 
+@pytest.mark.parametrize(
+    "texts", [(1, "007"), ("q", "2024-01-01"), ("007", 5), (None, "2024-01-01")]
+)
+def test_text_after_the_first_ten_megabytes(texts: tuple[Any, str], tmp_path: Path) -> None:
+    """A reader takes the type of a column from its first part."""
+    rows = [{"prompt": text, "pad": "x" * 6_000} for text in texts for _ in range(2_000)]
+    read = prompts(str(write(tmp_path / "a.jsonl", *rows)))
+    assert [str(read[0]), str(read[-1])] == [str(text) for text in texts]
+
+
 def test_columns_like_those_of_an_agents_log_stay(tmp_path: Path) -> None:
     row = {"id": "1", "source": "s", "model": "m", "system_prompt": "p", "messages": [{"a": "b"}]}
     assert load_rows(str(write(tmp_path / "a.jsonl", row)))[0] == row

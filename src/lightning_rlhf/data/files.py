@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from datasets import Features, Json, Value, load_dataset
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Json, Value, load_dataset
 from datasets.packaged_modules.json.json import JsonConfig
 
 from lightning_rlhf.data.diagnosis import opened, unreadable
@@ -24,6 +25,7 @@ prompt chosen rejected completion completions text question query answer answers
 output response reply context passage system history summary reference
 document title body post reasoning thinking rationale solution human_ref system_prompt
 """.split()  # a column of such a name holds text, numbered or lettered too: output_1, response_j
+TIMED = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$"
 NESTED_NAMES = "messages conversations conversation dialog dialogue turns tools".split()
 IS_TEXT = re.compile(rf"({'|'.join(TEXT_NAMES)})([_-]?(\d+|[a-z]))?", re.IGNORECASE)
 
@@ -75,6 +77,8 @@ def _read(kind: str, paths: list[str], streamed: bool, columns: Mapping[str, str
     if rows.features is None:
         return read_json(paths, None, streamed)
     inferred = _inferred(rows.features, columns)
+    if not streamed:
+        inferred += [name for name in _cast(rows, columns) if name not in inferred]
     types = {name: Json() if name in inferred else kept for name, kept in rows.features.items()}
     return read_json(paths, Features(types), streamed) if inferred else rows
 
@@ -100,6 +104,26 @@ def _inferred(features: Mapping[str, Any], columns: Mapping[str, str]) -> list[s
         texts = _is_text(name, columns) or columns.get(name, name) in NESTED_NAMES
         if "Json" in inside or (texts and "timestamp" in inside):
             found.append(name)
+    return found
+
+
+def _cast(rows: Dataset, columns: Mapping[str, str]) -> list[str]:
+    """List the columns of text that the reader may have cast to the type of its first 10 MB.
+
+    There "007" becomes the number 7 after numbers, and a date gets a time after other texts.
+    """
+    found = []
+    for name, type_ in rows.features.items():
+        if not isinstance(type_, Value) or not _is_text(name, columns):
+            continue
+        values = rows.data.column(name)
+        if type_ == Value("string"):
+            timed = values.filter(pc.equal(pc.binary_length(values), len("2024-01-01 00:00:00")))
+            if not pc.any(pc.match_substring_regex(timed, TIMED)).as_py():
+                continue
+        elif type_ == Value("null"):
+            continue
+        found.append(name)
     return found
 
 
