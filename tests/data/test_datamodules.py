@@ -154,7 +154,7 @@ def test_an_unreadable_suffix(
         ("empty.jsonl", "", "is empty: it holds no rows"),
         ("broken.jsonl", '{"prompt": "one",\n{{', "line 1 is broken JSON: Expecting property name"),
         ("empty.csv", "", "is empty: it holds no rows"),
-        ("head.csv", "prompt,chosen,rejected\n", "cannot be read as csv: "),
+        ("head.csv", "prompt,chosen,rejected\n", "is empty: it holds no rows"),
     ],
 )
 def test_an_unreadable_file(
@@ -166,7 +166,10 @@ def test_an_unreadable_file(
 
 
 def test_no_rows(words: PreTrainedTokenizerBase) -> None:
-    assert refused(PromptData([], tokenizer=words)) == "the list given as source holds no rows"
+    assert (
+        refused(PromptData([], tokenizer=words))
+        == "the list given as source is empty: it holds no rows"
+    )
 
 
 def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:

@@ -24,14 +24,14 @@ ROW = '{"prompt": "one", "chosen": "a", "rejected": "b"}\n'
         ("e.jsonl.gz", gzip.compress((ROW + "{\n").encode(), mtime=0), "line 2 is broken JSON"),
         ("f.csv", b"prompt\ncaf\xe9\n", "line 2: byte 0xe9 in column 4 is not UTF-8; save"),
         ("g.json", "\ufeff[{]".encode("utf-16"), "line 1: byte 0xff in column 1 is not UTF-8"),
-        ("h.parquet", b"PAR", "cannot be read as parquet: why"),
+        ("h.parquet", b"PAR", "cannot be read as parquet: its first or last bytes are wrong; give"),
     ],
 )
 def test_the_place_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     kind = file.name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json")
-    said = unreadable([str(file)], kind, ValueError("why"))
+    said = unreadable([str(file)], kind, ValueError("why")).text
     assert said.startswith(str(file))
     assert says in said
 

@@ -74,12 +74,14 @@ class Reader:
                 f"{streams[0]}: a mixture cannot hold streams; make one stream of several with "
                 "datasets.interleave_datasets and give it as source="
             )
-        return mixed({name: self._read_one(name) for name in source}, source, self.seed)
+        tables = {name_of(one): self._read_one(one) for one in source}
+        weights = {name_of(one): weight for one, weight in source.items()}
+        return mixed(tables, weights, self.seed)
 
     @name_wrong_bytes
     def _read_one(self, source: Source) -> Dataset:
         name = name_of(source)
-        rows = load_rows(source)
+        rows = load_rows(source, self.columns)
         streamed = isinstance(rows, IterableDataset)
         if streamed:
             rows = rows if self.max_rows is None else rows.take(self.max_rows)

@@ -29,10 +29,11 @@ class RowsData(LightningDataModule):
     """Token rows of a source, split by prompt, in a loader that resumes at its position.
 
     Args:
-        source: a .jsonl, .json, .parquet or .csv file (.gz too), a folder of them, a hub id (its
-            split after a colon), a list of rows, an object of ``datasets``, or a mixture: sources
-            with their weights, 0.5 for half of one's rows, 2 for each twice. "stream:" before a
-            file, folder or hub id reads its rows during training.
+        source: a .jsonl, .json, .parquet or .csv file (.gz too), a folder of them, a hub id; behind
+            a colon a split, a config or config:split. Or a list of rows, a data frame, an object of
+            ``datasets``, or a mixture: sources with their weights, 0.5 for half of one's rows, 2
+            for each twice. "stream:" before a file, folder or hub id reads its rows during
+            training.
         val_source: another source for validation; without one a share of the prompts is held out.
         val_fraction: that share; 0 for no validation.
         batch_size: rows per step.

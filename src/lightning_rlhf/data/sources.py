@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +11,32 @@ import numpy as np
 from datasets import (
     Dataset,
     DatasetDict,
-    Features,
     IterableDataset,
     IterableDatasetDict,
-    Value,
     concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError
 
-from lightning_rlhf.data.diagnosis import unreadable
+from lightning_rlhf.data.files import read_files
+from lightning_rlhf.data.folders import OF_WORD, READERS, files_of, suffix_of
+from lightning_rlhf.data.tables import from_memory, joined
 
-Source = str | list[dict[str, Any]]  # or an object of ``datasets``, which no YAML can hold
+Source = str | list[dict[str, Any]]  # or what no YAML can hold: a Path, a data frame, a Dataset
 Mixture = dict[str, float]  # source -> weight
-READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-LONG_TEXT = Value("large_string")
 STREAM = "stream:"  # prefix of a file, folder or hub id that is read row by row during training
-OPTIONS: dict[str, dict[str, Any]] = {  # an answer may be the word "None"
-    "csv": {"keep_default_na": False, "na_values": [""]}
-}
 
 
-def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
+def load_rows(source: Any, columns: Mapping[str, str] | None = None) -> Any:
     """Load the rows of a local file or folder, or of a hub data set; given rows stay as they are.
 
     Args:
         source: a path ending in .json, .jsonl, .parquet or .csv (.gz behind it too), a folder of
-            them or one that ``save_to_disk`` wrote, a hub id with its split behind a colon
-            ("train" without), a list of rows, or an object of ``datasets``. "stream:" before a
-            path or an id reads it row by row.
+            them or one that ``save_to_disk`` wrote, a hub id; behind a colon a split ("train"
+            without), a config, or both ("openai/gsm8k:main:test"); a list of rows, a dict of
+            columns, a data frame or an object of ``datasets``. "stream:" before a path or an id
+            reads it row by row.
+        columns: source column -> our name: it tells which columns hold text.
 
     Returns:
         A ``Dataset``, or an ``IterableDataset`` of a stream.
@@ -48,15 +46,17 @@ def load_rows(source: Source | Dataset | DatasetDict | IterableDataset) -> Any:
         ValueError: the file is of an unknown kind, broken, or without rows; or the hub id cannot
             be loaded.
     """
-    rows: Any = source
-    if isinstance(source, list):
-        rows = Dataset.from_list(source)
-    elif isinstance(source, str):
-        streamed = source.startswith(STREAM)
-        rows = _load_named(source.removeprefix(STREAM), streamed)
-    rows = _one_split(rows, name_of(source))
+    name = name_of(source)
+    if isinstance(source, str | Path):
+        streamed = name.startswith(STREAM)
+        rows = _load_named(name.removeprefix(STREAM), streamed, columns or {})
+    elif isinstance(source, Dataset | DatasetDict | IterableDataset | IterableDatasetDict):
+        rows = source
+    else:
+        rows = from_memory(source, name)
+    rows = _one_split(rows, name)
     if isinstance(rows, Dataset) and len(rows) == 0:
-        raise ValueError(f"{name_of(source)} holds no rows")
+        raise ValueError(f"{name} is empty: it holds no rows")
     return rows
 
 
@@ -68,84 +68,156 @@ def is_stream(source: Any) -> bool:
 
 
 def is_mixture(source: Any) -> bool:
-    """Tell whether a source is a dict of sources and weights; a dict of splits is not."""
-    return isinstance(source, dict) and not isinstance(source, DatasetDict | IterableDatasetDict)
+    """Tell whether a source is a dict of sources and weights; one of splits or columns is not."""
+    if not isinstance(source, dict) or isinstance(source, DatasetDict | IterableDatasetDict):
+        return False
+    return not source or not all(
+        hasattr(v, "__len__") and not isinstance(v, str) for v in source.values()
+    )
 
 
-def _one_split(splits: Any, name: str) -> Any:
+def local_path(source: str) -> Path | None:
+    """Return the path of a local source, without "stream:" and a split; None for a hub id."""
+    name = source.removeprefix(STREAM)
+    path = Path(name).expanduser()
+    if not path.exists():
+        path = Path(name.split(":")[0]).expanduser()
+    local = suffix_of(path) in READERS or name.startswith((".", "/", "~"))
+    return path if local or path.exists() else None
+
+
+def _one_split(splits: Any, name: str, wanted: str = "") -> Any:
     """Return the training split, or the only one; rows without splits are returned as they are."""
     if not isinstance(splits, DatasetDict | IterableDatasetDict):
+        if wanted:
+            raise ValueError(f"{name} has no splits: leave out :{wanted}")
         return splits
-    if "train" not in splits and len(splits) > 1:
+    if wanted and wanted not in splits:
+        raise ValueError(f"{name} has no split {wanted} but {', '.join(splits)}: give one of them")
+    if not wanted and "train" not in splits and len(splits) > 1:
         raise ValueError(f"{name} has no split train but {', '.join(splits)}: give one of them")
-    return splits["train" if "train" in splits else next(iter(splits))]
+    return splits[wanted or ("train" if "train" in splits else next(iter(splits)))]
 
 
-def _load_named(source: str, streamed: bool) -> Any:
-    path = Path(source).expanduser()
+def _load_named(source: str, streamed: bool, columns: Mapping[str, str]) -> Any:
+    path = local_path(source)
+    if path is None:
+        return _load_set(source, *source.split(":"), streamed=streamed)
+    parts = source.split(":")[1:] if str(path) != str(Path(source).expanduser()) else []
     if path.is_dir():
-        if {"state.json", "dataset_dict.json"} & {file.name for file in path.iterdir()}:
-            rows = _one_split(load_from_disk(str(path)), str(path))
-            return rows.to_iterable_dataset() if streamed else rows
-        by_kind: dict[str, list[str]] = {}
-        for file in _files_of(path):
-            by_kind.setdefault(_kind_of(file), []).append(str(file))
-        if streamed:
-            return concatenate_datasets([_read(k, f, True) for k, f in by_kind.items()])
-        return concatenate_datasets([_load_named(str(file), False) for file in _files_of(path)])
-    suffix = _suffix(path)
-    if path.is_file() or suffix in READERS or source.startswith((".", "/", "~")):
-        if not path.is_file():
-            raise FileNotFoundError(f"no data file at {path}")
-        return _read(_kind_of(path), [str(path)], streamed)
-    name, _, split = source.partition(":")
+        return _load_folder(path, parts, streamed, columns)
+    if not path.is_file():
+        raise FileNotFoundError(f"no data file at {path}")
+    if parts:
+        raise ValueError(f"{path} is a file, which has no splits: leave out :{':'.join(parts)}")
+    return read_files([path], streamed, columns)
+
+
+def _load_folder(path: Path, parts: list[str], streamed: bool, columns: Mapping[str, str]) -> Any:
+    split = parts[0] if parts else ""
+    if {"state.json", "dataset_dict.json"} & {file.name for file in path.iterdir()}:
+        rows = _one_split(_from_disk(path), str(path), split)
+        return rows.to_iterable_dataset() if streamed else rows
+    if len(parts) > 1 or _has_configs(path):
+        return _load_set(str(path), str(path), *parts, streamed=streamed)
+    files = files_of(path, split)
+    if not streamed:
+        return joined([read_files([f], False, columns) for f in files], [str(f) for f in files])
+    by_kind: dict[str, list[Path]] = {}
+    for file in files:
+        by_kind.setdefault(READERS[suffix_of(file)], []).append(file)
+    return concatenate_datasets([read_files(f, True, columns) for f in by_kind.values()])
+
+
+def _from_disk(path: Path) -> Any:
     try:
-        return load_dataset(name, split=split or "train", streaming=streamed)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        return load_from_disk(str(path))
+    except Exception as error:  # its files may lack or be cut anywhere
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{source} is not a file, and as a hub id it cannot be loaded: {reason}"
+            f"{path} looks like a folder of save_to_disk, but cannot be read: {reason}; "
+            "write it again"
         ) from error
 
 
-def _read(kind: str, files: list[str], streamed: bool) -> Any:
-    options = {"split": "train", "streaming": streamed, **OPTIONS.get(kind, {})}
+def _has_configs(folder: Path) -> bool:
+    """Tell whether the README.md of a folder describes its configs, as on the hub."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return False
+    parts = readme.read_text(encoding="utf-8", errors="replace").split("---")
+    return (
+        not parts[0].strip()
+        and len(parts) > 2
+        and re.search(r"^configs:", parts[1], re.M) is not None
+    )
+
+
+def _load_set(source: str, name: str, *parts: str, streamed: bool) -> Any:
+    """Load a hub data set, or a folder with a description as on the hub.
+
+    Args:
+        source: as it was given, for messages.
+        name: its id or folder.
+        parts: nothing, a split, a config, or a config and a split.
+        streamed: True to read it during training.
+    """
+    config, split = parts if len(parts) == 2 else ("", *parts, "")[:2]
+    if len(parts) > 2:
+        raise ValueError(f"{source} has too many colons: write {name}:config:split")
     try:
-        rows = load_dataset(kind, data_files=files, **options)
-    except (DatasetGenerationError, StopIteration, ValueError) as error:
-        raise ValueError(unreadable(files, kind, error)) from error
-    long = [name for name, kind in (rows.features or {}).items() if kind == LONG_TEXT]
-    if not long:
-        return rows
-    # pandas reads long texts as large_string; the tables of a folder need one type
-    return rows.cast(Features({**rows.features, **dict.fromkeys(long, Value("string"))}))
+        return _loaded(name, config, split or "train", streamed)
+    except Exception as error:  # a loader script or the hub may raise anything
+        reason = str(error)
+    configs, splits = _listed("configs: ", reason), _listed("one of ", reason)
+    configs = configs or _listed("Available: ", reason)
+    splits = splits or _listed("splits: ", reason)
+    try:
+        if split in configs and not config:
+            return _loaded(name, split, "train", streamed)
+        if len(splits) == 1 and not split:
+            return _loaded(name, config, splits[0], streamed)
+        if splits and split and not config:  # the default config has no such split
+            return _loaded(name, split, "train", streamed)
+    except Exception as error:
+        reason = reason if splits else str(error)
+    raise ValueError(_refusal(source, name, reason, configs))
 
 
-def _suffix(path: Path) -> str:
-    return next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+def _loaded(name: str, config: str, split: str, streamed: bool) -> Any:
+    given = (name, config) if config else (name,)
+    try:
+        return load_dataset(*given, split=split, streaming=streamed)
+    except ValueError:
+        if split not in OF_WORD or OF_WORD[split] == split:
+            raise
+        return load_dataset(*given, split=OF_WORD[split], streaming=streamed)
 
 
-def _kind_of(path: Path) -> str:
-    suffix = _suffix(path)
-    if suffix not in READERS:
-        raise ValueError(
-            f"{path}: cannot read {suffix or 'a file without a suffix'}; "
-            f"known are {', '.join(READERS)}"
+def _listed(before: str, reason: str) -> list[str]:
+    """Read the names in a list that a message of ``datasets`` gives."""
+    found = re.search(re.escape(before) + r"\[([^\]]*)\]", reason)
+    return re.findall(r"'([^']*)'", found[1]) if found else []
+
+
+def _refusal(source: str, name: str, reason: str, configs: list[str]) -> str:
+    if configs:
+        first = configs[0]
+        return (
+            f"{source} has the configs {', '.join(configs)}: name one behind a colon, "
+            f"{name}:{first}, or with a split {name}:{first}:train"
         )
-    return READERS[suffix]
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """List the data files of a folder by name."""
-    files = [f for f in sorted(folder.iterdir()) if READERS.keys() & set(f.suffixes)]
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no file ending in {', '.join(READERS)}")
-    return files
+    reason = reason.partition("\n")[0]
+    kind = "a folder" if Path(name).is_dir() else "a hub id"
+    there = "is not a file, and as" if kind == "a hub id" else "is described by its README.md; as"
+    return f"{source} {there} {kind} it cannot be loaded: {reason}"
 
 
 def name_of(source: Any) -> str:
     """Name a source in messages."""
-    return source if isinstance(source, str) else f"the {type(source).__name__} given as source"
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"the {type(source).__name__} given as source"
 
 
 def new_names(there: list[str], columns: dict[str, str], name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_rlhf.data.sources import READERS, STREAM
+from lightning_rlhf.data.sources import STREAM, local_path
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.parsing.parser import AlignmentCLI
@@ -45,7 +45,8 @@ def check_backbone(backbone: Backbone, promised: list[str]) -> None:
 
 
 def _promised(path: str, promised: list[str]) -> bool:
-    return any(Path(path.removeprefix(STREAM)).is_relative_to(output) for output in promised)
+    names = path.removeprefix(STREAM), path.removeprefix(STREAM).split(":")[0]
+    return any(Path(name).is_relative_to(output) for output in promised for name in names)
 
 
 def _sources(source: Any) -> Iterable[str]:
@@ -61,7 +62,6 @@ def _check_model(name: str) -> None:
 
 
 def _check_data(source: str) -> None:
-    path = Path(source.removeprefix(STREAM)).expanduser()
-    local = READERS.keys() & set(path.suffixes) or str(path).startswith((".", "/"))
-    if local and not path.exists():
+    path = local_path(source)
+    if path is not None and not path.exists():
         raise FileNotFoundError(f"no data file at {path}")
