@@ -73,7 +73,7 @@ SAMPLES = [
     pair(OURS, {"prompt": [SYSTEM, USER], "chosen": [RHINE], "rejected": [OSLO]}, BRIEF),
     pair(OURS, {"chosen": [SYSTEM, USER, RHINE], "rejected": [SYSTEM, USER, OSLO]}, BRIEF),
     pair(OURS, {"chosen": HH + " The Rhine.", "rejected": HH + " Oslo."},
-         LONG.replace("</s>", "")),
+         LONG),
     pair(OURS, {"chosen": [HUMAN, GPT], "rejected": [HUMAN, {"from": "gpt", "value": "Oslo."}]}),
     pair("sharegpt-pairs", {"conversations": [HUMAN], "chosen": GPT,
                             "rejected": {"from": "gpt", "value": "Oslo."}, "system": "Be brief."},
@@ -128,7 +128,7 @@ SAMPLES = [
     # prompts
     Sample(OURS, PromptData, {"prompt": "Name a river."}, ASKED, []),
     Sample(OURS, PromptData, {"messages": [SYSTEM, USER]}, BRIEF, []),
-    Sample(OURS, PromptData, {"chosen": HH + " The Rhine."}, LONG.replace("</s>", ""), []),
+    Sample(OURS, PromptData, {"chosen": HH + " The Rhine."}, LONG, []),
     Sample("questions", PromptData, {"question": "Name a river.", "answer": "#### 4"}, ASKED, []),
     Sample("alpaca", PromptData, {"instruction": "Name a river.", "output": "No."}, ASKED, []),
 ]  # fmt: skip
