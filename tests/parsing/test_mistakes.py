@@ -200,6 +200,9 @@ STOP = "pytorch_lightning.callbacks.EarlyStopping"
 ADAMW = "{class_path: torch.optim.AdamW, init_args: {weight_decay: 0.1, fused: true}}"
 BARE = "model: {class_path: lightning_rlhf.DPOModule}\n"
 PATIENT = f"[{{class_path: {STOP}, init_args: {{monitor: val/loss, patience: 9}}}}]"
+COUNTS_TURNS = (
+    "{{ messages | length }}:{% for m in messages %} {{ m.content }}{% endfor %}{{ eos_token }}"
+)
 DATA = [
     Mistake(
         "a file that is not there",
@@ -300,10 +303,10 @@ DATA = [
     ),
     Mistake(
         "a chat template that changes the prompt once the answer is there",
-        typed("--data.template=turns.jinja", turns_jinja="{{ messages | length }}: w1"),
+        typed("--data.template=turns.jinja", turns_jinja=COUNTS_TURNS),
         "the chat template does not keep the prompt as a prefix of the conversation: it writes "
-        "'1: w1' before an answer but '2: w1' once the answer is there; give template=\"plain\" "
-        "or a Jinja file that renders both alike",
+        "'1: w39 w33 w10 w13<eos>' before an answer but '2: w39 w33 w10 w13 w2 w3<eos>' once the "
+        'answer is there; give template="plain" or a Jinja file that renders both alike',
     ),
     Mistake(
         "all prompts held out",
