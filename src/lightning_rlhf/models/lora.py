@@ -242,8 +242,8 @@ def remove(model: nn.Module, role: str) -> None:
         if role in layer.scaling:
             with warnings.catch_warnings():  # it says which adapter is active afterwards
                 warnings.filterwarnings("ignore", message="Adapter .* was active")
-                layer.delete_adapter(role)  # type: ignore[operator]
-    model.peft_config.pop(role)  # type: ignore[union-attr]
+                layer.delete_adapter(role)
+    model.peft_config.pop(role)  # type: ignore[union-attr,operator]
 
 
 def copy(model: nn.Module, source: str, target: str) -> None:
