@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from lightning_rlhf.text.display import printable, shortened
+
 Message = dict[str, Any]  # role and content, and what tools need
 Prompt = str | list[Message]
 Tools = list[dict[str, Any]] | None  # their schemas, as a chat template wants them
@@ -28,7 +30,13 @@ TRANSCRIPT_ROLES = {SPEAKERS[role]: role for role in ("user", "assistant")}
 
 
 class BadRow(ValueError):
-    """A row that cannot be used; its text is the reason, counted in the report."""
+    """A row that cannot be used; its text is the reason, counted in the report.
+
+    The reason may quote the row: it is printable, and short.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(printable(shortened(reason, 300)))
 
 
 def as_messages(prompt: Prompt) -> list[Message]:
