@@ -18,7 +18,8 @@ from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.training import guards, hparams
+from lightning_rlhf.training import checkpoint_io, guards, hparams
+from lightning_rlhf.training.finite import check_step
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
 
@@ -66,6 +67,7 @@ class AlignmentModule(RoleCheckpoints):
         self.warmup = warmup
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._last_loss: Tensor | None = None
         guards.warn_of_other_lightning()
 
     # ---- the contract: what a method gives ----
@@ -162,6 +164,8 @@ class AlignmentModule(RoleCheckpoints):
     def configure_model(self) -> None:
         """Load the base and create the roles; a second call changes nothing."""
         trainer = self._trainer
+        if trainer is not None:
+            checkpoint_io.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
         self.add_roles()
@@ -209,7 +213,12 @@ class AlignmentModule(RoleCheckpoints):
         self.log_dict(metrics, batch_size=weight, sync_dist=sync)
         value = loss.value.detach()
         self.log(f"{stage}/loss", value, prog_bar=True, batch_size=weight, sync_dist=sync)
+        self._last_loss = value
         return loss.value
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop before a step from a loss or from gradients that are not finite numbers."""
+        check_step(self.trainer, optimizer, self._last_loss)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then free the gradients, which Lightning would keep through the next forward."""

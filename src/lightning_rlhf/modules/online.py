@@ -230,7 +230,8 @@ class OnlineModule(AlignmentModule):
         metrics["policy/stopped"] = torch.tensor(float(progress.stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
-        self.log("train/loss", loss.value.detach(), prog_bar=True, batch_size=size)
+        self._last_loss = loss.value.detach()
+        self.log("train/loss", self._last_loss, prog_bar=True, batch_size=size)
         return None if progress.stopped else loss.value
 
     def _has_moved_too_far(self, approxkl: Tensor) -> bool:
