@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -13,15 +15,58 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from common_rows import (
-    ALONE, ARTICLE, ASKED, BAD, DELETED, GOOD, LATER, LONG, LOST, NO, OSLO, PATH, POST, QUESTION,
-    RHINE, SPLIT, SUMMARIZED, TALK, TREE, WORST, Kept, Row, Sample, argilla, battle, battle_table,
-    choice, farm, feedback, helpsteer, helpsteer_2, helpsteer_3, message, openai, pair, ranked, response,
-    safe_rlhf, said, shp, side, summary, task, ultrafeedback, votes, webgpt,
+    ALONE,
+    ARTICLE,
+    ASKED,
+    BAD,
+    DELETED,
+    GOOD,
+    LATER,
+    LONG,
+    LOST,
+    NO,
+    OSLO,
+    PATH,
+    POST,
+    QUESTION,
+    RHINE,
+    SPLIT,
+    SUMMARIZED,
+    TALK,
+    TREE,
+    WORST,
+    Kept,
+    Row,
+    Sample,
+    argilla,
+    battle,
+    battle_table,
+    choice,
+    farm,
+    feedback,
+    helpsteer,
+    helpsteer_2,
+    helpsteer_3,
+    openai,
+    pair,
+    ranked,
+    response,
+    safe_rlhf,
+    said,
+    shp,
+    side,
+    summary,
+    task,
+    ultrafeedback,
+    votes,
+    webgpt,
 )  # fmt: skip
 from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.layouts import NAMES
+from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.templates import ChatTemplate
+from lightning_rlhf.data.votes import BOTH_BAD, TIE, vote_of_word
 from lightning_rlhf.text.messages import BadRow
 
 SAMPLES = {
@@ -359,7 +404,11 @@ def test_every_set_has_a_sample() -> None:
     assert SAMPLES.keys() == {common.name for common in COMMON_SETS}
 
 
-KINDS = {"preference": PreferenceData, "demonstration": DemonstrationData, "prompt": PromptData}
+KINDS: dict[str, type[RowsData]] = {
+    "preference": PreferenceData,
+    "demonstration": DemonstrationData,
+    "prompt": PromptData,
+}
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 
 
@@ -370,7 +419,7 @@ def test_the_page_names_every_set() -> None:
     found: dict[str, str] = {}
     for part in ";".join(cells).split(";"):
         marks = part.partition("(")[2]
-        found |= {name: marks for name in re.findall(r"`([^`]+)`", part)}
+        found |= dict.fromkeys(re.findall(r"`([^`]+)`", part), marks)
     assert found.keys() >= SAMPLES.keys()
     assert found.keys() <= set(NAMES)
     for common in COMMON_SETS:
@@ -384,36 +433,150 @@ def shuffled(row: Row, draw: random.Random) -> Row:
     return dict(draw.sample(sorted(row.items()), len(row)))
 
 
+@pytest.fixture
+def settings(tokenizers: dict[str, PreTrainedTokenizerBase]) -> Row:
+    return {"template": "plain", "tokenizer": tokenizers["byte_level"], "val_fraction": 0}
+
+
+def kept_rows(data: RowsData, wanted: list[Kept]) -> list[Kept]:
+    """The rows that a data module kept, with the facts that are wanted of each."""
+    decode, decode_all = data.tokenizer.decode, data.tokenizer.batch_decode
+    return [
+        Kept(
+            str(decode(row.prompt_ids)),
+            decode_all(row.completion_ids),
+            {fact: getattr(row, fact) for fact in one.facts},
+        )
+        for row, one in zip(data.sample_rows(99), wanted, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_file_of_a_set(
-    name: str, tokenizers: dict[str, PreTrainedTokenizerBase], tmp_path: Path
-) -> None:
+def test_a_file_of_a_set(name: str, settings: Row, tmp_path: Path) -> None:
     """Every row of a sample is read as written by hand, or dropped and counted."""
     sample, draw = SAMPLES[name], random.Random(name)
     file = tmp_path / "rows.jsonl"
     rows = [shuffled(row, draw) for row in sample.rows]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokenizer = tokenizers["byte_level"]
-    settings = {"template": "plain", "tokenizer": tokenizer, "val_fraction": 0}
-    data = KINDS[sample.kind](  # type: ignore[arg-type]
-        str(file), format=name if sample.asked else "auto", **settings
-    )
+    data = KINDS[sample.kind](str(file), format=name if sample.asked else "auto", **settings)
     data.setup()
     kept = [wanted for wanted in sample.read if isinstance(wanted, Kept)]
-    found = [
-        Kept(
-            tokenizer.decode(row.prompt_ids),
-            tokenizer.batch_decode(row.completion_ids),
-            {fact: getattr(row, fact) for fact in wanted.facts},
-        )
-        for row, wanted in zip(data.sample_rows(99), kept, strict=True)
-    ]
-    assert found == kept
-    report = data.readings[str(file)].report
-    assert report.dropped == Counter(w for w in sample.read if isinstance(w, str))
+    assert kept_rows(data, kept) == kept
+    reading = data.readings[str(file)]
+    assert reading.layout.startswith(f"read as {name}; ")
+    assert reading.report.dropped == Counter(w for w in sample.read if isinstance(w, str))
 
 
-NUMBERS = {"Rating", "rank", "pm_score", "turn", "labels", "choice", "preference_strength"}
+SIDES = {"chosen": [*TALK[2:], said("", RHINE)[1]], "rejected": [*TALK[2:], said("", OSLO)[1]]}
+OURS_TOO = {
+    "capybara": {"source": "s", "conversation": [{"input": QUESTION, "output": None}],
+                 "prompt": "[a]", **SIDES, "rating_chosen": 5, "rating_rejected": 4},
+    "skywork": {**SIDES, "source": "s"},
+    "cleaned": {"source": "s", "prompt": QUESTION, **SIDES, "chosen-rating": 5.0,
+                "chosen-model": "m", "rejected-rating": 1.0, "rejected-model": "n"},
+    "rewardbench": {"prompt": QUESTION, "chosen": RHINE, "rejected": OSLO, "chosen_model": "m",
+                    "subset": "easy", "id": 1},
+    "hh": {"chosen": f"{ASKED} {RHINE}", "rejected": f"{ASKED} {OSLO}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OURS_TOO)
+def test_sets_in_our_own_columns(name: str, settings: Row) -> None:
+    data = PreferenceData([OURS_TOO[name]], **settings)
+    data.setup()
+    assert kept_rows(data, [pair()]) == [pair()]
+    assert data.readings["the list given as source"].layout == ""
+
+
+@pytest.mark.parametrize("name", ["safe-rlhf-better", "helpsteer-verbosity"])
+def test_a_choice_that_is_the_users_is_asked_for(name: str, settings: Row) -> None:
+    names = [c.name for c in COMMON_SETS if c.columns <= SAMPLES[name].rows[0].keys()]
+    assert len(names) in (4, 5)
+    with pytest.raises(ValueError) as raised:
+        PreferenceData(SAMPLES[name].rows, **settings).setup()
+    assert str(raised.value).endswith(
+        f"}}: say what of them is read, with format={' or '.join(names)}"
+    )
+
+
+def test_a_gathered_set_is_not_a_stream(settings: Row, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in TREE))
+    with pytest.raises(ValueError) as raised:
+        PreferenceData(f"stream:{file}", **settings).setup()
+    assert str(raised.value) == (
+        f"stream:{file}: oasst-rankings looks at all rows of a source at once, and a stream is "
+        "read in blocks: give a file, a folder or a hub id without stream:, or a table"
+    )
+
+
+def test_max_rows_cuts_no_tree(settings: Row) -> None:
+    data = PreferenceData(TREE, max_rows=5, **settings)
+    data.setup()
+    assert data.readings["the list given as source"].layout.endswith("14 rows gathered to 7; ")
+    assert kept_rows(data, [pair()]) == [pair()]
+
+
+def test_own_names_of_an_export(settings: Row) -> None:
+    row = {"question": QUESTION, "one": OSLO, "two": RHINE, "best": [response("two")]}
+    names = {"question": "prompt", "one": "response1", "two": "response2", "best": "preference"}
+    row["best"] = [response("response2")]
+    data = PreferenceData([row], columns=names, **settings)
+    data.setup()
+    assert kept_rows(data, [pair()]) == [pair()]
+
+
+@pytest.mark.parametrize(
+    ("word", "vote"),
+    [
+        ("left", 1.0), ("Right", 0.0), ("A", 1.0), ("Response B", 0.0), ("answer_1", 0.0),
+        ("0", 1.0), (1, 0.0), (1.0, 0.0), ("1.0", 0.0), ("The first answer is better", 1.0),
+        ("B is slightly better", 0.0), ("tie", TIE), ("Tie (inconsistent)", TIE),
+        ("no preference", TIE), ("neither", BOTH_BAD), ("tie (bothbad)", BOTH_BAD),
+    ],
+)  # fmt: skip
+def test_words_of_votes(word: Any, vote: Any) -> None:
+    assert vote_of_word(word, ("answer_0", "answer_1")) == vote
+
+
+@pytest.mark.parametrize("word", ["2", 2, "answer", "better", "worse", "C", "left right", True])
+def test_words_that_name_no_answer(word: Any) -> None:
+    with pytest.raises(BadRow, match="names neither answer_0 nor answer_1, nor a tie"):
+        vote_of_word(word, ("answer_0", "answer_1"))
+
+
+JUNK = [
+    None, 0, -1, 7, 3.5, math.nan, math.inf, "", " ", "x", "[", "[1]", "{}", "[{}]", [], {}, [1],
+    [None], [[]], {"a": 1}, [{}], [{"role": "user"}], True, "\ud83d", "1e999", 10**400, "9" * 5000,
+    "[" * 3000,
+]  # fmt: skip
+
+
+def damaged(value: Any, draw: random.Random) -> Any:
+    """The same value with junk at one place, at any depth."""
+    if isinstance(value, dict | list) and value and draw.random() < 0.8:
+        places = [*value] if isinstance(value, dict) else range(len(value))
+        place, copy = draw.choice(places), value.copy()
+        copy[place] = damaged(value[place], draw)
+        return copy
+    return draw.choice(JUNK)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_damaged_rows_are_dropped_with_a_reason(name: str) -> None:
+    """No damage of a row raises anything but its reason."""
+    sample, draw = SAMPLES[name], random.Random(name)
+    layout = next(c for c in COMMON_SETS if c.name == name and c.columns <= sample.rows[0].keys())
+    for _ in range(200):
+        rows, place = list(sample.rows), draw.randrange(len(sample.rows))
+        column = draw.choice([*rows[place]])
+        rows[place] = {**rows[place], column: damaged(rows[place][column], draw)}
+        if layout.gather:
+            assert all(isinstance(row, dict) for row in layout.gather(rows))
+            continue
+        with contextlib.suppress(BadRow):
+            read = layout.read(rows[place]).keys()
+            assert layout.gives - {"prompt"} <= read <= layout.gives | {"label", "margin", "tools"}
 
 
 def retyped(value: Any, draw: random.Random, key: str = "") -> Any:

@@ -16,7 +16,7 @@ COLUMN = "gathered"  # the JSON text of a row: rows of one set may hold values o
 
 
 def gathered(
-    rows: Dataset, gather: Gather, names: Mapping[str, str], source: str, format: str
+    rows: Dataset, gather: Gather, names: Mapping[str, str], *, source: str, format: str
 ) -> Dataset:
     """Make the table of the gathered rows of a source.
 
@@ -32,8 +32,8 @@ def gathered(
     """
     if isinstance(rows, IterableDataset):
         raise ValueError(
-            f"{source}: {format} looks at all rows of a source at once, and a stream has no end: "
-            "leave out stream:"
+            f"{source}: {format} looks at all rows of a source at once, and a stream is read in "
+            "blocks: give a file, a folder or a hub id without stream:, or a table"
         )
     renamed = ({names.get(k, k): v for k, v in row.items()} for row in rows)
     return Dataset.from_dict({COLUMN: [json.dumps(row) for row in gather(renamed)]})

@@ -71,7 +71,8 @@ def vote_of_word(value: Any, names: tuple[str, str]) -> Vote:
         number = name[-1] if name[-1].isdecimal() else None
         if word == _letters(name) or short in letters or short == number:
             return vote
-    raise BadRow(f"{value!r} names neither {names[0]} nor {names[1]}, nor a tie")
+    shown = int(value) if isinstance(value, float) and value.is_integer() else value
+    raise BadRow(f"{shown!r} names neither {names[0]} nor {names[1]}, nor a tie")
 
 
 def _letters(value: Any) -> str:
