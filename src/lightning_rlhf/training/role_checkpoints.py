@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.training import checkpoint
 
@@ -28,12 +29,18 @@ class RoleCheckpoints(LightningModule):
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
+    @property
+    def processes(self) -> Processes:
+        """This process among those of the run."""
+        trainer = self._trainer
+        return Processes() if trainer is None else Processes(self.global_rank, trainer.world_size)
+
     def setup(self, stage: str) -> None:
         self._resumed = None
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
-        checkpoint_["rng"] = checkpoint.rng_state()
+        checkpoint_["rng"] = self.processes.gather_states(checkpoint.rng_state())
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         fits = self._trainer is not None and self._trainer.state.fn == "fit"
@@ -44,7 +51,8 @@ class RoleCheckpoints(LightningModule):
             self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         self.backbone.train_roles(*self.trained)
-        self._rng = checkpoint_.get("rng")
+        states = checkpoint_.get("rng")  # of each process; those of a seed are alike
+        self._rng = states[self.processes.rank % len(states)] if states else None
 
     def on_fit_start(self) -> None:
         """Compare the given settings with those that Lightning is about to restore over them."""
