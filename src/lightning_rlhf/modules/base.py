@@ -20,7 +20,8 @@ from lightning_rlhf.functional.loss import Loss, across_processes
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.training import guards, hparams
+from lightning_rlhf.training import checkpoint_io, guards, hparams
+from lightning_rlhf.training.finite import check_step
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
 from lightning_rlhf.training.step_mean import StepMean
@@ -70,6 +71,7 @@ class AlignmentModule(RoleCheckpoints):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._step_mean = StepMean()
+        self._last_loss: Tensor | None = None
         guards.warn_of_other_lightning()
 
     # ---- the contract: what a method gives ----
@@ -166,6 +168,8 @@ class AlignmentModule(RoleCheckpoints):
     def configure_model(self) -> None:
         """Load the base and create the roles; a second call changes nothing."""
         trainer = self._trainer
+        if trainer is not None:
+            checkpoint_io.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
         self.add_roles()
@@ -204,6 +208,7 @@ class AlignmentModule(RoleCheckpoints):
         metrics = {f"train/{name}": value for name, value in loss.metrics.items()}
         self.log_dict(metrics, batch_size=weight)
         self.log("train/loss", loss.logged, prog_bar=True, batch_size=weight)
+        self._last_loss = loss.logged
         return self.part_of_step(loss.value, loss.weight)
 
     def part_of_step(self, loss: Tensor, count: Tensor | float) -> Tensor:
@@ -250,7 +255,12 @@ class AlignmentModule(RoleCheckpoints):
         return loss.value
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Bring accumulated gradients to the scale of one mean, before they are clipped."""
+        """Check a step, and bring its gradients to the scale of one mean before they are clipped.
+
+        Raises:
+            ValueError: the loss or the gradients are not finite numbers.
+        """
+        check_step(self.trainer, optimizer, self._last_loss)
         if self._is_weighed():
             batches = self.trainer.accumulate_grad_batches
             self._step_mean.bring_to_scale(self._trained_parameters(), batches)

@@ -235,6 +235,7 @@ class OnlineModule(AlignmentModule):
         metrics["policy/stopped"] = torch.tensor(float(progress.stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
+        self._last_loss = loss.logged
         self.log("train/loss", loss.logged, prog_bar=True, batch_size=size)
         if progress.stopped:
             return self.no_part_of_step()
