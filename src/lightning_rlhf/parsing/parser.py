@@ -16,6 +16,7 @@ from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.ppo import Critic
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
 from lightning_rlhf.training.checkpoint import check_file
+from lightning_rlhf.training.last_checkpoint import last_checkpoint
 
 
 class AlignmentCLI(LightningCLI):
@@ -31,15 +32,24 @@ class AlignmentCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check the checkpoint before anything else is read."""
-        if path := self.config.fit.ckpt_path:
+        if path := self._checkpoint("fit"):
             check_file(path, self.model)
 
     def before_validate(self) -> None:
         """Check a checkpoint that is only evaluated; it may be of another method."""
-        if path := self.config[self.config.subcommand].ckpt_path:
+        if path := self._checkpoint(self.config.subcommand):
             check_file(path)
 
     before_test = before_predict = before_validate
+
+    def _checkpoint(self, verb: str) -> str | None:
+        """Return the path of the given checkpoint; ``last`` is the run's own last one."""
+        path: str | None = self.config[verb].ckpt_path
+        if path == "last":
+            resumes = verb == "fit"
+            path = str(last_checkpoint(self.trainer, self.model, self.datamodule, resumes))
+            self.config_init[verb].ckpt_path = path
+        return path
 
 
 class _NestedArg(_util.NestedArg):

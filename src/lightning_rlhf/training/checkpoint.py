@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from lightning_rlhf.models.backbone import REFERENCE, Backbone
+from lightning_rlhf.training.checkpoint_io import local_file, peek
 
 
 def keep_roles(checkpoint: dict[str, Any], prefix: str, backbone: Backbone) -> None:
@@ -68,27 +69,34 @@ def check_file(path: str, module: Any = None) -> None:
     """Check a checkpoint before anything is loaded.
 
     Args:
-        path: of the file; a folder or an address is not checked.
+        path: of the file; a folder or an address is checked as it is loaded.
         module: the module to resume; None checks the file alone.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint, or another module's.
+        ValueError: it is damaged, not a checkpoint, or another module's.
     """
-    if "://" in path or Path(path).is_dir() or path in ("best", "last", "hpc"):
+    if local_file(path) is None or Path(path).is_dir() or path in ("best", "hpc"):
         return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .ckpt file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        hyper_parameters = stored.get("hyper_parameters", {})
-    except Exception as reason:
-        raise ValueError(
-            f"{path} is not a checkpoint of a run: give a .ckpt file; a role's folder goes into "
-            "backbone.adapters"
-        ) from reason
+    stored = peek(path)
     if module is not None:
-        check_class(hyper_parameters, module, path)
+        check_class(stored.get("hyper_parameters", {}), module, path)
+        check_resumable(stored, path)
+
+
+def check_resumable(checkpoint: dict[str, Any], name: str) -> None:
+    """Refuse to go on from weights alone.
+
+    Raises:
+        ValueError: it lacks the state of optimizers, loops or roles.
+    """
+    lacks = [k for k in ("optimizer_states", "lr_schedulers", "loops") if k not in checkpoint]
+    if lacks:
+        raise ValueError(
+            f"{name} holds weights and no {lacks[0]}, so that no run can go on from it: give a "
+            "checkpoint that was saved without save_weights_only, or start anew from its role "
+            "(backbone.adapters)"
+        )
 
 
 def check_class(hyper_parameters: dict[str, Any], module: Any, name: str) -> None:
@@ -197,12 +205,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     key, pos, has_gauss, cached = state["numpy"]
     numpy = ("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached)
     np.random.set_state(numpy)  # noqa: NPY002
-
-
-def gather_states(state: Any, processes: int) -> list[Any]:
-    """Collect the state of every process, since only the first one writes."""
-    if processes == 1:
-        return [state]
-    states: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(states, state)
-    return states

@@ -7,12 +7,17 @@ form is LightningCLI's own, so ``load_from_checkpoint`` builds the module again 
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
+from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
 from torch import nn
 
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
@@ -57,6 +62,55 @@ def _plain(value: Any) -> Any:
     if type(value).__module__.startswith("lightning_rlhf."):
         return {"class_path": _path(type(value)), "init_args": _arguments(value)}
     return _OMITTED
+
+
+def refuse_imports(settings: Any, name: str) -> None:
+    """Refuse settings from a file that name modules which nobody has imported.
+
+    Building a module from its settings imports what they name, and an import runs code.
+
+    Args:
+        settings: as ``describe`` makes them.
+        name: of the file.
+
+    Raises:
+        ValueError: names the module.
+    """
+    for text in _strings(settings):
+        module = _not_imported(text) if DOTTED.fullmatch(text) else None
+        if module is not None:
+            raise ValueError(
+                f"{name} names {text}, and the module {module} has not been imported: loading "
+                f"would import it, which runs its code; if you trust it, `import {module}` first"
+            )
+
+
+def _not_imported(text: str) -> str | None:
+    """Return the module that a dotted name lies in, if it exists and is not imported."""
+    parts = text.split(".")
+    for size in range(1, len(parts)):
+        module = ".".join(parts[:size])
+        if module in sys.modules:
+            continue
+        parent = sys.modules.get(".".join(parts[: size - 1]))
+        if parent is not None and hasattr(parent, parts[size - 1]):
+            return None  # a class or function of an imported module
+        if parts[0] == "lightning_rlhf":
+            return None
+        try:
+            return module if find_spec(module) is not None else None
+        except (ImportError, ValueError):
+            return None
+    return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for pair in value.items() for part in pair for text in _strings(part))
+    elif isinstance(value, list | tuple):
+        yield from (text for part in value for text in _strings(part))
 
 
 def _path(thing: Any) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.training import checkpoint
+from lightning_rlhf.training import belonging, checkpoint, checkpoint_io
+from lightning_rlhf.training.finite import refuse_nan
+from lightning_rlhf.training.hparams import refuse_imports
 
 
 class RoleCheckpoints(LightningModule):
@@ -28,23 +32,35 @@ class RoleCheckpoints(LightningModule):
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
+    @property
+    def processes(self) -> Processes:
+        """This process among those of the run."""
+        trainer = self._trainer
+        return Processes() if trainer is None else Processes(self.global_rank, trainer.world_size)
+
     def setup(self, stage: str) -> None:
         self._resumed = None
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
-        checkpoint_["rng"] = checkpoint.rng_state()
+        refuse_nan(self._roles_in(checkpoint_), "the run", "they are not saved")
+        checkpoint_["rng"] = self.processes.gather_states(checkpoint.rng_state())
+        checkpoint_[belonging.KEY] = belonging.stamp(self.backbone, self._trainer)
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        name = str((self._trainer and self._trainer.ckpt_path) or "the checkpoint")
+        refuse_nan(self._roles_in(checkpoint_), name, "give a checkpoint from before that")
         if fits:
-            name = str(self.trainer.ckpt_path or "the checkpoint")
             checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
+            checkpoint.check_resumable(checkpoint_, name)
             checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
             self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
+        belonging.check(checkpoint_, self.backbone, name)
         self.backbone.train_roles(*self.trained)
-        self._rng = checkpoint_.get("rng")
+        states = checkpoint_.get("rng")  # of each process; those of a seed are alike
+        self._rng = states[self.processes.rank % len(states)] if states else None
 
     def on_fit_start(self) -> None:
         """Compare the given settings with those that Lightning is about to restore over them."""
@@ -52,6 +68,7 @@ class RoleCheckpoints(LightningModule):
             name = str(self.trainer.ckpt_path or "the checkpoint")
             settings = checkpoint.in_optimizers(self._resumed, self.trainer)
             checkpoint.refuse_overridden(settings, name)
+            belonging.tell_differences(self._resumed, self, self.trainer)
             self._resumed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -61,13 +78,29 @@ class RoleCheckpoints(LightningModule):
             self._rng = None
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as Lightning does, without its warning about the frozen weights left out."""
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as Lightning does, weights only, and import nothing that a checkpoint names.
+
+        Without its warning about the frozen weights left out.
+
+        Raises:
+            FileNotFoundError, ValueError: the checkpoint is damaged or names what is not imported.
+        """
+        source = checkpoint_io.source_of(checkpoint_path)
+        settings = checkpoint_io.load(source, checkpoint_path).get("hyper_parameters", {})
+        refuse_imports(settings, str(checkpoint_path))
+        if not isinstance(source, Path):
+            source.seek(0)
+        kwargs.setdefault("weights_only", True)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="Found keys that are in the model state dict but not"
             )
-            return super().load_from_checkpoint(*args, **kwargs)
+            return super().load_from_checkpoint(source, *args, **kwargs)
+
+    def _roles_in(self, checkpoint_: dict[str, Any]) -> dict[str, Any]:
+        prefix, state = self._prefix(), checkpoint_["state_dict"]
+        return {key: value for key, value in state.items() if key.startswith(prefix)}
 
     def _prefix(self) -> str:
         """Prefix of the backbone's names in the state dict of the module that runs."""
