@@ -36,8 +36,8 @@ def votes(row: Row) -> Row:
 
 
 def first_conversation(row: Row) -> Row:
-    """Read the first conversation for its prompt."""
-    return {"prompt": conversations(row)[0]}
+    """Read the first conversation, whose prompt is what stands before its last answer."""
+    return {"chosen": conversations(row)[0]}
 
 
 def _until(conversation: Any, turn: Any) -> Any:
@@ -76,8 +76,8 @@ def table_votes(row: Row) -> Row:
 
 
 def first_table_conversation(row: Row) -> Row:
-    """Read the first conversation for its prompt."""
-    return {"prompt": table_conversations(row)[0]}
+    """Read the first conversation, whose prompt is what stands before its last answer."""
+    return {"chosen": table_conversations(row)[0]}
 
 
 def _texts(value: Any) -> list[Any]:

@@ -210,3 +210,8 @@ def last_and_rejected(row: Row) -> Row:
 def whole_messages(row: Row) -> Row:
     """Read the messages with the chosen answer, as a demonstration."""
     return {"messages": with_system(row, "messages")}
+
+
+def transcript(row: Row) -> Row:
+    """Read a red-team transcript, whose prompt is what stands before its last answer."""
+    return {"chosen": row["transcript"]}
