@@ -13,12 +13,12 @@ from typing import Any
 
 import lightning_fabric
 import pytorch_lightning
-import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_rlhf.parsing import wording
-from lightning_rlhf.text.documents import broken
+from lightning_rlhf.text.display import printable, shortened
+from lightning_rlhf.text.documents import not_utf8, parsed
 from lightning_rlhf.text.suggest import did_you_mean, nearest
 from lightning_rlhf.training.hparams import argument_names
 
@@ -38,6 +38,10 @@ def sentence(message: str, args: list[str], verbs: Verbs) -> str:
         args: of the command line, the verb first.
         verbs: all verbs.
     """
+    return shortened(printable(_sentence(message, args, verbs)))
+
+
+def _sentence(message: str, args: list[str], verbs: Verbs) -> str:
     for rule in (_other_package, _yaml, _option, _argument, _required, _verb, _name, _class):
         text = rule(message, args, verbs)
         if text is not None:
@@ -47,7 +51,9 @@ def sentence(message: str, args: list[str], verbs: Verbs) -> str:
     if text is None:
         lines = [re.sub(r"^- ", "", line.strip()) for line in message.splitlines()]
         reasons = dict.fromkeys(line for line in lines if line and not wording.NOISE.match(line))
-        text = "; ".join(reasons) or "cannot be read"
+        text = "; ".join(reasons)
+        if not text or wording.OF_PYTHON.search(text):
+            text = "a value has the wrong kind: compare it with --print_config"
     return f"{key}: {text}" if key else text
 
 
@@ -93,9 +99,11 @@ def _yaml(message: str, args: list[str], verbs: Verbs) -> str | None:
         if not file.is_file():
             return f"no config file at {file}"
         try:
-            yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            return broken(file, error)
+            parsed(file.read_text(encoding="utf-8"), file)
+        except UnicodeDecodeError:
+            return not_utf8(file, file.read_bytes())
+        except ValueError as error:
+            return str(error)
     return None
 
 

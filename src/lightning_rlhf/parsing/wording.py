@@ -22,6 +22,9 @@ UNKNOWN_NAME = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 UNKNOWN_OPTION = re.compile(
     r"(?:does not accept option '|Option '|unrecognized arguments: (?:\S+ )*?--?)([\w.]+)"
 )
+OF_PYTHON = re.compile(  # words of an interpreter, not of a user
+    r"object has no attribute|unhashable type|argument of type|not (iterable|subscriptable)"
+)
 NOISE = re.compile(  # lines that say nothing to a user
     r"""^(-\ )?(Expected\ a\ <class\ 'NoneType'>|Does\ not\ validate|Subtypes:|Errors:|Given\ value
     |Problem\ with\ given|Parser\ key|Subclass\ types|Not\ a\ valid\ subclass|a\ class\ path

@@ -1,0 +1,33 @@
+"""Bad inputs of every kind: the first of what ``benchmarks/bad_inputs.py`` tries by thousands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+
+from input_kinds import ROWS, SURFACE, Kind, Place, outcome, prepared
+from data.conftest import byte_level
+
+COUNTS = {"configs": 12, "recipes": 25, "command_lines": 25, "row_files": 40, "damaged_files": 15}
+
+
+@pytest.fixture(scope="module")
+def place(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return prepared(tmp_path_factory.mktemp("inputs"), tiny_base, byte_level())
+
+
+@pytest.mark.parametrize("kind", [*ROWS, *SURFACE], ids=lambda kind: kind.__name__)
+def test_a_bad_input_is_used_or_refused_in_a_sentence(
+    kind: Kind, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(place.folder / "cache"))
+    counts: Counter[str] = Counter()
+    for seed in range(COUNTS.get(kind.__name__, 60)):
+        found = outcome(kind, seed, place)
+        assert found.word in ("used", "dropped", "refused"), (seed, found)
+        counts[found.word] += 1
+    assert counts["refused"]
