@@ -192,7 +192,7 @@ def fit(
     saves: str,
     resume: str | None = None,
     seen: Callable[[Any, Trainer, Watch], None] | None = None,
-    rows: int = 2 * ROWS * STEPS,
+    rows: int = 5 * ROWS,
     data: dict[str, Any] | None = None,
     **trainer: Any,
 ) -> None:
@@ -207,7 +207,7 @@ def fit(
         saves: name of the results.
         resume: checkpoint, by its name.
         seen: called before the results are written.
-        rows: number of them.
+        rows: number of them; five steps an epoch.
         data: further options of the data.
         **trainer: further flags.
     """
