@@ -208,7 +208,11 @@ def test_a_wrong_or_misfitting_name_says_what_is_there() -> None:
     ("name", "change", "reason"),
     [
         ("sharegpt", {"conversations": []}, "not a list of turns"),
-        ("sharegpt", {"conversations": [{"from": "me", "value": "x"}]}, "from one of"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "me", "value": "x"}]},
+            "the role 'me' is not known",
+        ),
         ("two-outputs", {"label": 0}, "judged a tie"),
         ("two-outputs", {"label": 3}, "verdict 3 is not one of"),
         ("annotated", {"annotator1": 1, "annotator2": 2, "annotator3": 0}, "judged a tie"),
