@@ -12,7 +12,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
-from lightning_rlhf.data.layouts import OURS, Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import OURS, recognize
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -32,6 +33,7 @@ from lightning_rlhf.data.token_table import (
     drop_bad_rows,
     encode_rows,
 )
+from lightning_rlhf.text.display import printable
 
 
 class Reading(NamedTuple):
@@ -101,7 +103,7 @@ class Reader:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
         self.readings[name] = Reading(columns, layout, report, streamed)
-        rank_zero_info(f"{name}: {layout}{'the first ' if streamed else ''}{report}")
+        rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
         longest = pc.max(column(table, "tokens")).as_py()
@@ -112,7 +114,7 @@ class Reader:
             )
         return table
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Format]:
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
         """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]
