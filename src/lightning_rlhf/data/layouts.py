@@ -231,12 +231,14 @@ def _mismatch(
     """Say why columns cannot be read."""
     there = f"{source} has the columns {{{', '.join(columns)}}}"
     ours = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepts)
+    chosen = [f for f in FORMATS if f.asked and f.columns <= set(columns) and forced == "auto"]
+    chosen = [f for f in chosen if any(wanted <= f.gives for wanted in accepts)]
+    if chosen:
+        names = " or ".join(dict.fromkeys(f.name for f in chosen))
+        return f"{there}: say what of them is read, with format={names}"
     if fitting:
         gives = ", ".join(sorted(fitting[0].gives))
         return f"{there}: {fitting[0].name}, which gives {{{gives}}}, but {reader} needs {ours}"
-    choices = [f.name for f in FORMATS if f.asked and f.columns <= set(columns)]
-    if choices:
-        return f"{there}: say what of them is read, with format={' or '.join(choices)}"
     named = next((f for f in FORMATS if f.name == forced), None)
     if named is not None:
         lacking = ", ".join(sorted(named.columns - set(columns)))

@@ -32,6 +32,7 @@ from lightning_rlhf.data.token_table import (
     drop_bad_rows,
     encode_rows,
 )
+from lightning_rlhf.text.display import printable
 
 
 class Reading(NamedTuple):
@@ -101,7 +102,7 @@ class Reader:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
         self.readings[name] = Reading(columns, layout, report, streamed)
-        rank_zero_info(f"{name}: {layout}{'the first ' if streamed else ''}{report}")
+        rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
         longest = pc.max(column(table, "tokens")).as_py()

@@ -1,4 +1,4 @@
-"""Turn votes between two answers into a pair with its share, or drop the row with a reason."""
+"""Read votes between two answers, and choose a side by them or drop the row with a reason."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ NOUN = "(answer|assistant|completion|model|option|output|response|side|summary|t
 BEFORE = re.compile(f"^(the)?{NOUN}?")
 AFTER = re.compile(f"{NOUN}?((is)?(much|slightly)?(better|best|preferred|wins|chosen))?$")
 YES, NO = frozenset(("true", "yes", "1")), frozenset(("false", "no", "0"))
-
-
-def pair_of_votes(prompt: Any, answers: tuple[Any, Any], votes: Sequence[Vote]) -> Row:
-    """Make a pair of a prompt and two answers, see ``sides_of_votes``."""
-    if is_empty(prompt):
-        raise BadRow("no prompt")
-    return {"prompt": prompt, **sides_of_votes(answers, votes)}
 
 
 def sides_of_votes(answers: tuple[Any, Any], votes: Sequence[Vote]) -> Row:
@@ -135,4 +128,14 @@ def parsed(value: Any) -> Any:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
+    return value
+
+
+def objects_of(value: Any, field: str) -> list[Row]:
+    """Read a list of objects that is not empty."""
+    value = parsed(value)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadRow(f"{field} is not a list of objects")
+    if not value:
+        raise BadRow(f"{field} is empty")
     return value
