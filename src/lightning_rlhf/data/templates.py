@@ -103,7 +103,7 @@ class ChatTemplate(TemplateText):
     def _said_after(self, before: str, tail: str, answer: str | Message) -> tuple[list[int], int]:
         """Tokenize an answer behind a text, and count the tokens that hold what it says.
 
-        The count is 0 if these are no marks, or not clear.
+        The count is 0 if it holds no marks, or if that is not clear.
         """
         ids = self._text.ids_after(before, tail)
         if self.jinja is None:
@@ -233,7 +233,7 @@ class ChatTemplate(TemplateText):
     def _until_stop(self, ids: list[int], spoken: int = 0) -> list[int]:
         """Cut off what a template writes after the last end token; add eos if there is none.
 
-        The first ``spoken`` tokens are no end: the answer itself says them.
+        The first ``spoken`` tokens are not an end, the answer itself says them.
         """
         if self._text.eos is None:
             raise ValueError("the tokenizer has no eos_token: set one, else no answer can end")
