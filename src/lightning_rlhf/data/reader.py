@@ -12,7 +12,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
-from lightning_rlhf.data.layouts import OURS, Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import OURS, recognize
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -113,7 +114,7 @@ class Reader:
             )
         return table
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Format]:
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
         """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]
