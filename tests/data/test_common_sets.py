@@ -61,7 +61,7 @@ from common_rows import (
     votes,
     webgpt,
 )  # fmt: skip
-from lightning_rlhf.data.common_sets import COMMON_SETS
+from lightning_rlhf.data.common_sets import COMMON_SETS, CommonSet
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.layouts import NAMES
 from lightning_rlhf.data.rows_data import RowsData
@@ -263,6 +263,12 @@ SAMPLES = {
         ],
         [ranked([BAD, GOOD], [1, 0], [1, 4]), "no pm_score"],
     ),
+    "helpsteer": Sample(
+        "prompt",
+        helpsteer("helpfulness").rows[:4],
+        [Kept(ASKED, [], {}), Kept(ASKED.replace("Name a river.", "Alone?"), [], {}),
+         Kept(LATER, [], {})],
+    ),
     "red-team": Sample(
         "prompt",
         [{"transcript": f"{ASKED} {OSLO}", "task_description": "to ask", "rating": 4.0}],
@@ -400,10 +406,6 @@ SAMPLES = {
 }  # fmt: skip
 
 
-def test_every_set_has_a_sample() -> None:
-    assert SAMPLES.keys() == {common.name for common in COMMON_SETS}
-
-
 KINDS: dict[str, type[RowsData]] = {
     "preference": PreferenceData,
     "demonstration": DemonstrationData,
@@ -422,9 +424,22 @@ def test_the_page_names_every_set() -> None:
         found |= dict.fromkeys(re.findall(r"`([^`]+)`", part), marks)
     assert found.keys() >= SAMPLES.keys()
     assert found.keys() <= set(NAMES)
+    assert {common.name for common in COMMON_SETS} == SAMPLES.keys()
     for common in COMMON_SETS:
         assert common.asked == ("asked" in found[common.name]), common.name
         assert (common.gather is not None) == ("gathered" in found[common.name]), common.name
+
+
+def layout_of(name: str, kind: type[RowsData] | None = None) -> CommonSet:
+    """The layout that the data module of a sample reads."""
+    accepts = (kind or KINDS[SAMPLES[name].kind]).accepts
+    return next(
+        common
+        for common in COMMON_SETS
+        if common.name == name
+        and common.columns <= SAMPLES[name].rows[0].keys()
+        and any(wanted <= common.gives for wanted in accepts)
+    )
 
 
 def shuffled(row: Row, draw: random.Random) -> Row:
@@ -467,6 +482,27 @@ def test_a_file_of_a_set(name: str, settings: Row, tmp_path: Path) -> None:
     assert reading.report.dropped == Counter(w for w in sample.read if isinstance(w, str))
 
 
+ABOUT_PROMPTS = (
+    "no prompt|a deleted message|a reply to|input is not|completions is|info has|data has"
+    "|the last turn is not|a turn without text|prompt, response_a|turn 2 of"
+)
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLES if SAMPLES[n].kind == "preference"])
+def test_prompts_need_no_votes(name: str, settings: Row) -> None:
+    """Every prompt of a set is read, whatever its answers are."""
+    sample = SAMPLES[name]
+    data = PromptData(sample.rows, format=name, **settings)
+    data.setup()
+    found = {data.tokenizer.decode(row.prompt_ids) for row in data.sample_rows(99)}
+    assert found >= {kept.prompt for kept in sample.read if isinstance(kept, Kept)}
+    report = data.readings["the list given as source"].report
+    if layout_of(name, PromptData).gather is None:
+        votes = [r for r in sample.read if isinstance(r, str) and not re.match(ABOUT_PROMPTS, r)]
+        assert report.kept >= sum(isinstance(r, Kept) for r in sample.read) + len(votes)
+    assert all(re.match(ABOUT_PROMPTS, reason) for reason in report.dropped), report
+
+
 SIDES = {"chosen": [*TALK[2:], said("", RHINE)[1]], "rejected": [*TALK[2:], said("", OSLO)[1]]}
 OURS_TOO = {
     "capybara": {"source": "s", "conversation": [{"input": QUESTION, "output": None}],
@@ -485,12 +521,14 @@ def test_sets_in_our_own_columns(name: str, settings: Row) -> None:
     data = PreferenceData([OURS_TOO[name]], **settings)
     data.setup()
     assert kept_rows(data, [pair()]) == [pair()]
-    assert data.readings["the list given as source"].layout == ""
+    note = data.readings["the list given as source"].layout
+    assert note == "" or (name == "capybara" and note.startswith("the text prompt beside whole"))
 
 
 @pytest.mark.parametrize("name", ["safe-rlhf-better", "helpsteer-verbosity"])
 def test_a_choice_that_is_the_users_is_asked_for(name: str, settings: Row) -> None:
-    names = [c.name for c in COMMON_SETS if c.columns <= SAMPLES[name].rows[0].keys()]
+    there = SAMPLES[name].rows[0].keys()
+    names = [*dict.fromkeys(c.name for c in COMMON_SETS if c.asked and c.columns <= there)]
     assert len(names) in (4, 5)
     with pytest.raises(ValueError) as raised:
         PreferenceData(SAMPLES[name].rows, **settings).setup()
@@ -566,7 +604,7 @@ def damaged(value: Any, draw: random.Random) -> Any:
 def test_damaged_rows_are_dropped_with_a_reason(name: str) -> None:
     """No damage of a row raises anything but its reason."""
     sample, draw = SAMPLES[name], random.Random(name)
-    layout = next(c for c in COMMON_SETS if c.name == name and c.columns <= sample.rows[0].keys())
+    layout = layout_of(name)
     for _ in range(200):
         rows, place = list(sample.rows), draw.randrange(len(sample.rows))
         column = draw.choice([*rows[place]])
@@ -577,6 +615,13 @@ def test_damaged_rows_are_dropped_with_a_reason(name: str) -> None:
         with contextlib.suppress(BadRow):
             read = layout.read(rows[place]).keys()
             assert layout.gives - {"prompt"} <= read <= layout.gives | {"label", "margin", "tools"}
+
+
+def as_text(value: Any, draw: random.Random) -> Any:
+    """A cell as a CSV file may have it: a list or an object as JSON, or as Python prints it."""
+    if not isinstance(value, list | dict):
+        return value
+    return json.dumps(value) if draw.random() < 0.5 else str(value)
 
 
 def retyped(value: Any, draw: random.Random, key: str = "") -> Any:
@@ -598,7 +643,7 @@ def test_other_types_say_the_same(
     chat = ChatTemplate(tokenizers["byte_level"], "plain")
 
     def read(rows: list[Row]) -> list[Any]:
-        layout = next(c for c in COMMON_SETS if c.name == name and c.columns <= rows[0].keys())
+        layout = layout_of(name)
         made: list[Any] = []
         for row in layout.gather(rows) if layout.gather else rows:
             try:
@@ -612,3 +657,5 @@ def test_other_types_say_the_same(
     assert [isinstance(one, str) for one in expected] == [isinstance(r, str) for r in sample.read]
     for _ in range(4):
         assert read([retyped(row, draw) for row in sample.rows]) == expected
+    texts = [{k: as_text(v, draw) for k, v in row.items()} for row in sample.rows]
+    assert read(texts) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ FOREIGN = ("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_o
 class Cells(NamedTuple):
     """Meaning of the cells of a source."""
 
-    written: frozenset[str]  # columns whose text is of messages
+    written: tuple[str, ...]  # columns whose text is of messages, sorted
     repeats: bool  # answers begin with their prompt
     note: str  # clauses for the log
 
@@ -53,7 +53,7 @@ def look(rows: Sequence[Row], read: Read, chat: ChatTemplate, *, answers: bool =
             continue
     repeats, said = _repeats(made) if answers else (False, [])
     notes += said + _prompts(made, chat)
-    return Cells(frozenset(written), repeats, "".join(f"{note}; " for note in notes))
+    return Cells(tuple(sorted(written)), repeats, "".join(f"{note}; " for note in notes))
 
 
 def reader(cells: Cells, read: Read, chat: ChatTemplate) -> Read:
@@ -102,7 +102,7 @@ def _holds_messages(text: str) -> bool:
         return True  # cut or broken messages
 
 
-def _with_messages(row: Row, written: set[str] | frozenset[str]) -> Row:
+def _with_messages(row: Row, written: Collection[str]) -> Row:
     if not written:
         return row
     return {name: _cell(cell) if name in written else cell for name, cell in row.items()}

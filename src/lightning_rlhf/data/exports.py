@@ -1,19 +1,21 @@
-"""Convert exports of annotation tools and rows of other trainers to ours."""
+"""Read exports of annotation tools and rows of other trainers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from lightning_rlhf.data.preference_sets import objects_of, with_system
+from lightning_rlhf.data.preference_sets import with_system
 from lightning_rlhf.data.votes import (
     TIE,
     Row,
     Vote,
     is_empty,
-    pair_of_votes,
+    objects_of,
     parsed,
     read_cell,
+    sides_of_votes,
+    turns_or_text,
     vote_of_word,
 )
 from lightning_rlhf.text.messages import BadRow
@@ -29,21 +31,16 @@ ANSWERS = tuple(
 # ---- one question about two answers: Argilla, Label Studio's flat exports ----
 
 
-def voted(names: tuple[str, str], question: str) -> Callable[[Row], Row]:
-    """Make the reader of two answers beside the votes of one or several annotators.
+def votes(names: tuple[str, str], question: str, row: Row) -> Row:
+    """Choose one of two answers by the votes of one or several annotators.
 
     Args:
         names: of the columns of the answers.
         question: column of the votes: a word, a number, or a list with one for each annotator.
     """
-
-    def read(row: Row) -> Row:
-        statuses = parsed(row.get(f"{question}.status"))
-        votes = [vote for cell in _cells(row[question], statuses) for vote in _votes(cell, names)]
-        answers = row[names[0]], row[names[1]]
-        return pair_of_votes(with_system(row, row["prompt"]), answers, votes)
-
-    return read
+    statuses = parsed(row.get(f"{question}.status"))
+    found = [vote for cell in _cells(row[question], statuses) for vote in _votes(cell, names)]
+    return sides_of_votes((row[names[0]], row[names[1]]), found)
 
 
 def _cells(value: Any, statuses: Any) -> Iterator[Any]:
@@ -93,15 +90,22 @@ def _vote_of_ranks(ranks: Any, values: Any, names: tuple[str, str]) -> Vote:
 # ---- Label Studio ----
 
 
-def label_studio(row: Row) -> Row:
-    """Read a task of Label Studio's JSON export with the annotations of all annotators.
+def task_prompt(row: Row) -> Any:
+    """Read the prompt of a task of Label Studio's JSON export."""
+    data = _data_of(row)
+    name = next((name for name in PROMPTS if not is_empty(data.get(name))), None)
+    if name is None:
+        raise BadRow(f"data has none of {', '.join(PROMPTS)}")
+    return with_system(data, name)
+
+
+def task_votes(row: Row) -> Row:
+    """Choose one of a task's two answers by the annotations of all annotators.
 
     Raises:
         BadRow: nobody voted, or the texts of the answers are not in ``data``.
     """
-    data = parsed(row["data"])
-    if not isinstance(data, dict):
-        raise BadRow("data is not an object")
+    data = _data_of(row)
     results = [
         result
         for annotation in objects_of(row["annotations"], "annotations")
@@ -109,9 +113,15 @@ def label_studio(row: Row) -> Row:
         for result in _asked(objects_of(annotation["result"], "result"))
     ]
     names = _answers_of(data, results)
-    votes = [vote for result in results for vote in _votes(result.get("value"), names)]
-    answers = data[names[0]], data[names[1]]
-    return pair_of_votes(with_system(data, _prompt_of(data)), answers, votes)
+    found = [vote for result in results for vote in _votes(result.get("value"), names)]
+    return sides_of_votes((data[names[0]], data[names[1]]), found)
+
+
+def _data_of(row: Row) -> Row:
+    data = parsed(row["data"])
+    if not isinstance(data, dict):
+        raise BadRow("data is not an object")
+    return data
 
 
 def _asked(results: list[Row]) -> list[Row]:
@@ -144,88 +154,65 @@ def _answers_of(data: Row, results: list[Row]) -> tuple[str, str]:
     return found[0]
 
 
-def _prompt_of(data: Row) -> Any:
-    found = [parsed(data[name]) for name in PROMPTS if not is_empty(data.get(name))]
-    if not found:
-        raise BadRow(f"data has none of {', '.join(PROMPTS)}")
-    return found[0]
+# ---- distilabel, Orca ----
 
 
-# ---- distilabel ----
+def ratings(column: str, row: Row) -> Row:
+    """Read generations and the rating of each."""
+    texts, given = parsed(row["generations"]), parsed(row[column])
+    if not isinstance(texts, list) or not isinstance(given, list):
+        raise BadRow(f"generations or {column} is not a list")
+    if any(is_empty(rating) for rating in given):
+        raise BadRow("a generation without a rating")
+    return {"completions": texts, "ratings": [read_cell(rating, "a rating") for rating in given]}
 
 
-def distilabel(ratings: str, instruction: str) -> Callable[[Row], Row]:
-    """Make the reader of generations with a rating each."""
-
-    def read(row: Row) -> Row:
-        texts, given = parsed(row["generations"]), parsed(row[ratings])
-        if not isinstance(texts, list) or not isinstance(given, list):
-            raise BadRow(f"generations or {ratings} is not a list")
-        if any(is_empty(rating) for rating in given):
-            raise BadRow("a generation without a rating")
-        numbers = [read_cell(rating, "a rating") for rating in given]
-        prompt = with_system(row, row[instruction])
-        return {"prompt": prompt, "completions": texts, "ratings": numbers}
-
-    return read
-
-
-def judged_pair(question: str) -> Callable[[Row], Row]:
-    """Make the reader of pairs like Orca's: a system text, a question and its two answers."""
-
-    def read(row: Row) -> Row:
-        if row.get("status") == "tie":  # the judge's verdict, in distilabel's version
-            raise BadRow("judged a tie")
-        sides = {side: row[side] for side in ("chosen", "rejected")}
-        judged = {k: row[k] for k in ("label", "margin") if row.get(k) is not None}
-        return {"prompt": with_system(row, row[question]), **sides, **judged}
-
-    return read
+def judged_sides(row: Row) -> Row:
+    """Read the sides of a pair, unless the judge found them equal."""
+    if row.get("status") == "tie":
+        raise BadRow("judged a tie")
+    more = {k: row[k] for k in ("label", "margin") if row.get(k) is not None}
+    return {"chosen": row["chosen"], "rejected": row["rejected"], **more}
 
 
 # ---- other trainers ----
 
 
-def openai_preferences(row: Row) -> Row:
-    """Read OpenAI's preference format: messages and tools, the preferred output, the other."""
+def input_messages(row: Row) -> Any:
+    """Read the messages of OpenAI's preference format."""
     given = parsed(row["input"])
     if not isinstance(given, dict):
         raise BadRow("input is not an object with messages")
-    sides = {"chosen": parsed(row["preferred_output"])}
-    sides["rejected"] = parsed(row["non_preferred_output"])
-    pair = {"prompt": given.get("messages"), **sides}
-    return {**pair, "tools": given["tools"]} if given.get("tools") else pair
+    return given.get("messages")
 
 
-def rejected_response(row: Row) -> Row:
-    """Read messages that end with the chosen answer, and the text of a rejected one."""
-    messages = parsed(row["messages"])
-    if not isinstance(messages, list) or not messages:
-        raise BadRow("messages is not a list of turns")
-    last = messages[-1]
+def outputs(row: Row) -> Row:
+    """Read the preferred and the other output of OpenAI's preference format, and the tools."""
+    tools = parsed(row["input"]).get("tools")
+    sides = {"chosen": turns_or_text(row["preferred_output"])}
+    sides["rejected"] = turns_or_text(row["non_preferred_output"])
+    return {**sides, "tools": tools} if tools else sides
+
+
+def earlier_messages(row: Row) -> Any:
+    """Read the prompt of messages that end with the chosen answer."""
+    messages = with_system(row, "messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise BadRow("the last turn is not an assistant's answer")
-    sides = {"chosen": [last], "rejected": row["rejected_response"]}
-    return {"prompt": with_system(row, messages[:-1]), **sides}
+    return messages[:-1]
 
 
-def several_sides(row: Row) -> Row:
-    """Read RewardBench 2: lists of good and of bad answers; those of a list are tied."""
-    sides = [parsed(row[side]) for side in ("chosen", "rejected")]
-    if not all(isinstance(side, list) and side for side in sides):
-        raise BadRow("chosen or rejected is not a list of answers")
-    ranks = [rank for rank, side in enumerate(sides) for _ in side]
-    return {"prompt": row["prompt"], "completions": [*sides[0], *sides[1]], "ranks": ranks}
+def last_and_rejected(row: Row) -> Row:
+    """Read the last message as the chosen side, beside the text of the rejected one."""
+    return {"chosen": parsed(row["messages"])[-1:], "rejected": row["rejected_response"]}
 
 
-def stack_exchange(row: Row) -> Row:
-    """Read a question with answers and the score of each by its votes."""
-    answers = objects_of(row["answers"], "answers")
-    scores = [read_cell(a.get("pm_score"), "pm_score") for a in answers]
-    texts = [a.get("text") for a in answers]
-    return {"prompt": row["question"], "completions": texts, "ratings": scores}
+def whole_messages(row: Row) -> Row:
+    """Read the messages with the chosen answer, as a demonstration."""
+    return {"messages": with_system(row, "messages")}
 
 
-def red_team(row: Row) -> Row:
-    """Read the prompt of a red-team transcript: all turns before its last answer."""
-    return {"prompt": row["transcript"]}
+def transcript(row: Row) -> Row:
+    """Read a red-team transcript, whose prompt is what stands before its last answer."""
+    return {"chosen": row["transcript"]}

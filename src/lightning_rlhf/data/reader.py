@@ -13,7 +13,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_rlhf.data.cells import LOOKED_AT, look, reader, sample
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
-from lightning_rlhf.data.layouts import OURS, Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import OURS, recognize
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -33,6 +34,7 @@ from lightning_rlhf.data.token_table import (
     drop_bad_rows,
     encode_rows,
 )
+from lightning_rlhf.text.display import printable
 
 
 class Reading(NamedTuple):
@@ -103,7 +105,7 @@ class Reader:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
         self.readings[name] = Reading(columns, layout, report, streamed)
-        rank_zero_info(f"{name}: {layout}{'the first ' if streamed else ''}{report}")
+        rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
         longest = pc.max(column(table, "tokens")).as_py()
@@ -123,7 +125,7 @@ class Reader:
         cells = look(renamed, maker.read, self.chat, answers=answers)
         return maker._replace(read=reader(cells, maker.read, self.chat)), layout + cells.note
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Format]:
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
         """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]

@@ -15,7 +15,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
-from lightning_rlhf.data.layouts import Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.reader import Reader, Reading
 from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Mixture, Source, is_stream, name_of
@@ -170,8 +171,8 @@ class RowsData(LightningDataModule):
         )
 
     @classmethod
-    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Format:
-        """Choose the format of a source by its columns.
+    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Layout:
+        """Choose the layout of a source by its columns.
 
         Raises:
             ValueError: this class cannot read it.

@@ -7,7 +7,7 @@ Each function reads all rows of a source and yields rows of ours. What cannot be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning_rlhf.data.preference_sets import turns_of
@@ -16,6 +16,10 @@ from lightning_rlhf.text.messages import BadRow
 
 ROLES = {"prompter": "user", "user": "user", "human": "user", "assistant": "assistant"}
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # of HelpSteer
+# of a source, all that is read here
+MESSAGE = "message_id parent_id text role rank deleted review_result".split()
+COLUMNS = frozenset((*MESSAGE, "prompt", "response", *ATTRIBUTES))
+ALONE = "an answer alone has nothing to be compared with"
 
 
 def problem(reason: str) -> Row:
@@ -70,9 +74,15 @@ def rankings_of_trees(rows: Iterable[Row]) -> Iterator[Row]:
             ranks = [rank for rank, _ in ranked]
             yield {"prompt": node.conversation(), "completions": completions, "ranks": ranks}
             answers = [reply for reply in answers if reply.rank is None]
-        reason = "an answer alone has nothing to be compared with"
-        reason = "an answer without a rank" if len(answers) > 1 or len(ranked) > 1 else reason
+        reason = "an answer without a rank" if len(answers) > 1 or len(ranked) > 1 else ALONE
         yield from (problem(reason) for _ in answers)
+
+
+def questions(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield each conversation that ends with a question."""
+    nodes, problems = _grow(rows)
+    yield from problems
+    yield from ({"prompt": node.conversation()} for node in nodes if not node.is_answer)
 
 
 def best_paths(rows: Iterable[Row]) -> Iterator[Row]:
@@ -150,28 +160,30 @@ def _fault(row: Row) -> str | None:
 # ---- several rows of one prompt (HelpSteer) ----
 
 
-def rankings_by(attribute: str) -> Callable[[Iterable[Row]], Iterator[Row]]:
-    """Make the function that ranks the answers to each prompt by an attribute, best first."""
+def rankings_by(attribute: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the ranking of the answers to each prompt by an attribute, best first."""
+    answers: dict[str, list[tuple[float, Any]]] = {}
+    for row in rows:
+        try:
+            rating = read_cell(row[attribute], attribute)
+        except BadRow as reason:
+            yield problem(str(reason))
+            continue
+        prompt = json.dumps(row["prompt"], sort_keys=True, default=str)
+        answers.setdefault(prompt, []).append((rating, row["response"]))
+    for prompt, rated in answers.items():
+        if len(rated) == 1:
+            yield problem(ALONE)
+            continue
+        rated.sort(key=lambda pair: -pair[0])
+        yield {
+            "prompt": turns_of(json.loads(prompt)),
+            "completions": [text for _, text in rated],
+            "ranks": [-rating for rating, _ in rated],
+        }
 
-    def gather(rows: Iterable[Row]) -> Iterator[Row]:
-        answers: dict[str, list[tuple[float, Any]]] = {}
-        for row in rows:
-            try:
-                rating = read_cell(row[attribute], attribute)
-            except BadRow as reason:
-                yield problem(str(reason))
-                continue
-            prompt = json.dumps(row["prompt"], sort_keys=True, default=str)
-            answers.setdefault(prompt, []).append((rating, row["response"]))
-        for prompt, rated in answers.items():
-            if len(rated) == 1:
-                yield problem("an answer alone has nothing to be compared with")
-                continue
-            rated.sort(key=lambda pair: -pair[0])
-            yield {
-                "prompt": turns_of(json.loads(prompt)),
-                "completions": [text for _, text in rated],
-                "ranks": [-rating for rating, _ in rated],
-            }
 
-    return gather
+def prompts_alone(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield each prompt once."""
+    prompts = dict.fromkeys(json.dumps(row["prompt"], default=str) for row in rows)
+    yield from ({"prompt": turns_of(json.loads(prompt))} for prompt in prompts)

@@ -1,11 +1,13 @@
-"""Turn votes between two answers into a pair with its share, or drop the row with a reason."""
+"""Read votes between two answers, and choose a side by them or drop the row with a reason."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from ast import literal_eval
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import mean
 from typing import Any
 
@@ -21,13 +23,6 @@ NOUN = "(answer|assistant|completion|model|option|output|response|side|summary|t
 BEFORE = re.compile(f"^(the)?{NOUN}?")
 AFTER = re.compile(f"{NOUN}?((is)?(much|slightly)?(better|best|preferred|wins|chosen))?$")
 YES, NO = frozenset(("true", "yes", "1")), frozenset(("false", "no", "0"))
-
-
-def pair_of_votes(prompt: Any, answers: tuple[Any, Any], votes: Sequence[Vote]) -> Row:
-    """Make a pair of a prompt and two answers, see ``sides_of_votes``."""
-    if is_empty(prompt):
-        raise BadRow("no prompt")
-    return {"prompt": prompt, **sides_of_votes(answers, votes)}
 
 
 def sides_of_votes(answers: tuple[Any, Any], votes: Sequence[Vote]) -> Row:
@@ -129,10 +124,27 @@ def is_empty(value: Any) -> bool:
 
 
 def parsed(value: Any) -> Any:
-    """Parse a cell that is the JSON text of a list or an object; return any other as it is."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+    """Parse a cell that is a list or an object written as JSON, or as Python prints it."""
+    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
+        return value
+    for parse in (json.loads, literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(value.strip())
+    return value
+
+
+def turns_or_text(value: Any) -> Any:
+    """Parse a cell that is a list of messages; leave any other text as it is."""
+    turns = parsed(value)
+    is_turns = isinstance(turns, list) and turns and all(isinstance(one, dict) for one in turns)
+    return turns if is_turns else value
+
+
+def objects_of(value: Any, field: str) -> list[Row]:
+    """Read a list of objects that is not empty."""
+    value = parsed(value)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadRow(f"{field} is not a list of objects")
+    if not value:
+        raise BadRow(f"{field} is empty")
     return value
