@@ -521,7 +521,8 @@ def test_sets_in_our_own_columns(name: str, settings: Row) -> None:
     data = PreferenceData([OURS_TOO[name]], **settings)
     data.setup()
     assert kept_rows(data, [pair()]) == [pair()]
-    assert data.readings["the list given as source"].layout == ""
+    note = data.readings["the list given as source"].layout
+    assert note == "" or (name == "capybara" and note.startswith("the text prompt beside whole"))
 
 
 @pytest.mark.parametrize("name", ["safe-rlhf-better", "helpsteer-verbosity"])
@@ -616,6 +617,13 @@ def test_damaged_rows_are_dropped_with_a_reason(name: str) -> None:
             assert layout.gives - {"prompt"} <= read <= layout.gives | {"label", "margin", "tools"}
 
 
+def as_text(value: Any, draw: random.Random) -> Any:
+    """A cell as a CSV file may have it: a list or an object as JSON, or as Python prints it."""
+    if not isinstance(value, list | dict):
+        return value
+    return json.dumps(value) if draw.random() < 0.5 else str(value)
+
+
 def retyped(value: Any, draw: random.Random, key: str = "") -> Any:
     """The same cell as other writers have it: numbers as floats or text, lists as JSON."""
     if isinstance(value, dict):
@@ -649,3 +657,5 @@ def test_other_types_say_the_same(
     assert [isinstance(one, str) for one in expected] == [isinstance(r, str) for r in sample.read]
     for _ in range(4):
         assert read([retyped(row, draw) for row in sample.rows]) == expected
+    texts = [{k: as_text(v, draw) for k, v in row.items()} for row in sample.rows]
+    assert read(texts) == expected

@@ -15,6 +15,7 @@ from lightning_rlhf.data.votes import (
     parsed,
     read_cell,
     sides_of_votes,
+    turns_or_text,
     vote_of_word,
 )
 from lightning_rlhf.text.messages import BadRow
@@ -188,8 +189,8 @@ def input_messages(row: Row) -> Any:
 def outputs(row: Row) -> Row:
     """Read the preferred and the other output of OpenAI's preference format, and the tools."""
     tools = parsed(row["input"]).get("tools")
-    sides = {"chosen": parsed(row["preferred_output"])}
-    sides["rejected"] = parsed(row["non_preferred_output"])
+    sides = {"chosen": turns_or_text(row["preferred_output"])}
+    sides["rejected"] = turns_or_text(row["non_preferred_output"])
     return {**sides, "tools": tools} if tools else sides
 
 

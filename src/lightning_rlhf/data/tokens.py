@@ -17,7 +17,15 @@ from lightning_rlhf.data.formats import (
 )
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.turns import RewrittenHistory
-from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, prompt_of, read_tools
+from lightning_rlhf.text.messages import (
+    SYSTEM,
+    BadRow,
+    Message,
+    Prompt,
+    Tools,
+    prompt_of,
+    read_tools,
+)
 
 # a value of TokenRow.cut, before the sides that were cut: the row is one answer of a conversation
 ONE_ANSWER = "one answer"
@@ -93,7 +101,7 @@ def _without_turns(
     """
     if isinstance(asked, str):
         return []
-    system = [m for m in asked[:1] if m["role"] == "system"]
+    system = [m for m in asked[:1] if m["role"] in SYSTEM]
     starts = [i for i, m in enumerate(asked) if m["role"] == "user" and i > len(system)]
     for opening in (system, []) if system else ([],):
         for start in starts:
