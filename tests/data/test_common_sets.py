@@ -594,7 +594,8 @@ def test_sets_in_our_own_columns(name: str, settings: Row) -> None:
     data = PreferenceData([OURS_TOO[name]], **settings)
     data.setup()
     assert kept_rows(data, [pair()]) == [pair()]
-    assert data.readings["the list given as source"].layout == ""
+    note = data.readings["the list given as source"].layout
+    assert note == "" or (name == "capybara" and note.startswith("the text prompt beside whole"))
 
 
 @pytest.mark.parametrize("name", ["safe-rlhf-better", "helpsteer-verbosity"])

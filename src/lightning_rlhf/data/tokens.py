@@ -16,7 +16,15 @@ from lightning_rlhf.data.formats import (
 )
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.turns import RewrittenHistory
-from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, prompt_of, read_tools
+from lightning_rlhf.text.messages import (
+    SYSTEM,
+    BadRow,
+    Message,
+    Prompt,
+    Tools,
+    prompt_of,
+    read_tools,
+)
 
 # a value of TokenRow.cut, before the sides that were cut: only its last answer is trained on
 LAST_ANSWER = "last answer"
@@ -89,7 +97,7 @@ def _without_turns(chat: ChatTemplate, asked: Prompt, tools: Tools, size: int) -
     """
     if isinstance(asked, str):
         return []
-    system = [m for m in asked[:1] if m["role"] == "system"]
+    system = [m for m in asked[:1] if m["role"] in SYSTEM]
     starts = [i for i, m in enumerate(asked) if m["role"] == "user" and i > len(system)]
     for opening in (system, []) if system else ([],):
         for start in starts:
