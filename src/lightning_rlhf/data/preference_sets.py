@@ -195,3 +195,8 @@ def stack_exchange(row: Row) -> Row:
     answers = objects_of(row["answers"], "answers")
     scores = [read_cell(answer.get("pm_score"), "pm_score") for answer in answers]
     return {"completions": [answer.get("text") for answer in answers], "ratings": scores}
+
+
+def transcript(row: Row) -> Row:
+    """Read a red-team transcript, whose prompt is what stands before its last answer."""
+    return {"chosen": row["transcript"]}

@@ -134,10 +134,11 @@ def parsed(value: Any) -> Any:
 
 
 def turns_or_text(value: Any) -> Any:
-    """Parse a cell that is a list of messages; leave any other text as it is."""
+    """Parse a cell that is a message or a list of them; leave any other text as it is."""
     turns = parsed(value)
-    is_turns = isinstance(turns, list) and turns and all(isinstance(one, dict) for one in turns)
-    return turns if is_turns else value
+    listed = turns if isinstance(turns, list) else [turns]
+    said = all(isinstance(one, dict) and ("role" in one or "from" in one) for one in listed)
+    return turns if listed and said else value
 
 
 def objects_of(value: Any, field: str) -> list[Row]:
