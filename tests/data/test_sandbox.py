@@ -26,8 +26,8 @@ HOSTILE = {
     "doubled by a block": GROWS
     % ("'ab'", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
     "a doubled list": GROWS % ("[1]", "{% set ns.x = ns.x + ns.x %}"),
-    "loops in loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-    "a loop that writes": "{% for i in range(9999) %}{% for j in range(99) %}x{% endfor %}{% endfor %}",
+    "loops": "{% for i in range(9999) %}{% for j in range(999) %}{% endfor %}{% endfor %}",
+    "writes": "{% for i in range(9999) %}{% for j in range(99) %}x{% endfor %}{% endfor %}",
     "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}"
     "{% endif %}{% endmacro %}{{ f(60) }}",
     "written in a macro": "{% set x = 'a' * 100000 %}{% macro f() %}{% for i in range(9999) %}"

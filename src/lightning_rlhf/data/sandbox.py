@@ -191,7 +191,8 @@ def size_of(value: Any) -> int:
 
 
 def _through(name: str, node: Any) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno if node else 1)
+    fields: Any = (node, name, [], [], None, None)
+    return nodes.Filter(*fields, lineno=node.lineno if node else 1)
 
 
 def _as_constant(node: nodes.Expr) -> nodes.Expr:
