@@ -76,6 +76,9 @@ bench-stability: $(READY)  ## PPO, RLOO and GRPO over ten seeds of the micro-wor
 bench-ranks: $(READY)  ## every method by one process and by two
 	$(BIN)/python benchmarks/two_processes.py --write true
 
+bench-inputs: $(READY)  ## ten thousand bad inputs of every kind: used, dropped or refused in a sentence
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline PYTHONPATH=tests $(BIN)/python benchmarks/bad_inputs.py --write true
+
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 

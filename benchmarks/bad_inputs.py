@@ -1,6 +1,6 @@
 """Thousands of bad inputs of every kind: how many are used, dropped or refused.
 
-    python benchmarks/bad_inputs.py [--rows 5000] [--others 5000] [--write true]
+    PYTHONPATH=tests python benchmarks/bad_inputs.py [--rows 5000] [--others 5000]
 
 ``tests/input_kinds.py`` draws them. An error is foreign if it is not a sentence of ours: the script
 prints it with its kind and seed, and fails.
@@ -17,20 +17,17 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-
 import datasets
 import torch
 from jsonargparse import auto_cli
 from transformers import LlamaConfig, LlamaForCausalLM
 from versus.harness import between
 
-from input_kinds import ROWS, SURFACE, Kind, Place, outcome, prepared
 from data.conftest import byte_level
+from input_kinds import ROWS, SURFACE, Kind, Place, outcome, prepared
 from lightning_rlhf.quickstart.model import word_tokenizer
 
+ROOT = Path(__file__).parents[1]
 WEIGHT = {"configs": 0.6, "damaged_files": 0.5}  # of a kind's number of inputs; 1 for the others
 WORDS = ("used", "dropped", "refused", "slow", "foreign")
 

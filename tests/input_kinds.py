@@ -126,10 +126,41 @@ def deep(levels: int, dicts: bool = False) -> Any:
 
 
 TEXTS = (
-    "", " ", "\n", "text", "007", "1e999", "null", "true", "nan", "2024-01-01", "\x00", "\x1b[2J",
-    "\u202eabc", "\ud83d", "a\udc80b", "\ufeff", "é🙂", "x" * 5000, "{", "[1", "'", '"', "\\", "{}",
-    "{{ 1/0 }}", "<s>", "</s>", "\n\nHuman: \n\nAssistant: ", "../..", "/", "~", "a:b", "%s", "${x}",
-)  # fmt: skip
+    "",
+    " ",
+    "\n",
+    "text",
+    "007",
+    "1e999",
+    "null",
+    "true",
+    "nan",
+    "2024-01-01",
+    "\x00",
+    "\x1b[2J",
+    "\u202eabc",
+    "\ud83d",
+    "a\udc80b",
+    "\ufeff",
+    "é🙂",
+    "x" * 5000,
+    "{",
+    "[1",
+    "'",
+    '"',
+    "\\",
+    "{}",
+    "{{ 1/0 }}",
+    "<s>",
+    "</s>",
+    "\n\nHuman: \n\nAssistant: ",
+    "../..",
+    "/",
+    "~",
+    "a:b",
+    "%s",
+    "${x}",
+)
 NUMBERS = (
     0, -1, 1, 2, 7, 2**31, 2**63, 2**70, -(2**70), 10**400, 0.5, -0.0, 1e308, math.nan, math.inf,
     -math.inf, True, False,
@@ -156,11 +187,35 @@ def junk(draw: random.Random) -> Any:
 def objects(draw: random.Random) -> Any:
     """A value that only Python has."""
     return draw.choice(
-        [b"bytes", b"\xff", {1, 2}, (1, "a"), 1j, Path("a"), datetime.date(2024, 1, 1), print, print,
-         datetime.datetime(1, 1, 1), datetime.timedelta(9), Fraction(1, 3), object(), range(3),
-         np.float32(1.5), np.array([1, 2]), np.array(["a"], object), np.str_("text"), deep(3000),
-         {1: 2}, {None: 1}, {(1, 2): 3}, float, bytearray(b"a"), np.datetime64("2024-01-01"), NotImplemented]
-    )  # fmt: skip
+        [
+            b"bytes",
+            b"\xff",
+            {1, 2},
+            (1, "a"),
+            1j,
+            Path("a"),
+            datetime.date(2024, 1, 1),
+            print,
+            print,
+            datetime.datetime(1, 1, 1),
+            datetime.timedelta(9),
+            Fraction(1, 3),
+            object(),
+            range(3),
+            np.float32(1.5),
+            np.array([1, 2]),
+            np.array(["a"], object),
+            np.str_("text"),
+            deep(3000),
+            {1: 2},
+            {None: 1},
+            {(1, 2): 3},
+            float,
+            bytearray(b"a"),
+            np.datetime64("2024-01-01"),
+            NotImplemented,
+        ]
+    )
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
@@ -227,6 +282,8 @@ def words_of(value: Any) -> str:
             inner = json.loads(value) if value.lstrip()[:1] in ("[", "{") else None
             return value + "\n" + (words_of(inner) if inner else "")
         return value
+    if not isinstance(value, dict | list | int | float | None):
+        return str(value)  # a date, say
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return "\n".join(words_of(one) for one in inner)
 
@@ -263,8 +320,10 @@ def filled(draw: random.Random, column: str) -> Any:
     if any(word in column for word in ("label", "safe", "winner", "prefer", "choice")):
         return draw.choice([True, 0, 1, "model_a", "tie"])
     if any(word in column for word in ("completions", "answers", "summaries", "generations")):
-        return [{"text": "Good.", "answer": "Good.", "response": "Good.", "score": 2, "rank": 1},
-                {"text": "Bad.", "answer": "Bad.", "response": "Bad.", "score": 1, "rank": 2}]  # fmt: skip
+        return [
+            {"text": "Good.", "answer": "Good.", "response": "Good.", "score": 2, "rank": 1},
+            {"text": "Bad.", "answer": "Bad.", "response": "Bad.", "score": 1, "rank": 2},
+        ]
     return f"Some {column} {draw.randrange(99)}"
 
 
@@ -292,10 +351,7 @@ def train_on(draw: random.Random, place: Place, drawn: Drawn, source: Any) -> st
         batch_size=2,
     )  # fmt: skip
     data.setup()
-    batches = 0
-    for batches, _ in enumerate(data.train_dataloader(), 1):
-        pass
-    assert batches, "no batch"
+    assert sum(1 for _ in data.train_dataloader()), "no batch"
     words = words_of(drawn.rows)
     for row in data.sample_rows(8):
         for ids, mask in zip(row.completion_ids, row.loss_mask, strict=True):
@@ -392,10 +448,37 @@ def damaged(draw: random.Random, text: str) -> bytes:
             del data[at : at + draw.choice([1, 5, 10**6])]
         elif what == 1:
             data[at:at] = draw.choice(
-                [b"\x00", b"\xff", b"\t", b"\n", b"\x85", b"{", b"[", b": ", b"- ", b"&a ", b"*a ",
-                 b"!!python/object:os.system ", b"\xed\xa0\x80", b"'", b'"', b"\xe2\x80\xae", b"%", b"<<: *a\n",
-                 b"#", b"|", b">", b"? ", b"---\n", b"...\n", b"\xef\xbb\xbf", b"2024-13-45", b"0x", b"1_000"]
-            )  # fmt: skip
+                [
+                    b"\x00",
+                    b"\xff",
+                    b"\t",
+                    b"\n",
+                    b"\x85",
+                    b"{",
+                    b"[",
+                    b": ",
+                    b"- ",
+                    b"&a ",
+                    b"*a ",
+                    b"!!python/object:os.system ",
+                    b"\xed\xa0\x80",
+                    b"'",
+                    b'"',
+                    b"\xe2\x80\xae",
+                    b"%",
+                    b"<<: *a\n",
+                    b"#",
+                    b"|",
+                    b">",
+                    b"? ",
+                    b"---\n",
+                    b"...\n",
+                    b"\xef\xbb\xbf",
+                    b"2024-13-45",
+                    b"0x",
+                    b"1_000",
+                ]
+            )
         elif data:
             data[at % len(data)] ^= 1 << draw.randrange(8)
     return bytes(data)
@@ -416,10 +499,7 @@ def document(draw: random.Random, value: Any) -> tuple[str, bytes]:
             [BOMB, "&a [*a]\n", "[" * 3000, "{a: " * 3000, "9" * 5000]
         ).encode()
     suffix = draw.choice([".yaml", ".yaml", ".json"])
-    if suffix == ".json":
-        text = json.dumps(value, default=str)
-    else:
-        text = as_yaml(value)
+    text = json.dumps(value, default=str) if suffix == ".json" else as_yaml(value)
     if draw.random() < 0.15:
         return suffix, damaged(draw, text)
     return suffix, text.encode(errors="surrogatepass")
@@ -479,8 +559,12 @@ def raw_bytes(draw: random.Random, place: Place) -> str:
     file = place.folder / f"raw{draw.getrandbits(60)}{draw.choice(['.yaml', '.json', '.yml', ''])}"
     file.write_bytes(content)
     reads: list[Callable[[Path], Any]] = [
-        readers.load, transcripts.load_transcripts, transcripts.load_comparisons, read_recipe, reopen,
-    ]  # fmt: skip
+        readers.load,
+        transcripts.load_transcripts,
+        transcripts.load_comparisons,
+        read_recipe,
+        reopen,
+    ]
     draw.choice(reads)(file)
     return "used"
 
@@ -543,8 +627,28 @@ def overrides(draw: random.Random, place: Place) -> str:
     key = draw.choice(keys)
     if draw.random() < 0.15:
         key = "".join(draw.choice([*key, ".", "\x00", "\ud83d", "="]) for _ in range(9))
-    value = draw.choice([*TEXTS, "[1", "{a", "1e999", "{}", "[]", "&a [*a]", "{folder}", "{x.y}", "!!x y",
-                         "{seed}", "9" * 5000, "[" * 3000, "*a", "2001-01-01", "0o9", "@", "`"])  # fmt: skip
+    value = draw.choice(
+        [
+            *TEXTS,
+            "[1",
+            "{a",
+            "1e999",
+            "{}",
+            "[]",
+            "&a [*a]",
+            "{folder}",
+            "{x.y}",
+            "!!x y",
+            "{seed}",
+            "9" * 5000,
+            "[" * 3000,
+            "*a",
+            "2001-01-01",
+            "0o9",
+            "@",
+            "`",
+        ]
+    )
     file = place.folder / "recipe.yaml"
     if not file.is_file():
         file.write_text(yaml.safe_dump(recipe_of()))
@@ -603,18 +707,84 @@ def configs(draw: random.Random, place: Place) -> str:
 
 
 WORDS = [
-    "fit", "validate", "inspect", "plan", "run", "trace", "judge-eval", "build-demonstrations",
-    "--config", "--config=", "-c", "pairs.jsonl", "labels.jsonl", "base", "--tokenizer", "--tokenizer=base",
-    "--rows", "--rows=x", "--gpu", "--gpu=nan", "--gpu=-1", "--completions=0", "--model", "--model=DPOModule",
-    "--model=os.system", "--data=PreferenceData", "--data.source=pairs.jsonl", "--trainer.max_steps=1",
-    "--trainer.max_time={a: 1}", "--trainer.max_time=x", "--trainer.callbacks=[1]", "--ckpt_path",
-    "--ckpt_path=last", "--ckpt_path=\x00", "--model.backbone.name_or_path=base", "--model.lr=[1",
-    "--set", "--dry", "--from", "--as", "--as=prompt", "--format=ours", "--max_length=-1", "{pairs.jsonl: 1",
-    "{pairs.jsonl: 1.0}", "{pairs.jsonl: -1}", "{a: b}", "\ud83d", "a\udc80", "a\x00b", "", "-", "--", "---",
-    "--=", "=", "--x", "z" * 5000, "--" + "z" * 5000, "\x1b[2J", "~", "/", ".", "..", "~nobody/x", "é",
-    "recipe.yaml", "--trainer.logger=x", "--seed_everything=x", "--help=1", "stream:pairs.jsonl", "a:b:c:d",
-    "--print_config=x", "--data.val_fraction=2", "--feedback={a: 1}", "--max_rows=-1", "--batch_size=0",
-]  # fmt: skip
+    "fit",
+    "validate",
+    "inspect",
+    "plan",
+    "run",
+    "trace",
+    "judge-eval",
+    "build-demonstrations",
+    "--config",
+    "--config=",
+    "-c",
+    "pairs.jsonl",
+    "labels.jsonl",
+    "base",
+    "--tokenizer",
+    "--tokenizer=base",
+    "--rows",
+    "--rows=x",
+    "--gpu",
+    "--gpu=nan",
+    "--gpu=-1",
+    "--completions=0",
+    "--model",
+    "--model=DPOModule",
+    "--model=os.system",
+    "--data=PreferenceData",
+    "--data.source=pairs.jsonl",
+    "--trainer.max_steps=1",
+    "--trainer.max_time={a: 1}",
+    "--trainer.max_time=x",
+    "--trainer.callbacks=[1]",
+    "--ckpt_path",
+    "--ckpt_path=last",
+    "--ckpt_path=\x00",
+    "--model.backbone.name_or_path=base",
+    "--model.lr=[1",
+    "--set",
+    "--dry",
+    "--from",
+    "--as",
+    "--as=prompt",
+    "--format=ours",
+    "--max_length=-1",
+    "{pairs.jsonl: 1",
+    "{pairs.jsonl: 1.0}",
+    "{pairs.jsonl: -1}",
+    "{a: b}",
+    "\ud83d",
+    "a\udc80",
+    "a\x00b",
+    "",
+    "-",
+    "--",
+    "---",
+    "--=",
+    "=",
+    "--x",
+    "z" * 5000,
+    "--" + "z" * 5000,
+    "\x1b[2J",
+    "~",
+    "/",
+    ".",
+    "..",
+    "~nobody/x",
+    "é",
+    "recipe.yaml",
+    "--trainer.logger=x",
+    "--seed_everything=x",
+    "--help=1",
+    "stream:pairs.jsonl",
+    "a:b:c:d",
+    "--print_config=x",
+    "--data.val_fraction=2",
+    "--feedback={a: 1}",
+    "--max_rows=-1",
+    "--batch_size=0",
+]
 
 
 def command_lines(draw: random.Random, place: Place) -> str:
@@ -636,9 +806,11 @@ def verb(args: list[str]) -> str:
     except SystemExit as stopped:
         if stopped.code == 2:
             said = err.getvalue()
-            assert "error: " in said and "Traceback" not in said, said[-500:]
+            if "error: " not in said or "Traceback" in said:
+                raise RuntimeError(said[-500:]) from stopped
             raise Refusal(said.rpartition("error: ")[2].strip()) from None
-        assert stopped.code in (None, 0, 1), stopped.code
+        if stopped.code not in (None, 0, 1):
+            raise RuntimeError(f"status {stopped.code}") from stopped
     assert not CONTROL.search(out.getvalue()), "a terminal is moved"
     return "used"
 

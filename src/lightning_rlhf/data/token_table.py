@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
+from lightning_rlhf.data.diagnosis import surrogate
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import ONE_ANSWER, TokenRow
 from lightning_rlhf.text import messages
@@ -77,11 +78,21 @@ class Maker(NamedTuple):
     def _rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         try:
-            made = self.encode(self.read(row), self.chat, self.max_length)
+            made = self.encode(self._read(row), self.chat, self.max_length)
         except BadRow as reason:
             return [{"dropped": str(reason), "part": 0}]
+        except (TypeError, UnicodeEncodeError):  # of a tokenizer
+            if half := surrogate(row):
+                return [{"dropped": f"it holds {half}", "part": 0}]
+            raise
         parts = made if isinstance(made, list) else [made]
         return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
+
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.read(row)
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise BadRow(f"its fields have wrong kinds: {error}") from error
 
 
 def _columns(row: TokenRow) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import lightning_fabric
 import pytorch_lightning
+import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_rlhf.parsing import wording
-from lightning_rlhf.text.display import printable, shortened
+from lightning_rlhf.text.display import printable, quoted, shortened
 from lightning_rlhf.text.documents import not_utf8, parsed
 from lightning_rlhf.text.suggest import did_you_mean, nearest
 from lightning_rlhf.training.hparams import argument_names
@@ -27,6 +28,7 @@ LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning
 MISTAKES = (
     ValueError, FileNotFoundError, ImportError, MisconfigurationException, RuntimeError,
 )  # fmt: skip
+CONFIGURED = (Trainer, LightningModule, LightningDataModule, Callback, torch.nn.Module)
 Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, if its options are the verb's
 
 
@@ -104,7 +106,13 @@ def _yaml(message: str, args: list[str], verbs: Verbs) -> str | None:
             return not_utf8(file, file.read_bytes())
         except ValueError as error:
             return str(error)
-    return None
+    match = wording.BAD_YAML.search(message)  # what a faster parser refuses
+    if match is None:
+        return None
+    names = ", ".join(map(str, _configs(args)))
+    return (
+        f"{names} line {match[1]} is broken YAML: {match[3].strip()} in column {match[2]}; fix it"
+    )
 
 
 def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
@@ -215,6 +223,25 @@ def written_for_users(error: BaseException | None) -> BaseException | None:
                 return found
         error = error.__cause__ or error.__context__
     return None
+
+
+def of_the_config(error: Exception) -> str | None:
+    """Write the sentence for what a constructor raises that was not made for such a value.
+
+    None if it is raised by code that is neither of this package nor of a library: there a fault is
+    the user's own to find.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = Path(frames[-1].f_code.co_filename)
+    if not last.is_relative_to(OWN) and not {"site-packages", "lib"} & set(last.parts):
+        return None
+    made = [type(frame.f_locals["self"]) for frame in frames if "self" in frame.f_locals]
+    named = [kind.__name__ for kind in made if issubclass(kind, CONFIGURED)]
+    owner = f"{named[-1]} cannot take" if named else "nothing can take"
+    return (
+        f"the config holds a value that {owner} ({type(error).__name__}: {quoted(str(error))}): "
+        "compare it with --print_config"
+    )
 
 
 def _alternatives(error: BaseException) -> list[BaseException]:
