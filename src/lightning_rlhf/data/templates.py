@@ -76,6 +76,8 @@ class ChatTemplate(TemplateText):
             ValueError: the template does so with every prompt, or writes no end token.
         """
         answer = ends_once(answer, self._ends)
+        if isinstance(prompt, str) and self.rendered is not None and self.rendered.holds(prompt):
+            answer = self.rendered.own_words(answer)
         before, whole = self.render(prompt, None, tools), self.render(prompt, answer, tools)
         tail = self._tail(before, whole)
         if self.jinja is not None:
