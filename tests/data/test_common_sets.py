@@ -66,6 +66,7 @@ from common_rows import (
 )  # fmt: skip
 from lightning_rlhf.data.common_sets import COMMON_SETS, CommonSet
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.data.hints import HINTS
 from lightning_rlhf.data.layouts import NAMES
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.templates import ChatTemplate
@@ -335,6 +336,7 @@ SAMPLES = {
             task(side("left"), data={"prompt": QUESTION, "x": RHINE, "y": OSLO}),
             task([choice("Response 1")]),
             task([choice("neither")]),
+            task([{"type": "rating", "value": {"rating": 4}, "from_name": "stars"}]),
             task([choice("left"), choice("right", "tone")]),
             task(side("left"), data={"answer1": RHINE, "answer2": OSLO}),
         ],
@@ -350,6 +352,7 @@ SAMPLES = {
             "labeling interface calls them",
             pair(),
             "judged both bad",
+            "annotations has rating, and only pairwise and choices are read",
             "annotations answers several questions (best, tone); export one of them",
             "data has none of prompt, instruction, question, input, context, messages",
         ],
@@ -645,6 +648,21 @@ def test_max_rows_cuts_no_tree(settings: Row) -> None:
     data.setup()
     assert data.readings["the list given as source"].layout.endswith("14 rows gathered to 7; ")
     assert kept_rows(data, [pair()]) == [pair()]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        *HINTS.items(),
+        ("prompt answer1 answer2 pw annotator", "answer1 and answer2 are read beside a vote; name "
+         "its column with columns={'yours': 'preference'}"),
+        ("a b", "rename them with columns={'yours': 'ours'}"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_names_the_conversion(columns: str, said: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        PreferenceData.recognize(columns.split(), "rows.jsonl")
+    assert str(raised.value).endswith(f"; {said}")
 
 
 def test_own_names_of_an_export(settings: Row) -> None:

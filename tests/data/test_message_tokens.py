@@ -11,13 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data import tokens
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import (
-    TokenRow,
-    encode_demonstration,
-    encode_preference,
-    encode_prompt,
-)
+from lightning_rlhf.data.tokens import TokenRow, encode_preference, encode_prompt
 from lightning_rlhf.text.messages import BadRow, Message
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|head|>", "<|/head|>"]
@@ -65,6 +61,11 @@ def user(text: str) -> Message:
 
 def assistant(text: str, **keys: Any) -> Message:
     return {"role": "assistant", "content": text, **keys}
+
+
+def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
+    (made,) = tokens.encode_demonstration(row, chat, max_length)
+    return made
 
 
 def squeezed(text: str) -> str:

@@ -127,11 +127,13 @@ def _asked(results: list[Row]) -> list[Row]:
     """Select an annotator's answer to the question which answer is better.
 
     Raises:
-        BadRow: there are answers to several questions.
+        BadRow: there are answers to several questions, or of another kind.
     """
-    found = [r for r in results if r.get("type") == "pairwise"] or [
-        r for r in results if r.get("type") == "choices"
-    ]
+    kinds = [result.get("type") for result in results]
+    kind = next((kind for kind in ("pairwise", "choices") if kind in kinds), None)
+    if kind is None:
+        raise BadRow(f"annotations has {kinds[0]}, and only pairwise and choices are read")
+    found = [result for result in results if result.get("type") == kind]
     if len(found) > 1:
         asked = ", ".join(str(r.get("from_name")) for r in found)
         raise BadRow(f"annotations answers several questions ({asked}); export one of them")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
 from lightning_rlhf.data.gathering import Gather
+from lightning_rlhf.data.hints import hint
 from lightning_rlhf.data.layout import BESIDE, Layout
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
@@ -290,4 +291,5 @@ def _mismatch(
     if named is not None:
         lacking = ", ".join(sorted(named.columns - set(columns)))
         return f"{there}, so it is not {forced}: {{{lacking}}} is missing"
-    return f"{there} but {reader} needs {ours}; rename them with columns={{'yours': 'ours'}}"
+    known = hint(columns) or "rename them with columns={'yours': 'ours'}"
+    return f"{there} but {reader} needs {ours}; {known}"

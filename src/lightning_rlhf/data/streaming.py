@@ -41,7 +41,7 @@ def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
 
 
 def encode_in_memory(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
-    """Encode raw rows into a table in memory, one for each."""
+    """Encode raw rows into a table in memory, one or more for each."""
     parts = [maker.table(raw[i : i + CHUNK]) for i in range(0, len(raw), CHUNK)]
     return Dataset(pa.concat_tables(parts))
 
