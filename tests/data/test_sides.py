@@ -39,7 +39,8 @@ def test_a_prompt_is_continued_or_repeated(
     said: list[str], cut: int, system: bool, repeats: bool, told: bool
 ) -> None:
     """Wherever a conversation is cut into a prompt and what follows, the pair is the same."""
-    turns = [(user, assistant)[i % 2](text) for i, text in enumerate(said)]
+    # a continuation that says what its prompt says cannot be told from a repetition
+    turns = [(user, assistant)[i % 2](f"{i}{text}") for i, text in enumerate(said)]
     turns = [SYSTEM, *turns] if system else turns
     cut = min(cut, len(turns))
     if turns[cut - 1]["role"] == "system" and not repeats:
