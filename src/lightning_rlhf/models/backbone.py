@@ -37,7 +37,7 @@ class Backbone(RoleModel):
         quantization: "nf4" holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314).
         lora: the adapters' shape, or None to train the whole model.
         dtype: of the frozen base and its computation; adapters and heads are always fp32.
-        adapters: role -> PEFT folder that it starts from, e.g. ``{"policy": "runs/sft"}``.
+        adapters: role -> PEFT folder or hub id it starts from, e.g. ``{"policy": "runs/sft"}``.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
         attention: transformers' name of an attention implementation, over padded rows; None uses
             packed rows with shared prompts if the model takes them.
@@ -301,7 +301,7 @@ class Backbone(RoleModel):
                 export.save_adapter(self.base, name, partial, self.public_name, head)
             else:
                 self.model_of(name).save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
+            self._tokenizer_of(name).save_pretrained(partial)
             if check and role.adapter:
                 parity.check_adapter(self, name, partial, self.tokenizer)
             elif check:
@@ -326,13 +326,21 @@ class Backbone(RoleModel):
         role = self._saved_role(name, bare=True)
         head = self.head(name) if name in self.heads else None
         written = loading.torch_dtype(dtype)
+        tokenizer = self._tokenizer_of(name)
         with replacing(Path(folder)) as partial:
-            export.save_merged(
-                self.model_of(name), name if role.adapter else None, partial, written, head
-            )
-            self.tokenizer.save_pretrained(partial)
+            export.merged_model(
+                self.model_of(name),
+                name if role.adapter else None,
+                written,
+                head=head,
+                pad_id=tokenizer.pad_token_id,
+            ).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
             parity.check_model(self, name, partial, self.tokenizer)
         return Path(folder)
+
+    def _tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
+        return export.reward_tokenizer(self.tokenizer) if name in self.heads else self.tokenizer
 
     def _saved_role(self, name: str, bare: bool = False) -> Role:
         """Return a role that can be written; with ``bare`` also one that is the bare base."""

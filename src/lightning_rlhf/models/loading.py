@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from pathlib import Path
@@ -10,7 +11,8 @@ from urllib.parse import urlparse
 
 import bitsandbytes as bnb
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, file_exists, snapshot_download, try_to_load_from_cache
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,10 +22,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lightning_rlhf.models import gguf
 
 log = logging.getLogger(__name__)
+ADAPTER_CONFIG = "adapter_config.json"
 Quantization = Literal["nf4"]
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -86,6 +90,30 @@ def resolve(name_or_path: str) -> str:
         f"the model {name_or_path} is not in the local cache and the hub is out of reach: "
         f"give a local folder{fix}"
     )
+
+
+def adapter_folder(name_or_path: str) -> Path | None:
+    """Find the folder of a PEFT adapter by its path or hub id; None if it names no adapter."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path if (path / ADAPTER_CONFIG).is_file() else None
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        return None
+    cached = isinstance(try_to_load_from_cache(name_or_path, ADAPTER_CONFIG), str)
+    if cached or (hub_reachable() and file_exists(name_or_path, ADAPTER_CONFIG)):
+        return Path(snapshot_download(name_or_path, ignore_patterns=["*.bin", "*.pt", "*/*"]))
+    return None
+
+
+def tensor_names(path: str) -> set[str] | None:
+    """List the names of a folder's weights without reading them; None if they are elsewhere."""
+    index, single = (Path(path) / f for f in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME))
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if single.is_file():
+        with safe_open(single, "pt") as file:
+            return set(file.keys())
+    return None
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.models import loading
 from lightning_rlhf.text.suggest import nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -277,11 +278,12 @@ def save(
 
 
 def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Read a PEFT folder's config and tensors.
+    """Read the config and tensors of a PEFT folder or hub id.
 
     Raises:
         FileNotFoundError: the folder has no adapter.
     """
+    folder = loading.adapter_folder(str(folder)) or folder
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} holds no {WEIGHTS_FILE}: "
