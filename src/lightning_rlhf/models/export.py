@@ -219,12 +219,13 @@ def merged_model(
         plain = _without_data(model, role, dtype, classifier=head is not None, pad_id=pad_id)
         _turn_conv1d(model, plain, state)
         if head is not None:
-            state["score.weight"] = head.weight.detach().to(dtype).cpu()
             output = model.get_output_embeddings()
             names = {_plain_name(f"{n}.") for n, m in model.named_modules() if m is output}
             state = {n: t for n, t in state.items() if not n.startswith(tuple(names))}
         lost = plain.load_state_dict(state, strict=False, assign=True).unexpected_keys
         plain.tie_weights()
+        if head is not None:
+            _set_head(plain, head.weight.detach().to(dtype).cpu())
         empty = [name for name, tensor in plain.state_dict().items() if tensor.is_meta]
         if empty or lost:
             raise ValueError(f"no weights for {empty[0]!r}" if empty else f"{lost[0]!r} is left")
@@ -261,6 +262,14 @@ def _without_data(
     with torch.device("meta"):
         plain: PreTrainedModel = auto.from_config(config, dtype=dtype)
     return plain
+
+
+def _set_head(plain: PreTrainedModel, weight: Tensor) -> None:
+    """Set the only weight that a classifier has beside its decoder, whatever its name is."""
+    empty = [name for name, parameter in plain.named_parameters() if parameter.is_meta]
+    if len(empty) != 1 or plain.get_parameter(empty[0]).shape != weight.shape:
+        raise ValueError(f"its classifier has more than one linear head: {empty}")
+    plain.load_state_dict({empty[0]: weight}, strict=False, assign=True)
 
 
 def _turn_conv1d(model: PreTrainedModel, plain: PreTrainedModel, state: dict[str, Tensor]) -> None:

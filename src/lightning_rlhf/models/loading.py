@@ -145,13 +145,28 @@ def skeleton(path: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
 
 
-def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+def _kept_whole(model: PreTrainedModel) -> list[str] | None:
+    """Name the linear layers that must not be quantized; None for transformers' own choice.
+
+    A Mamba layer multiplies by the weight of its ``dt_proj`` itself.
+    """
+    found = [n for n, m in model.named_modules() if hasattr(m, "conv1d") and hasattr(m, "dt_proj")]
+    if not found:
+        return None
+    output = model.get_output_embeddings()
+    head = [name for name, module in model.named_modules() if module is output]
+    return [*head, *(f"{name}.dt_proj" for name in found)]
+
+
+def nf4_config(dtype: torch.dtype, skipped: list[str] | None = None) -> BitsAndBytesConfig:
     """Configure NF4 weights with double quantization (QLoRA, arXiv 2305.14314).
 
     Args:
         dtype: of the computation.
+        skipped: layers that keep their weights; None for the output head alone.
     """
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -173,7 +188,7 @@ def load_causal_lm(
     kwargs: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
         _refuse_prequantized(path)
-        kwargs["quantization_config"] = nf4_config(dtype)
+        kwargs["quantization_config"] = nf4_config(dtype, _kept_whole(skeleton(path)))
     if device.type != "cpu":
         kwargs["device_map"] = {"": device}
     if attention is not None:

@@ -195,8 +195,9 @@ def default_kv_tokens(model: PreTrainedModel) -> int:
     does not depend on what else the device holds, so it is the same on every run.
     """
     config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    all_heads = getattr(config, "num_attention_heads", None) or 1  # none in a state space
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     room = CPU_CACHE_BYTES
     if model.device.type != "cpu":

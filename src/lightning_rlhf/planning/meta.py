@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -42,12 +43,17 @@ def meta_model(
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
+    if text.to_dict().get("layer_types"):  # elsewhere it is computed from other fields
         text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=kernel or "sdpa"
-        )
+        try:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=kernel or "sdpa"
+            )
+        except ValueError:  # the family has no such kernel
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="eager"
+            )
     disable_dropout(model)
     if four_bit:
         _quantize(model, dtype)
@@ -103,12 +109,13 @@ def storages(model: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def attention_as_on(target: str) -> Iterator[None]:
+def kernels_as_on(target: str) -> Iterator[None]:
     """Give attention on meta the memory of a flash kernel, not of a T x T matrix of scores.
 
-    Both patched attributes are looked up at every call, also when checkpointing recomputes a layer.
+    The patched attributes are looked up at every call, also when checkpointing recomputes a layer.
     """
     stock, takes_varlen = F.scaled_dot_product_attention, attention.takes_varlen
+    stock_histc, stock_grouped_mm, stock_autocast = torch.histc, F.grouped_mm, torch.autocast
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -125,13 +132,44 @@ def attention_as_on(target: str) -> Iterator[None]:
         )[0]
         return out
 
-    F.scaled_dot_product_attention = attend
+    def histc(values: Tensor, bins: int = 100, **limits: Any) -> Tensor:
+        """Count the tokens of each expert; meta has no kernel for integers."""
+        if values.device.type != "meta":
+            return stock_histc(values, bins, **limits)
+        return torch.empty(bins, device="meta")
+
+    def grouped_mm(rows: Tensor, weight: Tensor, *, offs: Tensor, **more: Any) -> Tensor:
+        """Multiply by the experts' weights; the kernel on meta takes bf16 alone."""
+        if rows.device.type != "meta":
+            return stock_grouped_mm(rows, weight, offs=offs, **more)
+        out: Tensor = torch.ops.transformers.grouped_mm_fallback(rows, weight, offs=offs)
+        return out
+
+    def autocast(device_type: str, *args: Any, **options: Any) -> Any:
+        """Enter autocast; there is none on meta, where PEFT switches it off around experts."""
+        return (
+            nullcontext()
+            if device_type == "meta"
+            else stock_autocast(device_type, *args, **options)
+        )
+
+    patches: list[tuple[Any, str, Any]] = [
+        (F, "scaled_dot_product_attention", attend),
+        (F, "grouped_mm", grouped_mm),
+        (torch, "histc", histc),
+        (torch, "autocast", autocast),
+    ]
+    for module, name, function in patches:
+        setattr(module, name, function)
     if target == "cuda":
         attention.takes_varlen = lambda query: query.dtype == torch.bfloat16
     try:
         yield
     finally:
-        F.scaled_dot_product_attention, attention.takes_varlen = stock, takes_varlen
+        attention.takes_varlen = takes_varlen
+        stocks = (stock, stock_grouped_mm, stock_histc, stock_autocast)
+        for (module, name, _), own in zip(patches, stocks, strict=True):
+            setattr(module, name, own)
 
 
 class Autocast:

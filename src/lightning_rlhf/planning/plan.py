@@ -131,7 +131,7 @@ def _run(
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
     _hold(tracker, backbone, trained, stepping)
-    with meta.attention_as_on(target), tracker:
+    with meta.kernels_as_on(target), tracker:
         with autocast:
             loss = trial.objective(batch).value
         stage = "backward"
