@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import read_pair
+from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
@@ -24,6 +24,7 @@ from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.models.saved import load_role
 from lightning_rlhf.reporting.calibration import draw_calibration
+from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.jsonl import write_rows
 from lightning_rlhf.text.messages import BadRow
 
@@ -60,7 +61,7 @@ def evaluate_judge(
         max_new_tokens: of its reasoning, if it reasons.
         template: how messages become text, as in the data modules.
     """
-    console, home = Console(), Path(folder)
+    console, home = PrintableConsole(), Path(folder)
     rows, dropped = human_pairs(source, format, max_rows)
     console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
     backbone = load_role(judge, None, quantization, dtype)
@@ -90,6 +91,8 @@ def human_pairs(
     layout = recognize(
         list(raw.column_names), PreferenceData.accepts, source, reader="judge-eval", forced=format
     )
+    if layout.gather is not None:
+        raw = gathered(raw, layout.gather, {}, source=source, format=layout.name)
     rows: list[dict[str, Any]] = []
     dropped = 0
     for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
+from lightning_rlhf.data.gathering import Gather
+from lightning_rlhf.data.layout import BESIDE, Layout
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
 Row = dict[str, Any]
@@ -26,6 +29,7 @@ class Format(NamedTuple):
     gives: frozenset[str]  # our columns
     read: Callable[[Row], Row]  # its row -> our row
     asked: bool = False  # used only if it is asked for by name
+    gather: Gather | None = None  # rows of a source -> rows that are read
 
 
 def _ours(*columns: str) -> Format:
@@ -182,14 +186,17 @@ FORMATS = (
     _format("scored-pairs", "prompt chosen rejected score_chosen score_rejected",
             "prompt chosen rejected", _scored_pair, asked=True),  # it changes a reward model's loss
     _format("questions", "question answer", "prompt completion answer", _question),
+    *(Format(*common) for common in COMMON_SETS),
 )  # fmt: skip
 NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
 
 
 def recognize(
     columns: Sequence[str], accepts: Sequence[set[str]], source: str, *, reader: str, forced: str
-) -> Format:
-    """Choose the format that accounts for most columns of a source; of equals, ours.
+) -> Layout:
+    """Choose the layout that accounts for most columns of a source; of equals, ours.
+
+    Of several sets of our own columns the first in ``accepts`` is read.
 
     Args:
         columns: of the source, renamed.
@@ -199,20 +206,47 @@ def recognize(
         forced: "auto", "ours" or the name of a format.
 
     Raises:
-        ValueError: no format fits, or the forced one does not.
+        ValueError: no format fits, or the forced one does not, or two claim the label.
     """
     there = set(columns)
     if forced not in ("auto", *NAMES):
         raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
-    ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
+    ours = [wanted for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
     named = [f for f in FORMATS if forced == f.name or (forced == "auto" and not f.asked)]
     fitting = [f for f in named if f.columns <= there]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
-    if ours or usable:
-        return max([*ours, *usable], key=lambda f: len(f.columns))  # of equals, the first
+    best = max(usable, key=lambda f: len(f.columns), default=None)
+    if ours and (best is None or max(map(len, ours)) >= len(best.columns)):
+        _refuse_two_labels(ours, source)
+        return _layout(_ours(*ours[0]), ours[0], accepts)
+    if best is not None:
+        return _layout(best, next(w for w in accepts if w <= best.gives), accepts)
     raise ValueError(
         _mismatch(columns, accepts, source, reader=reader, forced=forced, fitting=fitting)
     )
+
+
+def _layout(format: Format, gives: set[str], accepts: Sequence[set[str]]) -> Layout:
+    labels = any("label" in wanted for wanted in accepts)  # else labels are not looked at
+    beside = {name for column in gives for name in BESIDE.get(column, ())}
+    keeps = {*gives, *beside, "tools"} - (set() if labels else {"label", "margin"})
+    return Layout(
+        name=format.name,
+        columns=tuple(sorted(format.columns)),
+        gives=tuple(sorted(gives)),
+        keeps=None if {"prompt"} in accepts else tuple(sorted(keeps)),
+        convert=format.read,
+        gather=format.gather,
+    )
+
+
+def _refuse_two_labels(ours: Sequence[set[str]], source: str) -> None:
+    """Refuse a label that may be of the pair or of the completion beside it."""
+    if {"prompt", "chosen", "rejected"} in ours and {"prompt", "completion", "label"} in ours:
+        raise ValueError(
+            f"{source} has a pair, and a completion with a label: leave one out by another name, "
+            "columns={'completion': 'unused'} or columns={'chosen': 'unused'}"
+        )
 
 
 def _mismatch(
@@ -227,6 +261,11 @@ def _mismatch(
     """Say why columns cannot be read."""
     there = f"{source} has the columns {{{', '.join(columns)}}}"
     ours = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepts)
+    chosen = [f for f in FORMATS if f.asked and f.columns <= set(columns) and forced == "auto"]
+    chosen = [f for f in chosen if any(wanted <= f.gives for wanted in accepts)]
+    if chosen:
+        names = " or ".join(dict.fromkeys(f.name for f in chosen))
+        return f"{there}: say what of them is read, with format={names}"
     if fitting:
         gives = ", ".join(sorted(fitting[0].gives))
         return f"{there}: {fitting[0].name}, which gives {{{gives}}}, but {reader} needs {ours}"

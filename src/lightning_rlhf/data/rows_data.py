@@ -15,7 +15,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
-from lightning_rlhf.data.layouts import Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.reader import Reader, Reading
 from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Mixture, Source, is_stream, name_of
@@ -170,8 +171,8 @@ class RowsData(LightningDataModule):
         )
 
     @classmethod
-    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Format:
-        """Choose the format of a source by its columns.
+    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Layout:
+        """Choose the layout of a source by its columns.
 
         Raises:
             ValueError: this class cannot read it.
@@ -228,8 +229,10 @@ class RowsData(LightningDataModule):
         """This process's rank, and the number of processes."""
         return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
 
-    def _sampler(self, items: Any, shuffle: bool, run: int = 1) -> ResumableSampler:
-        rank, processes = self._process()
+    def _sampler(
+        self, items: Any, shuffle: bool, run: int = 1, process: tuple[int, int] | None = None
+    ) -> ResumableSampler:
+        rank, processes = process or self._process()
         # far apart, so that no epoch of one seed is an epoch of the next
         seed = self.seed * 1_000_003
         return ResumableSampler(items, processes, rank, shuffle=shuffle, seed=seed, run=run)

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.batching import Batches, fill
 from lightning_rlhf.data.token_table import Maker, Report, column, drop_bad_rows, held_out
+from lightning_rlhf.text.display import printable
 
 BLOCK = 8192  # rows that are shuffled together, and in memory at once
 CHUNK = 1024  # rows that are Python objects at once
@@ -184,7 +185,7 @@ class TokenStream(torch.utils.data.IterableDataset):
 
     def log_report(self) -> None:
         """Log the report of this pass so far."""
-        rank_zero_info(f"{self.name}, pass {self._passes + 1}: {self.report}")
+        rank_zero_info(printable(f"{self.name}, pass {self._passes + 1}: {self.report}"))
 
     # ---- the position ----
 

@@ -48,7 +48,8 @@ TOKEN_ROW = Features(
 # the code that token rows come from: where it changes, rows that were kept are made again
 CODE = "".join(
     path.read_text()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(messages.__file__)]
+    for module in (__file__, messages.__file__)
+    for path in sorted(Path(module).parent.glob("*.py"))
 )
 ROWS_PER_PROCESS = 25_000  # fewer are tokenized before a second process has started
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
@@ -58,7 +59,7 @@ class Maker(NamedTuple):
     """Make token rows from the raw rows of one source."""
 
     names: dict[str, str]  # source column -> ours
-    read: Callable[[dict[str, Any]], dict[str, Any]]  # the row's format -> our columns
+    read: Callable[[dict[str, Any]], dict[str, Any]]  # the row as its layout has it -> our columns
     encode: Encode
     chat: ChatTemplate
     max_length: int
@@ -71,10 +72,7 @@ class Maker(NamedTuple):
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         try:
-            read = self.read(row)
-            if row.get("tools") is not None:  # beside any format
-                read = {**read, "tools": row["tools"]}
-            made = self.encode(read, self.chat, self.max_length)
+            made = self.encode(self.read(row), self.chat, self.max_length)
         except BadRow as reason:
             return {"dropped": str(reason)}
         tokens = len(made.prompt_ids) + sum(map(len, made.completion_ids))

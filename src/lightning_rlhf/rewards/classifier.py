@@ -18,7 +18,7 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.classifier import ClassifierFiles
 from lightning_rlhf.models.export import SCORES_AT_EOS
 from lightning_rlhf.rewards.base import Reward, RewardInputs
-from lightning_rlhf.text.messages import Prompt, as_messages
+from lightning_rlhf.text.messages import Prompt, answered, begun_turn
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def _lacks_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
 
 def _rendered(tokenizer: Any, prompt: Prompt, completion: str) -> str:
     """Render a prompt and its answer with the classifier's own template."""
-    turns = [*as_messages(prompt), {"role": "assistant", "content": completion.strip()}]
+    begun = begun_turn(prompt) is not None
+    turns = answered(prompt, completion.rstrip() if begun else completion.strip())
     text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     return text

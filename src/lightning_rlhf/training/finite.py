@@ -50,19 +50,18 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def check_step(trainer: Trainer, optimizer: Optimizer, loss: Tensor | None) -> None:
     """Refuse an optimizer step whose gradients or loss are not finite numbers.
 
-    Gradients are those of all processes, so all stop. The loss is of this one, and is left out
-    where there are several. Under fp16 its scaler skips such steps by itself.
+    Both are those of all processes, so all stop. Under fp16 its scaler skips such steps by itself.
 
     Args:
         trainer: of the run.
         optimizer: about to step.
-        loss: of the last batch, detached.
+        loss: of the last batch in all processes, detached.
 
     Raises:
         ValueError: says which of the two; the weights are still those of the step before.
     """
     gradients = [] if getattr(trainer.precision_plugin, "scaler", None) else _gradients(optimizer)
-    losses = [loss] if loss is not None and trainer.world_size == 1 else []
+    losses = [loss] if loss is not None else []
     if all_finite([*losses, *gradients]):
         return
     what = (
