@@ -35,7 +35,8 @@ class Backbone(RoleModel):
         name_or_path: a hub id, a local folder, or a ``.gguf`` file.
         quantization: "nf4" holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314).
         lora: the adapters' shape, or None to train the whole model.
-        dtype: of the frozen base and its computation; adapters and heads are always fp32.
+        dtype: of the frozen base and its computation; adapters, heads and a base that is trained
+            whole are always fp32.
         adapters: role -> PEFT folder or hub id it starts from, e.g. ``{"policy": "runs/sft"}``.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
         attention: transformers' name of an attention implementation, over padded rows; None uses
@@ -68,6 +69,11 @@ class Backbone(RoleModel):
         if quantization is not None and lora is None:
             raise ValueError(
                 "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None"
+            )
+        if lora is None and dtype == "bfloat16":
+            raise ValueError(
+                "lora=None trains the base's own weights, and in bf16 a small step changes few of "
+                'them: leave dtype, and give Trainer(precision="bf16-mixed") for speed'
             )
         if lora is None and adapters:
             raise ValueError(f"adapters for {sorted(adapters)} need LoRA: give lora=LoRA()")
@@ -113,12 +119,14 @@ class Backbone(RoleModel):
             named = self.lora is not None and self.lora.target_modules != "all-linear"
             if self.lora is not None and (self.adapters or named):
                 lora.validate_adapters(loading.skeleton(self.path), self.lora, self.adapters)
-            dtype = loading.torch_dtype(self.dtype)
+            dtype = torch.float32 if self.lora is None else loading.torch_dtype(self.dtype)
             self.attach(
                 loading.load_causal_lm(
                     self.path, self.quantization, dtype, torch.device(device), self.attention
                 )
             )
+            if self.quantization is not None:
+                loading.report_unquantized(self.base)
         return self
 
     def attach(self, model: PreTrainedModel) -> None:

@@ -228,3 +228,39 @@ def guard_4bit_on_cpu(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the embedding has a row for every token.
+
+    Raises:
+        ValueError: tokens were added to the tokenizer and the model was not resized.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: "
+            "call model.resize_token_embeddings(len(tokenizer)), save both, and give that folder"
+        )
+
+
+def report_unquantized(model: PreTrainedModel) -> None:
+    """Warn if a good part of the weights of a model in 4 bits is not in 4 bits."""
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    whole: dict[str, int] = {}  # by the kind of module
+    packed = 0
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if isinstance(weight, bnb.nn.Params4bit):
+                packed += weight.numel() * weight.element_size()
+            elif id(module) not in ends:
+                kind, size = type(module).__name__, weight.numel() * weight.element_size()
+                whole[kind] = whole.get(kind, 0) + size
+    share = sum(whole.values()) / max(1, packed + sum(whole.values()))
+    if share > 0.5:
+        kind = max(whole, key=whole.__getitem__)
+        log.warning(
+            "%.0f %% of the bytes of %s's layers are not in 4 bits, most of them of %s: "
+            "bitsandbytes quantizes linear layers alone",
+            100 * share, type(model).__name__, kind,
+        )  # fmt: skip

@@ -126,10 +126,12 @@ class HFSampler:
                 global generator.
 
         Raises:
-            ValueError: a prompt is empty, or the role cannot be merged as asked.
+            ValueError: a prompt is empty, or too long for its completion to fit the model, or the
+                role cannot be merged as asked.
         """
         if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
             raise ValueError(f"prompt {empty[0]} is empty: start it with a BOS token")
+        check_fits(backbone, max(map(len, prompts), default=0), sampling.max_new_tokens)
         rows = [i for i in range(len(prompts)) for _ in range(sampling.num_samples)]
         model = backbone.model_of(role)
         uniform = None
@@ -154,6 +156,28 @@ class HFSampler:
         if merge is None:
             merge = merging_pays(backbone, role, most)
         return backbone.merged(role) if merge else backbone.role(role)
+
+
+def check_fits(backbone: Backbone, prompt: int, new: int) -> None:
+    """Check that a model has a position for every token of a prompt and its completion.
+
+    GPT-2 would end in an IndexError, Llama would go on where it was never trained.
+
+    Args:
+        backbone: names the number of positions.
+        prompt: tokens of the longest prompt.
+        new: most tokens of a completion.
+
+    Raises:
+        ValueError: it has not.
+    """
+    there = backbone.context_length
+    if there is not None and prompt > 0 and prompt + new > there:
+        raise ValueError(
+            f"a prompt of {prompt} tokens and {new} new ones go beyond the {there} positions of "
+            f"{backbone.name_or_path} (max_position_embeddings): give max_new_tokens="
+            f"{max(there - prompt, 1)} or less, or shorter prompts (max_length)"
+        )
 
 
 def _uniform(

@@ -18,6 +18,7 @@ from lightning_rlhf.data.collate import example_rows, preference_batch
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss, across_processes
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.loading import check_vocabulary
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint_io, guards, hparams
@@ -172,6 +173,7 @@ class AlignmentModule(RoleCheckpoints):
             checkpoint_io.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
+        check_vocabulary(self.backbone.base, self.backbone.tokenizer)
         self.add_roles()
         self.backbone.train_roles(*self.trained)
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode

@@ -173,7 +173,9 @@ def on_meta(
 
 
 def base_dtype(backbone: Backbone, target: Target) -> torch.dtype:
-    """Dtype of the frozen base where it will run; "auto" is bf16 on a GPU."""
+    """Dtype of the base where it will run: fp32 if it is trained; "auto" is bf16 on a GPU."""
+    if backbone.lora is None:
+        return torch.float32
     if backbone.dtype == "auto" and target == "cuda":
         return torch.bfloat16
     return loading.torch_dtype(backbone.dtype)
