@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_rlhf.data.cells import LOOKED_AT, look, reader, sample
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.layout import Layout
@@ -95,6 +96,7 @@ class Reader:
             read = len(rows) if not streamed else 0
             rows = gathered(rows, format.gather, maker.names, source=name, format=format.name)
             layout += f"{read:,} rows gathered to {len(rows):,}; "
+        maker, layout = self._looked_at(raw if streamed else sample(rows), maker, layout)
         if streamed:
             table, report = drop_bad_rows(encode_in_memory(raw, maker))
             self.opened = rows, maker
@@ -113,6 +115,15 @@ class Reader:
                 "raise it, or lower max_length"
             )
         return table
+
+    def _looked_at(
+        self, rows: list[dict[str, Any]], maker: Maker, layout: str
+    ) -> tuple[Maker, str]:
+        """Let the encoder read cells as what they mean in such rows, and say it."""
+        renamed = [{maker.names.get(k, k): v for k, v in row.items()} for row in rows[:LOOKED_AT]]
+        answers = {"prompt"} not in self.accepts
+        cells = look(renamed, maker.read, self.chat, answers=answers)
+        return maker._replace(read=reader(cells, maker.read, self.chat)), layout + cells.note
 
     def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
         """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
