@@ -144,7 +144,7 @@ class AlignmentModule(RoleCheckpoints):
         if not isinstance(batch, PromptBatch):
             name, given = type(self).__name__, type(batch).__name__
             raise ValueError(f"{name} completes prompts, not a {given}: give it PromptData")
-        return samples.complete(self.backbone, batch)
+        return samples.complete(self.backbone, batch, getattr(self, "sampling", None))
 
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
         """Greedy completions of n held-out prompts, a column for every role that generates."""
