@@ -161,7 +161,7 @@ class HFSampler:
 def check_fits(backbone: Backbone, prompt: int, new: int) -> None:
     """Check that a model has a position for every token of a prompt and its completion.
 
-    GPT-2 would end in an IndexError, Llama would go on where it was never trained.
+    GPT-2 would end in an IndexError, Llama would give text at positions it was never trained on.
 
     Args:
         backbone: names the number of positions.
