@@ -77,7 +77,9 @@ class Maker(NamedTuple):
 
     def _rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
+        read = row
         try:
+<<<<<<< HEAD
             made = self.encode(self._read(row), self.chat, self.max_length)
         except BadRow as reason:
             return [{"dropped": str(reason), "part": 0}]
@@ -87,6 +89,19 @@ class Maker(NamedTuple):
             raise
         parts = made if isinstance(made, list) else [made]
         return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
+=======
+            read = self.read(row)
+            made = self.encode(read, self.chat, self.max_length)
+            parts = made if isinstance(made, list) else [made]
+            return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
+        except BadRow as reason:
+            return [{"dropped": str(reason), "part": 0}]
+        except (TypeError, UnicodeEncodeError):  # a tokenizer's, or Arrow's
+            half = surrogate(read)
+            if half is None:
+                raise
+            return [{"dropped": f"a text holds {half}", "part": 0}]
+>>>>>>> integration
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -98,6 +113,7 @@ class Maker(NamedTuple):
 def _columns(row: TokenRow) -> dict[str, Any]:
     """Turn a token row into a row of the table."""
     tokens = len(row.prompt_ids) + sum(map(len, row.completion_ids))
+    row.row.encode()  # raises for half of a character pair, as the hash does
     facts = {"tokens": tokens, "kind": kind_of(row), "split_key": split_key(row.opening)}
     return {**row._asdict(), **facts, "dropped": ""}
 

@@ -68,7 +68,8 @@ def read_recipe(file: str | Path, overrides: list[str] | None = None) -> Recipe:
     defaults = written.get("defaults") or {}
     _known(defaults, SECTIONS, f"{file}, defaults")
     for name, section in defaults.items():
-        _known(section, tuple(section or ()), f"{file}, defaults: {name}")
+        if not isinstance(section, dict):
+            raise ValueError(f"{file}, defaults: {name}: got {quoted(section)}: give a mapping")
     stages = [_stage(item, defaults, i, file) for i, item in enumerate(written["stages"], 1)]
     names = [stage.name for stage in stages]
     if twice := next((name for name in names if names.count(name) > 1), None):
