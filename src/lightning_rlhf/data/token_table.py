@@ -79,18 +79,7 @@ class Maker(NamedTuple):
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         read = row
         try:
-<<<<<<< HEAD
-            made = self.encode(self._read(row), self.chat, self.max_length)
-        except BadRow as reason:
-            return [{"dropped": str(reason), "part": 0}]
-        except (TypeError, UnicodeEncodeError):  # of a tokenizer
-            if half := surrogate(row):
-                return [{"dropped": f"it holds {half}", "part": 0}]
-            raise
-        parts = made if isinstance(made, list) else [made]
-        return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
-=======
-            read = self.read(row)
+            read = self._read(row)
             made = self.encode(read, self.chat, self.max_length)
             parts = made if isinstance(made, list) else [made]
             return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
@@ -101,7 +90,6 @@ class Maker(NamedTuple):
             if half is None:
                 raise
             return [{"dropped": f"a text holds {half}", "part": 0}]
->>>>>>> integration
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
