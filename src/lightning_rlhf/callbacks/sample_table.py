@@ -46,12 +46,15 @@ class SampleTable(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take back the rows that were written after the checkpoint."""
+        """Take back the rows written after the checkpoint; set another run's file aside."""
         self._file = run_folder(trainer).resolve() / FILE
         state, self._resumed = self._resumed, None
+        path = self._file
         if state is None:
+            if path.exists() and trainer.global_step == 0:
+                path.replace(path.with_name(f"{path.name}.old"))
             return
-        path, before = self._file, Path(state["file"])
+        before = Path(state["file"])
         if before.is_file() and not path.exists():
             shutil.copyfile(before, path)
         if path.exists():

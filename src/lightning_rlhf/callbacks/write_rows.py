@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_rlhf.callbacks.run_folder import rank_file, run_folder
+from lightning_rlhf.text.display import printable
 from lightning_rlhf.text.jsonl import append_rows
 
 
@@ -42,7 +43,7 @@ class WriteRows(Callback):
         append_rows(self._file(trainer), outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.print(f"predictions written to {self._file(trainer)}")
+        pl_module.print(printable(f"predictions written to {self._file(trainer)}"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict" or not self._file(trainer).is_file():

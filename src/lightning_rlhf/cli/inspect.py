@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import describe_run
@@ -21,6 +20,7 @@ from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import Mixture, load_rows
 from lightning_rlhf.models.loading import load_tokenizer, resolve
 from lightning_rlhf.reporting.data_view import show_data
+from lightning_rlhf.text.display import PrintableConsole
 
 READERS = {"preference": PreferenceData, "demonstration": DemonstrationData, "prompt": PromptData}
 
@@ -37,7 +37,7 @@ class FileArguments(NamedTuple):
 def main(args: list[str]) -> int:
     """Show the data of a run, by the arguments of ``fit``, or of a file; no weights are read."""
     rows, args = rows_option(args)
-    console, updates = Console(), 0
+    console, updates = PrintableConsole(), 0
     if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
         cli = describe_run(args)
         tokenizers = (getattr(part, "tokenizer", None) for part in cli.model.modules())
@@ -103,7 +103,7 @@ def _mixture(source: str) -> Mixture | None:
     return {str(name): float(weight) for name, weight in weights.items()}
 
 
-def data_of(file: FileArguments, console: Console) -> RowsData:
+def data_of(file: FileArguments, console: PrintableConsole) -> RowsData:
     """Make the first data module that can read a file's columns; preferences are tried first.
 
     Raises:

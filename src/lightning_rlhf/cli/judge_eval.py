@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
@@ -25,6 +24,7 @@ from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.models.saved import load_role
 from lightning_rlhf.reporting.calibration import draw_calibration
+from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.jsonl import write_rows
 from lightning_rlhf.text.messages import BadRow
 
@@ -61,7 +61,7 @@ def evaluate_judge(
         max_new_tokens: of its reasoning, if it reasons.
         template: how messages become text, as in the data modules.
     """
-    console, home = Console(), Path(folder)
+    console, home = PrintableConsole(), Path(folder)
     rows, dropped = human_pairs(source, format, max_rows)
     console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
     backbone = load_role(judge, None, quantization, dtype)

@@ -24,6 +24,9 @@ from lightning_rlhf.cli import (
 )
 from lightning_rlhf.parsing.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
+from lightning_rlhf.text.display import PrintableLog, sentence_of
+
+PRINTABLE = PrintableLog()
 
 
 class Verb(NamedTuple):
@@ -95,15 +98,15 @@ def _stop(error: BaseException, reason: object) -> NoReturn:
     """Exit with one sentence; with the traceback if there is none, or the user wants it."""
     if reason is None or os.environ.get("LIGHTNING_RLHF_TRACEBACK"):
         raise error
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {sentence_of(reason)}", file=sys.stderr)
     sys.exit(2)
 
 
 def quiet() -> None:
     """Silence warnings that no user of this package can act on, and advertisements."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger.addFilter(lambda record: "litlogger" not in record.getMessage())
+    logger.addFilter(PRINTABLE)
     for message in (
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*'set_vital' is deprecated.*",

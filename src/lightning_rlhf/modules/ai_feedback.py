@@ -16,6 +16,7 @@ from lightning_rlhf.constitution.verdicts import Verdict
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.writing import WritingModule
+from lightning_rlhf.text.display import printable
 
 SAMPLED = "sampled"
 
@@ -87,7 +88,7 @@ class AIFeedbackModule(WritingModule):
             return
         report = self.feedback.report(self._verdicts)
         self.write_artifact("feedback.json", json.dumps(report._asdict(), indent=1))
-        self.print(str(report))
+        self.print(printable(str(report)))
 
 
 def _kind(pairs: str) -> PairKind | None:

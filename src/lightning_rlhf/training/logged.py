@@ -32,7 +32,7 @@ def restore_metrics(trainer: Trainer, state: dict[str, dict[str, Any]]) -> None:
 
 
 def means_of(results: _ResultCollection) -> list[dict[str, Any]]:
-    """Collect the unfinished means of an epoch; metrics of torchmetrics are not among them."""
+    """Collect the latest values and the unfinished means of an epoch, but for torchmetrics'."""
     return [
         {name: getattr(item.meta, name) for name in FIELDS}
         | {
@@ -40,10 +40,11 @@ def means_of(results: _ResultCollection) -> list[dict[str, Any]]:
             "reduce_fx": item.meta.reduce_fx.__name__,
             "sync": [item.meta.sync.should, item.meta.sync.rank_zero_only],
             "value": item.value,
+            "latest": item._forward_cache,
             "weight": item.cumulated_batch_size if item.meta.is_mean_reduction else None,
         }
         for key, item in results.items()
-        if item.is_tensor and item.meta.on_epoch and not item.has_reset
+        if item.is_tensor and not item.has_reset
     ]
 
 
@@ -52,12 +53,13 @@ def restore_means(trainer: Trainer, results: _ResultCollection, state: list[dict
     for entry in state:
         given = unpacked(entry, trainer)
         key, value, weight = (given.pop(name) for name in ("key", "value", "weight"))
+        latest = given.pop("latest")
         should, rank_zero_only = given.pop("sync")
         meta = _Metadata(**given)
         fn = trainer.strategy.reduce
         meta.sync = _Sync(fn=fn, _should=should, rank_zero_only=rank_zero_only)
         item = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
-        item.value, item._update_count = value, 1
+        item.value, item._forward_cache, item._update_count = value, latest, 1
         if weight is not None:
             item.cumulated_batch_size = weight
         results[key] = item

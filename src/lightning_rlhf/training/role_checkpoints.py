@@ -10,7 +10,13 @@ from pytorch_lightning import LightningModule
 
 from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.training import belonging, checkpoint, checkpoint_io, resume
+from lightning_rlhf.training import (
+    belonging,
+    checkpoint,
+    checkpoint_io,
+    other_processes,
+    resume,
+)
 from lightning_rlhf.training.finite import refuse_nan
 from lightning_rlhf.training.hparams import refuse_imports
 
@@ -23,6 +29,7 @@ class RoleCheckpoints(LightningModule):
     """
 
     trained: ClassVar[tuple[str, ...]]  # roles that receive gradients
+    makes_rollouts: ClassVar[bool] = False  # trains on what each process has sampled
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -43,6 +50,8 @@ class RoleCheckpoints(LightningModule):
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
         refuse_nan(self._roles_in(checkpoint_), "the run", "they are not saved")
+        if self._trainer is not None:
+            checkpoint_[other_processes.KEY] = list(other_processes.step_of(self.trainer))
         checkpoint_[belonging.KEY] = belonging.stamp(self.backbone, self._trainer)
         checkpoint_.update(self.progress_state())
         resume.settle(self._trainer, checkpoint_)
@@ -59,6 +68,7 @@ class RoleCheckpoints(LightningModule):
             checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
             checkpoint.check_resumable(checkpoint_, name)
             checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
+            other_processes.adapt(checkpoint_, self.trainer, self.makes_rollouts, name)
             self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         belonging.check(checkpoint_, self.backbone, name)

@@ -47,8 +47,8 @@ class Whole:
         try:
             loops = self.trainer._checkpoint_connector._get_loops_state_dict()
             callbacks = copy.deepcopy(call._call_callbacks_state_dict(self.trainer))
-            module = self.trainer.lightning_module.progress_state()
-            self._state = {"loops": loops, "callbacks": callbacks, **module}
+            module: Any = self.trainer.lightning_module
+            self._state = {"loops": loops, "callbacks": callbacks, **module.progress_state()}
         finally:
             self.remembering = False
 
