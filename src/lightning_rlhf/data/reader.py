@@ -131,7 +131,7 @@ class Reader:
         renamed = [names.get(column, column) for column in columns]
         format = recognize(renamed, self.accepts, name, reader=self.name, forced=self.format)
         layout = "" if format.name == OURS else f"read as {format.name}; "
-        layout += self.chat.opening_note + self.chat.ending_note
+        layout += self.chat.opening_note + self.chat.ending_note + self.chat.date_note
         if "tools" in renamed:
             layout += self.chat.tools_note
         maker = Maker(

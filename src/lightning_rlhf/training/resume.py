@@ -60,6 +60,21 @@ def save_when_whole(trainer: Trainer, path: Any) -> None:
         trainer.save_checkpoint(path)
 
 
+def save_last_whole(trainer: Trainer, path: Any) -> bool:
+    """Write a checkpoint at once, of the last whole step if it is inside one.
+
+    A callback that calls this has a true ``saves_when_stopped``, so that steps are remembered.
+
+    Returns:
+        False if none can be written, because the weights are changing; the file is not touched.
+    """
+    loop = trainer.fit_loop
+    if isinstance(loop, ExactFitLoop) and not loop.exact.can_save():
+        return False
+    trainer.save_checkpoint(path)
+    return True
+
+
 class ExactFitLoop(_FitLoop):
     """Lightning's loop over epochs, which goes on exactly where a checkpoint was written."""
 

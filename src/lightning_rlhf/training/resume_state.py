@@ -79,6 +79,10 @@ class Exact:
         progress = self.trainer.fit_loop.epoch_progress.current
         return OUTSIDE if progress.ready == progress.completed else INSIDE
 
+    def can_save(self) -> bool:
+        """True if a checkpoint of now, or of the last whole step, could be resumed."""
+        return self.place() != INSIDE or self.whole.recall() is not None
+
     def save(self, at: str) -> None:
         """Write the checkpoints that were asked for before this place."""
         queue, self.queue = self.queue, []
@@ -176,7 +180,7 @@ class _OnException(_Waiting):
     """The hook of a callback that saves on an exception: not while the weights change."""
 
     def __call__(self, trainer: Trainer, *args: Any) -> None:
-        if self.exact.place() != INSIDE or self.exact.whole.recall() is not None:
+        if self.exact.can_save():
             self.hook(trainer, *args)
             return
         rank_zero_info("no checkpoint of this moment, which is inside a step: the last one stays")

@@ -36,13 +36,16 @@ class RoleCheckpoints(LightningModule):
         self.backbone = backbone
         # a checkpoint holds no frozen weight; what it must hold is checked by name
         self.strict_loading = False
+        self.is_alone = False  # in a trial step, of which other processes make another number
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
     @property
     def processes(self) -> Processes:
-        """This process among those of the run."""
+        """This process among those of the run, or alone in what others do not do with it."""
         trainer = self._trainer
-        return Processes() if trainer is None else Processes(self.global_rank, trainer.world_size)
+        if trainer is None or self.is_alone:
+            return Processes()
+        return Processes(self.global_rank, trainer.world_size)
 
     def setup(self, stage: str) -> None:
         self._resumed = None

@@ -143,11 +143,21 @@ CASES = {
 
 
 class Watch(Callback):
-    """Gradients as the optimizer gets them, and what was logged at each step."""
+    """Gradients as the optimizer gets them, what was logged at each step, and what was sent."""
 
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
         self.logged: list[dict[str, float]] = []
+        self.sent: list[int] = []  # bytes of each gathering in a step, without gradients
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.gather = torch.distributed.all_gather
+
+        def counted(into: list[torch.Tensor], values: torch.Tensor) -> None:
+            self.sent.append(values.numel() * values.itemsize)
+            self.gather(into, values)
+
+        torch.distributed.all_gather = counted
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.parameters = pl_module._trained_parameters()
@@ -164,19 +174,20 @@ class Watch(Callback):
         self.gradients.append(torch.cat([part.flatten().clone() for part in parts]))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        torch.distributed.all_gather = self.gather
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items()}
         self.logged.append({n: v for n, v in metrics.items() if not n.startswith("val/")})
 
 
-def make(name: str, base: str, lr: float = 5e-3, eps: float = 1e-5) -> Any:
+def make(name: str, base: str, eps: float, dropout: float) -> Any:
     case = CASES[name]
     seed_everything(0, verbose=False)
     options = dict(case.options)
     if case.method in ("ppo", "grpo", "rloo"):
         options["sampler"] = ScriptedSampler()
     adam = partial(torch.optim.Adam, eps=eps)
-    backbone = Backbone(base, dtype="float32", lora=LoRA(r=4))
-    return METHODS[case.method].module(backbone, lr=lr, optimizer=adam, **options)
+    backbone = Backbone(base, dtype="float32", lora=LoRA(r=4, dropout=dropout))
+    return METHODS[case.method].module(backbone, lr=5e-3, optimizer=adam, **options)
 
 
 def fit(
@@ -188,6 +199,8 @@ def fit(
     base: str,
     saves: str,
     resume: str | None = None,
+    eps: float = 1e-5,
+    dropout: float = 0.0,
     rows: int = 5 * ROWS,
     source: str | None = None,
     data: dict[str, Any] | None = None,
@@ -203,13 +216,15 @@ def fit(
         base: folder of the model.
         saves: name of the results.
         resume: checkpoint, by its name.
+        eps: of Adam; an entry whose gradient is rounding alone does not move where it is larger.
+        dropout: of LoRA.
         rows: number of them; five steps an epoch.
         source: a file to stream them from.
         data: further options of the data.
         **trainer: further flags.
     """
     case, watch = CASES[name], Watch()
-    module = make(name, base)
+    module = make(name, base, eps, dropout)
     online = case.method in ("ppo", "grpo", "rloo")
     options = {"batch_size": ROWS // processes, **(data or {})}
     held_out = ragged(case.rows, 6, seed=1)
@@ -233,6 +248,7 @@ def fit(
         "gradients": torch.stack(watch.gradients),
         "logged": watch.logged,
         "steps": fitting.global_step,
+        "sent": watch.sent,
         "metrics": {n: float(v) for n, v in fitting.callback_metrics.items()},
     }
     if online:
