@@ -25,6 +25,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import lightning_rlhf as rlhf
 from lightning_rlhf.callbacks import RolloutTable, SampleTable
@@ -32,8 +33,9 @@ from lightning_rlhf.data import streaming
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.online import OnlineModule
+from lightning_rlhf.quickstart.model import word_tokenizer
 from methods import METHODS, ONLINE
-from support import number_pairs
+from support import NUMBERS, number_pairs
 
 ENDLESS = 10**9
 CLOCKS = ("time/", "memory/")  # figures that no two runs share
@@ -186,6 +188,27 @@ def draw(method: str, seed: int, kills: int | None = None) -> Trial:
             settings["saver"] = "every 2"
     number = kills or d.randint(1, 4)
     return Trial(method, settings, tuple(d.randint(1, 100) for _ in range(number)), seed)
+
+
+def write_base(folder: Path) -> str:
+    """One layer, 16 wide: a fit on it costs little more than its Trainer."""
+    tokenizer = word_tokenizer(NUMBERS)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 # ---- one fit ----

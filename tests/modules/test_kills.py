@@ -13,15 +13,12 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import kills
 from kills import Trial, draw, run
 from lightning_rlhf.data import streaming
-from lightning_rlhf.quickstart.model import word_tokenizer
 from methods import METHODS
 from runs import Runs
-from support import NUMBERS
 
 PLAIN = {
     "saver": "end of epoch", "data": "rows", "val": None, "scheduler": "cosine", "accumulate": 1,
@@ -32,25 +29,7 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One layer, 16 wide: a fit costs little more than its Trainer."""
-    folder = tmp_path_factory.mktemp("kills") / "base"
-    tokenizer = word_tokenizer(NUMBERS)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.15,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return kills.write_base(tmp_path_factory.mktemp("kills") / "base")
 
 
 @pytest.fixture(autouse=True)
