@@ -79,6 +79,10 @@ bench-ranks: $(READY)  ## every method by one process and by two
 bench-inputs: $(READY)  ## ten thousand bad inputs of every kind: used, dropped or refused in a sentence
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline PYTHONPATH=tests $(BIN)/python benchmarks/bad_inputs.py --write true
 
+bench-kills: $(READY)  ## kill fits, predicts and a recipe wherever the draw says; they end in the same bits
+	$(BIN)/python benchmarks/kills.py --write true
+	$(BIN)/python benchmarks/checkpoint_cost.py --write true
+
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 

@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from data.conftest import byte_level
+from lightning_rlhf.data.tables import from_memory
 from input_kinds import ROWS, SURFACE, Kind, Place, outcome, prepared
 
 COUNTS = {"configs": 4, "recipes": 12, "command_lines": 10, "row_files": 20, "damaged_files": 5,
@@ -32,3 +33,10 @@ def test_a_bad_input_is_used_or_refused_in_a_sentence(
         assert found.word in ("used", "dropped", "refused"), (seed, found)
         counts[found.word] += 1
     assert counts["refused"]
+
+
+@pytest.mark.parametrize("value", [2**70, -(10**400), [2**70], {"a": [-(2**64)]}])
+def test_a_large_number_is_not_read_as_text(value: object) -> None:
+    """It would be trained on: ``datasets`` returns JSON that it cannot read as it is written."""
+    read = from_memory([{"a": value}, {"a": "text"}, {"a": 1}], "rows")[0]["a"]
+    assert not isinstance(read, str) and type(read) in (float, type(value))

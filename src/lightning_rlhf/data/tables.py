@@ -7,6 +7,7 @@ number. Here each value is written as JSON first, so that it comes back as it wa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,29 @@ UNFIT = (
     pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError, KeyError,
     RecursionError,
 )  # fmt: skip
+BIG = re.compile(r"\d{19}")
 DEEPEST = 100  # levels of lists and dicts in a value
 
 
 def as_json(value: Any) -> str | None:
     """Write a value as JSON; dates and the like as their text."""
-    return None if value is None else json.dumps(value, default=str, ensure_ascii=False)
+    if value is None:
+        return None
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if not BIG.search(text):
+        return text
+    return json.dumps(_within_64_bits(value), default=str, ensure_ascii=False)
+
+
+def _within_64_bits(value: Any) -> Any:
+    """Turn larger integers into floats: ``datasets`` would return all of the value as text."""
+    if isinstance(value, dict):
+        return {key: _within_64_bits(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_within_64_bits(one) for one in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(max(-(10**308), min(value, 10**308)))
+    return value
 
 
 def from_memory(source: Any, name: str) -> Dataset:
