@@ -8,7 +8,7 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-ranks wheel clean
+.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-ranks bench-kills bench-inputs wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"

@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from data.conftest import byte_level
-from lightning_rlhf.data.tables import from_memory
 from input_kinds import ROWS, SURFACE, Kind, Place, outcome, prepared
+from lightning_rlhf.data.tables import from_memory
 
 COUNTS = {"configs": 4, "recipes": 12, "command_lines": 10, "row_files": 20, "damaged_files": 5,
           "overrides": 20, "row_lists": 25, "single_rows": 20}  # fmt: skip
