@@ -133,7 +133,7 @@ class ChatTemplate(TemplateText):
         check_written(message, tail if content in tail else begun_in(before, content) + tail)
         if message.get("tool_calls"):
             return ids, self._until_marks(ids)
-        place = tail.rfind(content) if content else -1
+        place = tail.find(content) if content else -1
         if place < 0 or sum(i in self._text.marks for i in ids) < 2:
             return ids, 0
         spoken = self._text.ids_after(before, tail[: place + len(content)])
