@@ -297,8 +297,11 @@ def wanted(
     return Wanted(found["input_ids"], mask, text, kept, aligned)
 
 
-def check(kind: str, chat: ChatTemplate, want: Wanted, row: TokenRow) -> None:
-    """Check that a row is the template's own text, and its mask what the assistant wrote."""
+def check(chat: ChatTemplate, want: Wanted, row: TokenRow, silent: bool = False) -> None:
+    """Check that a row is the template's own text, and its mask what the assistant wrote.
+
+    ``silent`` turns of the assistant, which do not count, may follow.
+    """
     tokenizer: Any = chat.tokenizer
     ids = row.prompt_ids + row.completion_ids[0]
     mask = [False] * len(row.prompt_ids) + row.loss_mask[0]
@@ -306,11 +309,14 @@ def check(kind: str, chat: ChatTemplate, want: Wanted, row: TokenRow) -> None:
         size = max(i for i, on in enumerate(want.mask) if on) + 1
         assert ids[:size] == want.ids[:size], "other tokens than the template's text"
         assert mask[:size] == want.mask[:size], "another mask than what the assistant wrote"
-        last, rest = want.ids[size - 1], ids[size:]
-        if last != tokenizer.eos_token_id:
-            assert rest == [tokenizer.eos_token_id] and mask[-1], "no eos at the end"
-        else:
-            assert rest == want.ids[size : size + len(rest)] and not any(mask[size:])
+        eos, rest, more = tokenizer.eos_token_id, ids[size:], want.ids[size:]
+        if want.ids[size - 1] != eos and not silent:
+            assert rest == [eos] and mask[-1], "no eos at the end"
+            return
+        assert not any(mask[size:]), "more than the assistant's turns counts"
+        if rest and rest[-1] == eos and rest != more[: len(rest)]:
+            rest = rest[:-1]
+        assert rest == more[: len(rest)], "something else follows the last answer that counts"
         return
     pieces, at = [], 0
     for start, end in want.spans:
@@ -330,9 +336,7 @@ def check(kind: str, chat: ChatTemplate, want: Wanted, row: TokenRow) -> None:
         assert "".join(found.split()) == "".join(said.split()), "another text than the template's"
 
 
-def check_conversation(
-    kind: str, chat: ChatTemplate, manner: Manner, messages: list[Message]
-) -> str:
+def check_conversation(chat: ChatTemplate, manner: Manner, messages: list[Message]) -> str:
     """Check every row of a conversation; return what became of it."""
     try:
         rows = encode_demonstration({"messages": messages}, chat, LONG)
@@ -343,14 +347,18 @@ def check_conversation(
         if m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls"))
     ]  # fmt: skip
     if len(rows) == 1 and not rows[0].cut:
-        want = wanted(chat, manner, messages[: speaks[-1] + 1], set(speaks))
-        check(kind, chat, want, rows[0])
+        spoken = list(messages)
+        while spoken[-1]["role"] == "assistant" and len(spoken) - 1 not in speaks:
+            spoken.pop()
+        last = max(i for i, m in enumerate(spoken) if m["role"] == "assistant")
+        want = wanted(chat, manner, messages[: last + 1], set(speaks))
+        check(chat, want, rows[0], silent=last > speaks[-1])
         _check_history(chat, want, messages, speaks, rows[0])
         return "one row"
     assert len(rows) == len(speaks)
     for place, row in zip(speaks, rows, strict=True):
         want = wanted(chat, manner, messages[: place + 1], {place})
-        check(kind, chat, want, row)
+        check(chat, want, row)
         _check_pair(chat, messages, place, row)
     return EACH
 
@@ -409,7 +417,7 @@ def main(conversations: int = 40) -> None:
             for number in range(conversations):
                 case = drawn_for(name, kind, number)
                 try:
-                    counts[check_conversation(kind, chat, manner, case)] += 1
+                    counts[check_conversation(chat, manner, case)] += 1
                 except (AssertionError, ValueError) as error:
                     counts["wrong"] += 1
                     print(name, kind, number, error, flush=True)

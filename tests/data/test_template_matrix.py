@@ -105,7 +105,7 @@ def test_what_the_template_writes_is_trained_and_what_the_assistant_wrote_counts
 ) -> None:
     """Of every row; a pair and a prompt with the same history have the same ids."""
     messages = drawn_for(name, kind, number)
-    event(check_conversation(kind, matrix[kind, name], MANNERS[name], messages))
+    event(check_conversation(matrix[kind, name], MANNERS[name], messages))
 
 
 @pytest.mark.parametrize("name", list(MANNERS))
@@ -114,7 +114,7 @@ def test_plain_conversations_are_never_dropped(
 ) -> None:
     messages = conversation(["one two", "three", "four", "five six"])
     for kind in ("byte_level", "sentencepiece"):
-        found = check_conversation(kind, matrix[kind, name], MANNERS[name], messages)
+        found = check_conversation(matrix[kind, name], MANNERS[name], messages)
         assert found == (EACH if name == "forgets thoughts" else "one row")
 
 

@@ -134,7 +134,6 @@ def encode_demonstration(
         return [made._replace(opening=first_user_turn(shown.prompt) or reply)]
     messages, opening = shown.messages, first_user_turn(shown.messages)
     counting = [i for i, m in enumerate(messages) if counts(m)]
-    messages = messages[: counting[-1] + 1]  # nothing is learned of what follows
     try:
         encoded = chat.encode_conversation(messages, tools)
     except RewrittenHistory:
