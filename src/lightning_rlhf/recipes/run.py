@@ -20,6 +20,7 @@ from lightning_rlhf.recipes.references import references_in
 from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
 from lightning_rlhf.reporting.results import Results
+from lightning_rlhf.text.writing import claim
 from lightning_rlhf.training.checkpoint import check_file
 
 Metrics = dict[str, Any]
@@ -48,8 +49,18 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
     """
     console = console or Console(highlight=False)
     stages = prepare(recipe)
-    if fresh_from is not None:
-        forget(from_stage(stages, fresh_from))
+    again = from_stage(stages, fresh_from) if fresh_from is not None else []
+    lock = claim(recipe.folder / "recipe", "wait for it to end, or give another `folder:`")
+    try:
+        return _run_stages(recipe, stages, again, console)
+    finally:
+        lock.release()
+
+
+def _run_stages(
+    recipe: Recipe, stages: list[PreparedStage], again: list[PreparedStage], console: Console
+) -> Results:
+    forget(again)
     for i, stage in enumerate(stages, 1):
         step = next(s for s in plan(stages) if s.stage.name == stage.name)
         title = f"{i}/{len(stages)} {stage.name}"
@@ -99,7 +110,11 @@ def fit(cli: AlignmentCLI, stage: PreparedStage, resumes: bool) -> None:
     last = stage.outputs["checkpoint"]
     from_checkpoint = resumes and Path(last).is_file()
     if from_checkpoint:
-        check_file(last, cli.model)
+        try:
+            check_file(last, cli.model)
+        except ValueError as error:
+            again = f"or run the stage anew with --from {stage.name}"
+            raise ValueError(f"{error}; {again}") from error
     cli.trainer.fit(
         cli.model, datamodule=cli.datamodule, ckpt_path=last if from_checkpoint else None
     )
@@ -122,11 +137,23 @@ def call(stage: PreparedStage) -> StageResult:
     try:
         figures = json.loads(json.dumps({} if returned is None else returned))
         answers = figures.pop("answers", [])
-    except (TypeError, AttributeError) as error:
+        [float(value) for value in figures.values() if isinstance(value, int)]
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{stage.spec['call']} has to return a dict of figures that JSON can hold: {error}"
         ) from error
+    if not (isinstance(answers, list) and all(map(_is_answer, answers))):
+        raise ValueError(
+            f"{stage.spec['call']} returned answers that are not [prompt, answer, score] each, the "
+            "score a number from 0 to 1"
+        )
     return StageResult(figures, answers)
+
+
+def _is_answer(row: Any) -> bool:
+    if not isinstance(row, list) or len(row) != 3:
+        return False
+    return isinstance(row[0], str) and isinstance(row[1], str) and isinstance(row[2], int | float)
 
 
 def _floats(metrics: dict[str, Any]) -> Metrics:
