@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -15,11 +16,25 @@ from transformers import (
     BitsAndBytesConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
+from lightning_rlhf.models import export, lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.loading import guard_4bit_on_cpu
 from lightning_rlhf.models.lora import LoRA
+from models.conftest import llama_config
+
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.1,
+}
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -192,7 +207,7 @@ def test_adapter_with_more_than_lora_is_refused(build, base, tmp_path):
     """Otherwise a trained output head, for example, would be dropped silently."""
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     get_peft_model(plain_model(base), config).save_pretrained(str(tmp_path / "wide"))
-    with pytest.raises(ValueError, match=r"wide trained more than LoRA layers.*lm_head"):
+    with pytest.raises(ValueError, match=r"wide trained \['lm_head'\] whole, more than LoRA"):
         build(adapters={"policy": str(tmp_path / "wide")})
 
 
@@ -258,11 +273,180 @@ def test_tied_and_transposed_weights_merge_too(build, write_model, model_ids, to
     assert relative(plain_logits(merged, tokens), our_logits(backbone, tokens)) < 1e-4
 
 
-def test_merging_a_role_with_a_head_is_refused(build, tmp_path):
-    backbone = build("reward", heads=("reward",))
-    with pytest.raises(ValueError, match="would lose the head of role 'reward': use save_role"):
-        backbone.save_merged("reward", tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
+def test_a_merged_reward_is_a_plain_classifier(build, tokens, sequences, tmp_path):
+    backbone = build("reward", heads=("reward",), quantization="nf4")
+    folder = backbone.save_merged("reward", tmp_path / "merged", "float32")
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert plain.config.num_labels == 1
+    with torch.no_grad():
+        expected = backbone.scores(tokens, "reward")
+        scores = [plain(input_ids=torch.tensor([ids])).logits[0, 0] for ids, _ in sequences]
+    assert torch.allclose(torch.stack(scores), expected, atol=1e-4)
+
+
+ADAPTERS = [
+    {"target_modules": ["embed_tokens"]},
+    {"target_modules": ["q_proj", "lm_head"]},
+    {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    {"use_dora": True},
+    {"use_dora": True, "target_modules": ["v_proj", "embed_tokens"]},
+    {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}},
+    {"layers_to_transform": [1], "target_modules": ["q_proj"]},
+]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("options", ADAPTERS, ids=str)
+def test_every_kind_of_adapter_is_saved_as_it_is(
+    build, write_model, tokens, tmp_path, options, tied
+):
+    """In peft, here again, and merged: also where the two ends of the model are one weight."""
+    config = llama_config(layers=2)
+    config.tie_word_embeddings = tied
+    name = write_model(config, LlamaForCausalLM)
+    quantization = random.Random(str(options)).choice([None, "nf4"])
+    backbone = build(name=name, lora=LoRA(r=4, alpha=8, **options), quantization=quantization)
+    backbone.add_role("policy")
+    torch.manual_seed(1)
+    own = lora.parameters(backbone.base, "policy")
+    assert own, "nothing is trained"
+    assert all(p.requires_grad for p in own.values())
+    bare = our_logits(backbone, tokens)
+    with torch.no_grad():
+        for parameter in own.values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    expected = our_logits(backbone, tokens)
+    assert relative(bare, expected) > 1e-3
+    folder = backbone.save_role("policy", tmp_path / "role")
+    theirs = PeftModel.from_pretrained(plain_model(name, quantization), str(folder)).eval()
+    assert relative(plain_logits(theirs, tokens), expected) < 1e-5
+    again = build(name=name, adapters={"policy": str(folder)}, quantization=quantization)
+    assert relative(our_logits(again, tokens), expected) < 1e-6
+    folder = backbone.save_merged("policy", tmp_path / "merged", "float32")
+    merged = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert relative(plain_logits(merged, tokens), expected) < 1e-4
+
+
+def test_an_adapter_goes_from_peft_to_us_and_back(build, base, tokens, tmp_path):
+    """Equal logits at each hand-over, the frozen embedding that peft writes beside it included."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], use_dora=True)
+    theirs = get_peft_model(plain_model(base), config)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.eval().save_pretrained(str(tmp_path / "theirs"))
+    backbone = build(adapters={"policy": str(tmp_path / "theirs")})
+    assert relative(our_logits(backbone, tokens), plain_logits(theirs, tokens)) < 1e-5
+    with torch.no_grad():
+        for parameter in backbone.role_parameters("policy"):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = backbone.save_role("policy", tmp_path / "ours")
+    again = PeftModel.from_pretrained(plain_model(base), str(folder)).eval()
+    assert relative(plain_logits(again, tokens), our_logits(backbone, tokens)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"),
+            "initialized by 'pissa'",
+        ),
+        (LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3]), "single rows of the"),
+        (LoraConfig(target_modules=["q_proj"], bias="all"), "more than LoRA layers"),
+    ],
+)
+def test_what_no_role_carries_is_refused_by_its_name(
+    build, write_model, model_ids, tmp_path, config, sentence
+):
+    name = write_model(Qwen2Config(**TINY, **model_ids), Qwen2ForCausalLM)
+    theirs = get_peft_model(plain_model(name), config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    theirs.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=sentence):
+        build(name=name, adapters={"policy": str(tmp_path / "adapter")})
+
+
+# ---- the check before a role is called saved ----
+
+
+def test_a_dropped_bias_is_noticed_and_the_old_files_stay(
+    build, write_model, model_ids, tmp_path, monkeypatch
+):
+    """A planted fault in what is written."""
+    config = Qwen2Config(**TINY, **model_ids)
+    backbone = build("policy", name=write_model(config, Qwen2ForCausalLM))
+    with torch.no_grad():
+        for name, parameter in backbone.base.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    folder = backbone.save_merged("policy", tmp_path / "merged", "bfloat16")
+    before = (folder / "model.safetensors").read_bytes()
+    whole = export.merged_state_dict
+
+    def without_a_bias(*args):
+        state = whole(*args)
+        name = next(n for n in state if n.endswith("v_proj.bias"))
+        return {**state, name: torch.zeros_like(state[name])}
+
+    monkeypatch.setattr(export, "merged_state_dict", without_a_bias)
+    with pytest.raises(ValueError, match=r"is not the role in training: its outputs differ by \d"):
+        backbone.save_merged("policy", tmp_path / "merged", "bfloat16")
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_wrong_scale_of_an_adapter_is_noticed(build, tmp_path, monkeypatch):
+    backbone = build("policy")
+    write = export.save_adapter
+
+    def with_twice_the_alpha(*args):
+        write(*args)
+        file = args[2] / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "lora_alpha": 16}))
+
+    monkeypatch.setattr(export, "save_adapter", with_twice_the_alpha)
+    with pytest.raises(ValueError, match="is not the role in training"):
+        backbone.save_role("policy", tmp_path / "role")
+    assert not (tmp_path / "role").exists()
+
+
+def test_the_check_leaves_the_backbone_as_it_was(build, tokens, tmp_path):
+    backbone = build("policy", "reward", heads=("reward",))
+    backbone.add_role("reference", trainable=False)
+    before = {n: (p.requires_grad, p.clone()) for n, p in backbone.named_parameters()}
+    expected = our_logits(backbone, tokens)
+    with backbone.role("reward"):
+        backbone.save_role("policy", tmp_path / "policy")
+        assert backbone.switch.active == "reward"
+    backbone.save_role("reward", tmp_path / "reward")
+    after = dict(backbone.named_parameters())
+    assert list(before) == list(after)
+    assert all(after[n].requires_grad == g and torch.equal(after[n], p)
+               for n, (g, p) in before.items())  # fmt: skip
+    assert torch.equal(our_logits(backbone, tokens), expected)
+    assert sorted(backbone.roles) == ["policy", "reference", "reward"]
+
+
+def test_old_shards_do_not_stay_beside_new_weights(build, tmp_path):
+    backbone = build("policy")
+    folder = backbone.save_merged("policy", tmp_path / "merged", "float32")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    (folder / "notes.txt").write_text("mine")
+    backbone.save_merged("policy", folder, "float32")
+    assert not (folder / "model-00001-of-00002.safetensors").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_role_that_is_not_there_is_named(build, base, tmp_path):
+    with pytest.raises(ValueError, match="no role 'critic' to save; the backbone has policy"):
+        build("policy").save_role("critic", tmp_path)
+    with pytest.raises(ValueError, match="no role 'policy' to save; the backbone has none yet"):
+        Backbone(base).save_role("policy", tmp_path)
 
 
 # ---- the whole model ----
@@ -284,11 +468,22 @@ def test_whole_model_is_saved_plain(build, tokens, tmp_path):
     assert not list(tmp_path.rglob("adapter_*"))
 
 
-def test_whole_reward_role_is_not_saved(build, tmp_path):
+def test_a_whole_reward_is_saved_as_a_classifier(build, tokens, sequences, tmp_path):
     backbone = build(lora=None)
     backbone.add_role("reward", head=True)
-    with pytest.raises(ValueError, match="without an adapter of its own is saved by its check"):
-        backbone.save_role("reward", tmp_path)
+    folder = backbone.save_role("reward", tmp_path / "reward")
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = backbone.scores(tokens, "reward")
+        scores = [plain(input_ids=torch.tensor([ids])).logits[0, 0] for ids, _ in sequences]
+    assert torch.allclose(torch.stack(scores), expected, atol=1e-4)
+
+
+def test_a_role_on_another_adapter_is_not_saved(build, tmp_path):
+    backbone = build("policy")
+    backbone.add_role("critic", head=True, shares="policy")
+    with pytest.raises(ValueError, match="runs through the adapter of 'policy'"):
+        backbone.save_role("critic", tmp_path)
 
 
 def test_a_failed_load_leaves_a_description(base, tmp_path):

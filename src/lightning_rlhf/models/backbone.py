@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_rlhf.models import export, loading, lora
+from lightning_rlhf.models import export, loading, lora, parity
+from lightning_rlhf.models.files import replacing
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.offload import Offload, embedding_to_host
@@ -275,43 +276,75 @@ class Backbone(RoleModel):
 
     # ---- saving ----
 
-    def save_role(self, name: str, folder: str | Path) -> Path:
+    def save_role(self, name: str, folder: str | Path, check: bool = True) -> Path:
         """Write a role for peft, transformers and vLLM, its tokenizer beside it.
 
         A policy is a plain PEFT adapter. A role with a head is a ``SEQ_CLS`` adapter that loads on
         ``AutoModelForSequenceClassification(num_labels=1)``, head included. Without LoRA, the whole
-        model.
+        model: a plain causal language model, or a sequence classifier.
+
+        Args:
+            name: the role.
+            folder: made if absent. What it holds stays until the new files are checked.
+            check: read the files again and compare their outputs with those of the role.
 
         Raises:
-            ValueError: the role is the bare base, or has no adapter of its own.
+            ValueError: no such role, it is the bare base, it has no adapter of its own, or what was
+                written differs from it.
         """
-        folder, role = Path(folder), self.roles[name]
-        if self.lora is None or role.shares is not None:
-            if name in self.heads:
-                raise ValueError(
-                    f"a {name} role without an adapter of its own is saved by its checkpoint only"
-                )
-            self.model_of(name).save_pretrained(folder)
-        elif not role.adapter:
-            raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
-        else:
-            head = self.head(name) if name in self.heads else None
-            export.save_adapter(self.base, name, folder, self.public_name, head)
-        self.tokenizer.save_pretrained(folder)
+        folder, role = Path(folder), self._saved_role(name)
+        if self.lora is None and name in self.heads:
+            return self.save_merged(name, folder, "float32")
+        with replacing(folder) as partial:
+            if role.adapter:
+                head = self.head(name) if name in self.heads else None
+                export.save_adapter(self.base, name, partial, self.public_name, head)
+            else:
+                self.model_of(name).save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+            if check and role.adapter:
+                parity.check_adapter(self, name, partial, self.tokenizer)
+            elif check:
+                parity.check_model(self, name, partial, self.tokenizer)
         return folder
 
     def save_merged(self, name: str, folder: str | Path, dtype: loading.DType = "bfloat16") -> Path:
         """Write base and adapter as one plain transformers model, dequantized before merging.
 
+        A role with a head becomes an ``AutoModelForSequenceClassification`` of one output.
+
+        Args:
+            name: the role; one that is the bare base is written too.
+            folder: made if absent. What it holds stays until the new files are checked.
+            dtype: of the written weights.
+
         Raises:
-            ValueError: the role has a scalar head, which a causal language model cannot carry.
+            ValueError: no such role, it cannot be merged, or what was written differs from it.
         """
-        if name in self.heads:
-            raise ValueError(f"merging would lose the head of role {name!r}: use save_role")
         if "embedding" in self.offload:
             raise ValueError("merging needs the embedding table: load without offload, then merge")
-        folder = Path(folder)
-        adapter = name if self.roles[name].adapter else None
-        export.save_merged(self.model_of(name), adapter, folder, loading.torch_dtype(dtype))
-        self.tokenizer.save_pretrained(folder)
-        return folder
+        role = self._saved_role(name, bare=True)
+        head = self.head(name) if name in self.heads else None
+        written = loading.torch_dtype(dtype)
+        with replacing(Path(folder)) as partial:
+            export.save_merged(
+                self.model_of(name), name if role.adapter else None, partial, written, head
+            )
+            self.tokenizer.save_pretrained(partial)
+            parity.check_model(self, name, partial, self.tokenizer)
+        return Path(folder)
+
+    def _saved_role(self, name: str, bare: bool = False) -> Role:
+        """Return a role that can be written; with ``bare`` also one that is the bare base."""
+        role = self.roles.get(name)
+        if not self.is_loaded or role is None:
+            there = ", ".join(self.roles) or "none yet: call load(), or fit a module"
+            raise ValueError(f"no role {name!r} to save; the backbone has {there}")
+        if role.shares is not None:
+            raise ValueError(
+                f"role {name!r} runs through the adapter of {role.shares!r} and has only a head of "
+                "its own: it is saved by its checkpoint"
+            )
+        if not (bare or role.adapter or role.whole):
+            raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
+        return role

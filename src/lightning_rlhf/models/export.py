@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.pytorch_utils import Conv1D
 
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import SCORE
+from lightning_rlhf.models.merging import merged_weight
 
 
 def head_as_peft(head: ScalarHead) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -56,14 +66,46 @@ def read_head(head: ScalarHead, tensors: dict[str, Tensor], folder: str) -> None
             f"{folder} holds an adapter without a score head, so it is not a reward role: "
             "give a folder that RewardModule trained"
         )
+    if tensors[SCORE].shape != head.weight.shape:
+        raise ValueError(
+            f"{folder} holds a head of {len(tensors[SCORE])} outputs and a reward role has one: "
+            "give a classifier with num_labels=1, or use it through ClassifierReward"
+        )
     with torch.no_grad():
         head.weight.copy_(tensors[SCORE])
 
 
-def _plain_weight(parameter: nn.Parameter) -> Tensor:
+def _plain(module: nn.Module, parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's values, dequantized.
+
+    Raises:
+        ValueError: they are in a format that cannot be dequantized here.
+    """
     if isinstance(parameter, bnb.nn.Params4bit):
         return bnb.functional.dequantize_4bit(parameter.data, parameter.quant_state)
+    if isinstance(parameter, bnb.nn.Int8Params):
+        return dequantize_bnb_weight(parameter, module.state)
+    if not parameter.is_floating_point() or parameter.element_size() < 2:
+        raise ValueError(
+            f"its weights are quantized to {parameter.dtype} by {type(module).__name__}: merge the "
+            "saved role into the unquantized model"
+        )
     return parameter.detach()
+
+
+def _plain_name(name: str) -> str:
+    """Name of a parameter in the model without adapters."""
+    return re.sub(r"(\.base_layer)+\.", ".", name)
+
+
+def _adapted(model: nn.Module, role: str | None) -> dict[str, list[LoraLayer]]:
+    """Map the plain name of each adapted weight to the layers that adapt it for a role."""
+    found: dict[str, list[LoraLayer]] = defaultdict(list)
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and role in module.scaling:
+            weight = getattr(module, "parameter_name", "weight")
+            found[_plain_name(f"{name}.{weight}")].append(module)
+    return found
 
 
 def merged_state_dict(
@@ -72,40 +114,141 @@ def merged_state_dict(
     """Compute the weights of a plain model with a role's adapter merged, on the CPU.
 
     Dequantize, add in fp32, round once: merging into 4-bit weights would round the adapter away and
-    make sampler and trainer disagree.
+    make sampler and trainer disagree. Weights that were tied are written one by one, since an
+    adapter may have been on one of them. Buffers are written as they are.
 
     Args:
         model: the adapted base.
         role: the adapter to merge; None for the bare base.
         dtype: of the result.
+
+    Raises:
+        ValueError: the base is quantized in a format other than bitsandbytes', or a part of the
+            adapter has no place in a plain model.
     """
-    adapted = {
-        f"{name}.base_layer.weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-    state = {}
+    adapted = _adapted(model, role)
+    state: dict[str, Tensor] = {}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_" in name:
+        for path, module in model.named_modules():
+            if ".lora_" in f"{path}.":
                 continue
-            weight = _plain_weight(parameter).float()
-            if role is not None and name in adapted:
-                weight = weight + adapted[name].get_delta_weight(role).float()
-            state[name.replace(".base_layer.", ".")] = weight.to(dtype).cpu()
+            for name, parameter in module.named_parameters(recurse=False):
+                plain = _plain_name(f"{path}.{name}")
+                weight = _plain(module, parameter).float()
+                for layer in adapted.pop(plain, ()):
+                    assert role is not None
+                    weight = merged_weight(layer, role, weight)
+                state[plain] = weight.to(dtype).cpu()
+            for name, buffer in module.named_buffers(recurse=False):
+                if name not in module._non_persistent_buffers_set:
+                    state[_plain_name(f"{path}.{name}")] = buffer.detach().cpu()
+    if adapted:
+        raise ValueError(f"the adapter on {next(iter(adapted))!r} has no weight to be merged into")
+    _add_biases(model, role, state)
     return state
 
 
-def save_merged(model: PreTrainedModel, role: str | None, folder: Path, dtype: torch.dtype) -> None:
-    """Write ``merged_state_dict`` as a folder that ``from_pretrained`` reads, unquantized."""
+def _add_biases(model: nn.Module, role: str | None, state: dict[str, Tensor]) -> None:
+    """Add the biases of an adapter that has them (PEFT's ``lora_bias``) to those of the base.
+
+    Raises:
+        ValueError: the base has no bias there, so a plain model has no place for it.
+    """
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer) or not layer.lora_bias.get(role):
+            continue
+        plain = _plain_name(f"{name}.bias")
+        if plain not in state:
+            raise ValueError(
+                f"the adapter has a bias on {_plain_name(name)!r}, where the base has none"
+            )
+        own = layer.lora_B[role].bias.detach().float().cpu() * layer.scaling[role]
+        state[plain] = (state[plain].float() + own).to(state[plain].dtype)
+
+
+def merged_model(
+    model: PreTrainedModel, role: str | None, dtype: torch.dtype, head: ScalarHead | None = None
+) -> PreTrainedModel:
+    """Build a plain transformers model with a role's adapter merged, on the CPU.
+
+    Args:
+        model: the adapted base.
+        role: the adapter to merge; None for the bare base.
+        dtype: of its weights.
+        head: makes it a sequence classifier of one output, read at the last token.
+
+    Raises:
+        ValueError: transformers has no such plain model, or a weight has no place in it.
+    """
+    try:
+        state = merged_state_dict(model, role, dtype)
+        plain = _without_data(model, role, dtype, classifier=head is not None)
+        _turn_conv1d(model, plain, state)
+        if head is not None:
+            state["score.weight"] = head.weight.detach().to(dtype).cpu()
+            output = model.get_output_embeddings()
+            names = {_plain_name(f"{n}.") for n, m in model.named_modules() if m is output}
+            state = {n: t for n, t in state.items() if not n.startswith(tuple(names))}
+        lost = plain.load_state_dict(state, strict=False, assign=True).unexpected_keys
+        plain.tie_weights()
+        empty = [name for name, tensor in plain.state_dict().items() if tensor.is_meta]
+        if empty or lost:
+            raise ValueError(f"no weights for {empty[0]!r}" if empty else f"{lost[0]!r} is left")
+    except ValueError as reason:
+        raise ValueError(
+            f"{type(model).__name__} cannot be merged into a plain model: {reason}; "
+            "save_role writes the adapter instead"
+        ) from reason
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    return plain.eval()
+
+
+def save_merged(
+    model: PreTrainedModel,
+    role: str | None,
+    folder: Path,
+    dtype: torch.dtype,
+    head: ScalarHead | None = None,
+) -> None:
+    """Write ``merged_model`` as a folder that ``from_pretrained`` reads, unquantized."""
+    merged_model(model, role, dtype, head).save_pretrained(folder)
+
+
+def _without_data(
+    model: PreTrainedModel, role: str | None, dtype: torch.dtype, classifier: bool
+) -> PreTrainedModel:
+    """Build the plain model on meta; untied if only one of the tied weights is adapted."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if any(isinstance(end, LoraLayer) and role in end.scaling for end in ends):
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    if classifier:
+        config.num_labels = 1
+        for one in (config, config.get_text_config()):
+            one.pad_token_id = one.pad_token_id if one.pad_token_id is not None else _end_id(one)
+    auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    if type(config) not in auto._model_mapping:
+        raise ValueError(f"transformers has no {auto.__name__} for {config.model_type}")
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    plain.load_state_dict(merged_state_dict(model, role, dtype), strict=False, assign=True)
-    plain.tie_weights()
-    if missing := [name for name, p in plain.named_parameters() if p.is_meta]:
-        raise ValueError(f"{type(model).__name__} cannot be merged: no weights for {missing[0]!r}")
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder)
+        plain: PreTrainedModel = auto.from_config(config, dtype=dtype)
+    return plain
+
+
+def _end_id(config: PretrainedConfig) -> int | None:
+    end = config.eos_token_id
+    return end[0] if isinstance(end, list) else end
+
+
+def _turn_conv1d(model: PreTrainedModel, plain: PreTrainedModel, state: dict[str, Tensor]) -> None:
+    """Transpose the weights that bitsandbytes turned as it replaced GPT-2's Conv1D layers."""
+    linear = {
+        _plain_name(f"{name}.weight")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    for name, module in plain.named_modules():
+        weight = f"{name}.weight"
+        if isinstance(module, Conv1D) and weight in linear:
+            state[weight] = state[weight].T.contiguous()

@@ -9,10 +9,11 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_rlhf.text.suggest import nearest
 
@@ -29,8 +30,13 @@ class LoRA:
         r: rank.
         alpha: scale; the update is ``alpha / r * B A``.
         dropout: on the adapter's input. DPO and PPO compare two forwards of one text and need 0.
-        target_modules: PEFT's names of the layers to adapt; "all-linear" leaves out the output
-            head.
+        target_modules: PEFT's names of the layers to adapt, such as ["q_proj", "embed_tokens"], or
+            one regular expression; "all-linear" leaves out the output head.
+        use_rslora: scale by ``alpha / sqrt(r)`` (arXiv 2312.03732).
+        use_dora: learn the norm of each weight's columns too (arXiv 2402.09353).
+        rank_pattern: layer name or regular expression -> its own rank.
+        alpha_pattern: layer name or regular expression -> its own alpha.
+        layers_to_transform: numbers of the decoder layers to adapt; None for all.
     """
 
     r: int = 16
@@ -38,6 +44,11 @@ class LoRA:
     dropout: float = 0.0
     _: KW_ONLY
     target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, int] | None = None
+    layers_to_transform: list[int] | None = None
 
     def config(self) -> LoraConfig:
         """Convert to PEFT's configuration."""
@@ -47,6 +58,11 @@ class LoRA:
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            rank_pattern=dict(self.rank_pattern or {}),
+            alpha_pattern=dict(self.alpha_pattern or {}),
+            layers_to_transform=self.layers_to_transform,
             task_type="CAUSAL_LM",
         )
 
@@ -57,11 +73,40 @@ def inject(model: nn.Module, role: str, config: LoraConfig) -> None:
     PEFT would use the base's dtype: in bf16 at a small learning rate hardly an entry moves.
     """
     _check_targets(model, config.target_modules)
+    if config.target_modules == "all-linear" and not config.exclude_modules:
+        config.exclude_modules = _left_alone(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        # a merged model is written with untied weights
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         inject_adapter_in_model(config, model, adapter_name=role)
     for parameter in parameters(model, role).values():
         parameter.data = parameter.data.float()
+
+
+def _left_alone(model: nn.Module) -> str | None:
+    """Match the linear layers that "all-linear" does not adapt; None if there are none.
+
+    They are those outside of the text decoder (vision and audio towers), the routers of experts,
+    and the output projections of state spaces, whose fused kernels skip adapters.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return None
+    output = model.get_output_embeddings()  # PEFT leaves it out
+    inside = {id(m) for m in model.get_decoder().modules()}
+    mamba = {n for n, m in model.named_modules() if hasattr(m, "conv1d") and hasattr(m, "out_proj")}
+    names = [
+        name.replace(".base_layer", "")
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, LoraLayer))
+        and module is not output
+        and (
+            id(module) not in inside
+            or name.rsplit(".", 1)[-1] in ("router", "gate", "shared_expert_gate")
+            or (name.endswith(".out_proj") and name.removesuffix(".out_proj") in mamba)
+        )
+    ]
+    return "|".join(map(re.escape, names)) or None
 
 
 def _check_targets(model: nn.Module, targets: str | Collection[str]) -> None:
@@ -111,14 +156,41 @@ def load_adapter(
     """Add a role's adapter with the weights of a folder.
 
     Raises:
-        ValueError: an adapter of another base.
+        ValueError: an adapter of another base, or one that is more than LoRA.
     """
+    _refuse_more_than_lora(config, folder)
     config.modules_to_save, config.inference_mode = None, False  # heads are ours
+    config.init_lora_weights = True  # the folder's weights replace any other initial ones
     try:
         inject(model, role, config)
     except ValueError as error:
         raise ValueError(f"{folder} holds an adapter of another base model: {error}") from error
     load(model, role, tensors, folder)
+
+
+# Initializations that change the base's weights as well
+CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+
+
+def _refuse_more_than_lora(config: LoraConfig, folder: Path) -> None:
+    """Refuse what an adapter of a role cannot carry.
+
+    Raises:
+        ValueError: it trained whole modules or single tokens, or it fits another base's weights.
+    """
+    kind = config.init_lora_weights
+    if isinstance(kind, str) and kind.lower().startswith(CHANGE_THE_BASE):
+        raise ValueError(
+            f"{folder} was initialized by {kind!r}, which changed the base's weights too: write it "
+            "again with peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    whole = [m for m in config.modules_to_save or () if m not in ("score", "classifier")]
+    if whole or config.trainable_token_indices:
+        what = f"{whole} whole" if whole else "single rows of the embedding"
+        raise ValueError(
+            f"{folder} trained {what}, more than LoRA layers, which no role carries: merge it into "
+            'its base and start from that; target_modules=["embed_tokens"] adapts an embedding'
+        )
 
 
 def layers(model: nn.Module) -> list[LoraLayer]:
@@ -128,13 +200,16 @@ def layers(model: nn.Module) -> list[LoraLayer]:
 
 def parameters(model: nn.Module, role: str) -> dict[str, nn.Parameter]:
     """A role's adapter parameters, found by name, since PEFT flips ``requires_grad``."""
-    return {n: p for n, p in model.named_parameters() if re.search(rf"\.lora_\w+\.{role}\.", n)}
+    own = re.compile(rf"\.lora_\w+\.{role}(\.|$)")  # the name ends so on an embedding
+    return {n: p for n, p in model.named_parameters() if own.search(n)}
 
 
-def _peft_name(name: str, role: str) -> str:
-    """PEFT's name of a parameter on disk: with its wrapper's prefix, without the adapter's name."""
-    before, after = name.rsplit(f".{role}.", 1)
-    return f"{PEFT_PREFIX}{before}.{after}"
+def _on_disk(model: nn.Module, role: str) -> dict[str, Tensor]:
+    """Map PEFT's names on disk to a role's adapter parameters."""
+    named = get_peft_model_state_dict(
+        model, parameters(model, role), adapter_name=role, save_embedding_layers=False
+    )
+    return {PEFT_PREFIX + name: tensor for name, tensor in named.items()}
 
 
 def activate(adapted: list[LoraLayer], role: str | None) -> None:
@@ -161,6 +236,16 @@ def cast_inputs(adapted: list[LoraLayer], wanted: bool) -> None:
         layer.cast_input_dtype_enabled = wanted
 
 
+def remove(model: nn.Module, role: str) -> None:
+    """Delete a role's adapter."""
+    for layer in layers(model):
+        if role in layer.scaling:
+            with warnings.catch_warnings():  # it says which adapter is active afterwards
+                warnings.filterwarnings("ignore", message="Adapter .* was active")
+                layer.delete_adapter(role)
+    model.peft_config.pop(role)  # type: ignore[union-attr,operator]
+
+
 def copy(model: nn.Module, source: str, target: str) -> None:
     """Copy one role's adapter weights over another's."""
     pairs = zip(parameters(model, source).values(), parameters(model, target).values(), strict=True)
@@ -183,10 +268,7 @@ def save(
         config: fields of the written ``LoraConfig`` that differ from the injected one's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        _peft_name(name, role): p.detach().cpu().contiguous()
-        for name, p in parameters(model, role).items()
-    }
+    tensors = {n: p.detach().cpu().contiguous() for n, p in _on_disk(model, role).items()}
     save_file({**tensors, **extra}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     peft_config = LoraConfig.from_peft_type(
         **{**model.peft_config[role].to_dict(), "inference_mode": True, **config}  # type: ignore[union-attr,index]
@@ -214,13 +296,18 @@ def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) 
     Raises:
         ValueError: the adapter was trained on another base, or with more than LoRA layers.
     """
-    more = [n for n in tensors if ".lora_" not in n and n != SCORE]
+    base = dict(model.named_parameters(remove_duplicate=False))
+    more = [
+        name
+        for name, tensor in tensors.items()
+        if ".lora_" not in name and name != SCORE and not _repeats(base, name, tensor)
+    ]
     if more:
         raise ValueError(
             f"{folder} trained more than LoRA layers, such as {more[0]!r}, which no role carries: "
             "merge it into its base and start from that"
         )
-    own = {_peft_name(n, role): p for n, p in parameters(model, role).items()}
+    own = _on_disk(model, role)
     given = {n: t for n, t in tensors.items() if ".lora_" in n}
     wrong = sorted(own.keys() ^ given.keys()) or sorted(
         n for n in own if own[n].shape != given[n].shape
@@ -233,3 +320,11 @@ def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) 
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(given[name])
+
+
+def _repeats(base: dict[str, nn.Parameter], name: str, tensor: Tensor) -> bool:
+    """Tell whether a tensor is the base's own, which PEFT writes beside an adapted embedding."""
+    own = base.get(name.removeprefix(PEFT_PREFIX))
+    if own is None or own.shape != tensor.shape:
+        return False
+    return own.is_meta or torch.equal(own.detach().to(tensor.device, tensor.dtype), tensor)

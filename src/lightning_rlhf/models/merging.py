@@ -63,14 +63,24 @@ def _merged(layer: LoraLayer, role: str, weight: Tensor) -> Tensor:
     if isinstance(layer.get_base_layer(), nn.Linear) and autocast_enabled(weight.device):
         dtype = torch.get_autocast_dtype(weight.device.type)
     with without_autocast(weight.device):
-        delta = layer.get_delta_weight(role).to(weight.device)
-        return torch.add(weight.float(), delta).to(dtype)
+        return merged_weight(layer, role, weight.float()).to(dtype)
+
+
+def merged_weight(layer: LoraLayer, role: str, weight: Tensor) -> Tensor:
+    """Add a role's update to a layer's weight in fp32, that of plain LoRA or of DoRA."""
+    variant = layer.lora_variant.get(role)
+    if variant is not None:
+        merged: Tensor = variant.merge_safe(layer, role, weight)
+        return merged
+    return torch.add(weight, layer.get_delta_weight(role).to(weight))
 
 
 def why_unmergeable(adapted: list[LoraLayer], role: str) -> str | None:
-    """Reason why a role cannot be merged into its base; None if it can."""
+    """Reason why a role cannot be merged into its base for rollouts; None if it can."""
     for layer in adapted:
-        weight = layer.get_base_layer().weight
+        weight = getattr(layer.get_base_layer(), "weight", None)
+        if weight is None:
+            return "it adapts fused experts"
         if isinstance(weight, bnb.nn.Params4bit) or not weight.is_floating_point():
             return "quantized weights would round the adapter away"
         if layer.lora_variant.get(role) is not None or layer.lora_bias.get(role):

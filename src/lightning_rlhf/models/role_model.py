@@ -81,6 +81,15 @@ class RoleModel(nn.Module):
             self.roles[name] = role._replace(trainable=name in names)
         self._restore_requires_grad()
 
+    def remove_role(self, name: str) -> None:
+        """Drop a role with its adapter and its head."""
+        if self.roles.pop(name).adapter:
+            lora.remove(self.base, name)
+        if name in self.heads:
+            del self.heads[name]
+        self.switch.forget()
+        self._restore_requires_grad()
+
     def _restore_requires_grad(self) -> None:
         for name, role in self.roles.items():
             for parameter in self.role_parameters(name):

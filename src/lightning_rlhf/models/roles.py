@@ -50,6 +50,11 @@ class RoleSwitch:
         if self.active is not None:
             self.to(self.active)
 
+    def forget(self) -> None:
+        """Apply the bare base, after an adapter was deleted."""
+        lora.activate(self._layers, None)
+        self._applied = None
+
     def role(self, name: str) -> AbstractContextManager[None]:
         """Run the forwards inside as a role; see ``Backbone.role``."""
         if name not in self.roles:
@@ -87,7 +92,7 @@ class RoleSwitch:
         """Let adapters take their inputs as they are while autocast casts for them."""
         if not self._layers:
             return
-        device = self._layers[0].get_base_layer().weight.device
+        device = next(self._layers[0].parameters()).device
         enabled = running and autocast_enabled(device)
         if enabled == self._casts:
             self._casts = not enabled

@@ -128,7 +128,7 @@ class VLLMSampler:
             home = Path(self._folder.name)
             shutil.rmtree(home / str(self._number), ignore_errors=True)
             self._number += 1
-            folder = backbone.save_role(role, home / str(self._number))
+            folder = backbone.save_role(role, home / str(self._number), check=False)
             from vllm.lora.request import LoRARequest
 
             request = LoRARequest(f"{role}-{self._number}", self._number, str(folder))
