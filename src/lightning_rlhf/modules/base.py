@@ -19,9 +19,9 @@ from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint_io, guards, hparams
-from lightning_rlhf.training.finite import check_step
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
+from lightning_rlhf.training.step_guard import check_step
 
 
 class AlignmentModule(RoleCheckpoints):

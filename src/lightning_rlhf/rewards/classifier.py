@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -56,7 +55,7 @@ class ClassifierReward(Reward):
             FileNotFoundError: there is no such model.
             ValueError: it has more than one output.
         """
-        outputs = AutoConfig.from_pretrained(loading.resolve(self.name_or_path)).num_labels
+        outputs = loading.read_config(loading.resolve(self.name_or_path)).num_labels
         if outputs != 1:
             raise ValueError(
                 f"{self.name_or_path} has {outputs} outputs and a reward has one: give a "

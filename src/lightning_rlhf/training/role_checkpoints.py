@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 
+from lightning_rlhf.functional.finite import refuse_nan
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.training import belonging, checkpoint, checkpoint_io
-from lightning_rlhf.training.finite import refuse_nan
 from lightning_rlhf.training.hparams import refuse_imports
 
 
