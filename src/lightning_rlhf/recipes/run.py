@@ -22,6 +22,7 @@ from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage
 from lightning_rlhf.reporting.results import Results
 from lightning_rlhf.text.writing import claim
 from lightning_rlhf.training.checkpoint import check_file
+from lightning_rlhf.training.checkpoint_io import SUFFIX
 
 Metrics = dict[str, Any]
 
@@ -106,18 +107,20 @@ def _run(stage: PreparedStage, resumes: bool) -> StageResult:
 
 
 def fit(cli: AlignmentCLI, stage: PreparedStage, resumes: bool) -> None:
-    """Train; a stopped stage resumes from its last checkpoint."""
-    last = stage.outputs["checkpoint"]
-    from_checkpoint = resumes and Path(last).is_file()
-    if from_checkpoint:
+    """Train; a stopped stage resumes from its newest checkpoint."""
+    newest = _newest(Path(stage.outputs["checkpoint"]).parent) if resumes else None
+    if newest is not None:
         try:
-            check_file(last, cli.model)
+            check_file(newest, cli.model)
         except ValueError as error:
             again = f"or run the stage anew with --from {stage.name}"
             raise ValueError(f"{error}; {again}") from error
-    cli.trainer.fit(
-        cli.model, datamodule=cli.datamodule, ckpt_path=last if from_checkpoint else None
-    )
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=newest)
+
+
+def _newest(folder: Path) -> str | None:
+    found = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns)) if found else None
 
 
 def measure(cli: AlignmentCLI, stage: PreparedStage) -> None:

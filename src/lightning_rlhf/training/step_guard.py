@@ -9,6 +9,10 @@ from torch.optim import Optimizer
 from lightning_rlhf.functional.finite import all_finite
 
 
+class NotFinite(ValueError):
+    """The loss or a gradient is NaN or infinite; the weights are still those of the step before."""
+
+
 def check_step(trainer: Trainer, optimizer: Optimizer, loss: Tensor | None) -> None:
     """Refuse an optimizer step whose gradients or loss are not finite numbers.
 
@@ -21,7 +25,7 @@ def check_step(trainer: Trainer, optimizer: Optimizer, loss: Tensor | None) -> N
         loss: of the last batch, detached.
 
     Raises:
-        ValueError: says which of the two; the weights are still those of the step before.
+        NotFinite: says which of the two.
     """
     gradients = [] if getattr(trainer.precision_plugin, "scaler", None) else _gradients(optimizer)
     losses = [loss] if loss is not None and trainer.world_size == 1 else []
@@ -30,10 +34,10 @@ def check_step(trainer: Trainer, optimizer: Optimizer, loss: Tensor | None) -> N
     what = (
         f"the loss is {float(losses[0])}" if not all_finite(losses) else "a gradient is not finite"
     )
-    raise ValueError(
-        f"{what} in step {trainer.global_step + 1}, so the run stops before it: the weights are "
-        "still those of the step before, and no role is saved; lower lr, give "
-        "trainer.gradient_clip_val, or look at the rows and rewards of this batch"
+    raise NotFinite(
+        f"{what} in step {trainer.global_step + 1}, so the run stops before it and saves no "
+        "role: lower lr, give trainer.gradient_clip_val, or look at the rows and rewards of this "
+        "batch"
     )
 
 
