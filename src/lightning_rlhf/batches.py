@@ -101,6 +101,14 @@ class PromptBatch(NamedTuple):
     rows: list[str]  # B rows of the source as JSON: what a reward may want to know beside the text
 
 
+class Counts(NamedTuple):
+    """Numbers of things that an update's means are taken over."""
+
+    tokens: int  # N
+    completions: int  # C
+    values: int = 0  # V
+
+
 class UpdateBatch(NamedTuple):
     """Sampled completions and what was found out about them: what one online update learns from."""
 
@@ -111,3 +119,20 @@ class UpdateBatch(NamedTuple):
     critic: TokenBatch | None = None  # ``tokens`` with the V places where the critic is read
     values: Tensor | None = None  # (V,) of the critic at the time of the rollout
     returns: Tensor | None = None  # (V,)
+    everywhere: Counts | None = None  # in this update of all processes; None: this one is all
+
+    @property
+    def counts(self) -> Counts:
+        values = 0 if self.values is None else len(self.values)
+        return Counts(len(self.tokens.target_ids), self.tokens.completions, values)
+
+    def relative_share(self, of: str, beside: str) -> float:
+        """This process's share of all things of one kind, over its share of those of another.
+
+        A loss is weighed by one share; a term of it that is a mean over other things needs this.
+        """
+        own, all_ = self.counts, self.everywhere
+        if all_ is None:
+            return 1.0
+        share = {kind: getattr(own, kind) / getattr(all_, kind) for kind in (of, beside)}
+        return share[of] / share[beside]

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from lightning_rlhf.data import formats
 from lightning_rlhf.data.formats import Conversation, Demonstration, Feedback, Pair, Ranking
-from lightning_rlhf.text.messages import BadRow
+from lightning_rlhf.text.messages import (
+    BadRow,
+    is_transcript,
+    parse_transcript,
+    prompt_of,
+    read_messages,
+    read_prompt,
+)
 
 
 def user(text: str) -> dict[str, str]:
@@ -95,7 +102,10 @@ BAD_PAIRS = [
     ({"prompt": "p", "chosen": "a"}, "rejected is NoneType, not text"),
     ({"prompt": "p"}, "chosen is NoneType, not text"),
     ({**ONE, "rejected": 3}, "rejected is int, not text"),
-    ({**ONE, "chosen": [{"role": "assistant"}]}, "chosen is NoneType, not text"),
+    (
+        {**ONE, "chosen": [{"role": "assistant"}]},
+        "a message must have a role and a content, both text",
+    ),
     ({**ONE, "prompt": 3.5}, "prompt is float, not text"),
     ({**ONE, "prompt": []}, "no messages"),
     ({**ONE, "prompt": [assistant("a")]}, "no turn before the answer"),
@@ -110,11 +120,11 @@ BAD_PAIRS = [
     ({**ONE, "margin": math.inf}, "margin inf is not a finite number"),
     (
         {"chosen": "a", "rejected": "b"},
-        "without a prompt column, both sides must be messages or transcripts",
+        "without a prompt, an answer must be a conversation or transcript",
     ),
     (
         {"chosen": [*TURNS, assistant("a")], "rejected": "b"},
-        "without a prompt column, both sides must be messages or transcripts",
+        "without a prompt, an answer must be a conversation or transcript",
     ),
     (
         {"chosen": [*TURNS, assistant("a")], "rejected": [*TURNS[1:], assistant("b")]},
@@ -162,20 +172,23 @@ def test_a_transcript_is_its_turns(texts: list[str]) -> None:
     written = "".join(
         f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {m['content']}" for m in messages
     )
-    assert formats.is_transcript(written)
-    assert formats.parse_transcript(written) == messages
-    # the last answer is not part of the prompt, whether it is there or not
-    assert formats.read_prompt(written) == messages[:-1]
-    assert formats.read_prompt(messages) == messages[:-1]
-    assert formats.read_prompt(messages[:-1]) == messages[:-1]
+    assert is_transcript(written)
+    assert parse_transcript(written) == messages
+    # as a prompt, its last turn is the beginning of the answer
+    begun = [*messages[:-1], {**messages[-1], "prefix": True}]
+    assert read_prompt(written) == begun
+    assert read_prompt(messages) == begun
+    assert read_prompt(messages[:-1]) == messages[:-1]
+    # as a conversation, it is the answer
+    assert prompt_of({"text": written}) == prompt_of({"messages": messages}) == messages[:-1]
 
 
 @pytest.mark.parametrize("text", ["", "Human: Hi", "Hi\n\nHuman: you", "\n\nUser: Hi"])
 def test_what_is_no_transcript_is_text(text: str) -> None:
-    assert not formats.is_transcript(text)
-    assert formats.read_prompt(text) == text
+    assert not is_transcript(text)
+    assert read_prompt(text) == text
     with pytest.raises(BadRow, match="a transcript must start with a Human or Assistant turn"):
-        formats.parse_transcript(text)
+        parse_transcript(text)
 
 
 WHOLE = [*TURNS, assistant("So.")]
@@ -212,8 +225,11 @@ BAD_DEMONSTRATIONS = [
     ({"text": 5}, "text is int, not text"),
     ({"prompt": "p", "completion": "\n"}, "empty answer"),
     ({"prompt": "p", "completion": 4}, "completion is int, not text"),
-    ({"prompt": None, "completion": "c"}, "prompt is NoneType, not text"),
-    ({"completion": "c"}, "prompt is NoneType, not text"),
+    (
+        {"prompt": None, "completion": "c"},
+        "without a prompt, an answer must be a conversation or transcript",
+    ),
+    ({"completion": "c"}, "without a prompt, an answer must be a conversation or transcript"),
     ({"prompt": "p", "completion": None}, "chosen is NoneType, not text"),
 ]
 
@@ -267,7 +283,10 @@ BAD_RANKINGS = [
     ({**THREE, "completions": "abc"}, "completions is str, not a list"),
     ({**THREE, "completions": ["a", "", "c"]}, "empty answer"),
     ({**THREE, "completions": ["a", 2, "c"]}, "completions is int, not text"),
-    ({"completions": ["a", "b"]}, "prompt is NoneType, not text"),
+    (
+        {"completions": ["a", "b"]},
+        "without a prompt, an answer must be a conversation or transcript",
+    ),
 ]
 
 
@@ -340,7 +359,10 @@ def test_answers_that_rank_themselves(
             [{"response": "a", "score": 1}, {"response": "b", "score": None}],
             "score None is not a finite num",
         ),
-        ([{"said": "a", "score": 1}], "response is NoneType, not text"),
+        (
+            [{"said": "a", "score": 1}, {"said": "b", "score": 2}],
+            "completions is NoneType, not text",
+        ),
         ([[], ["a"]], "no completion is better than another"),
         ([["a", " "], ["b"]], "empty answer"),
     ],
@@ -366,7 +388,7 @@ def test_messages_in_either_spelling_and_what_tools_need() -> None:
         {"role": "tool", "content": "2", "tool_call_id": "7", "name": "add", "tool_calls": None},
         {"from": "gpt", "value": "2"},
     ]
-    assert formats.read_messages(spoken) == [
+    assert read_messages(spoken) == [
         user("1+1?"),
         {
             "role": "assistant",
@@ -376,7 +398,7 @@ def test_messages_in_either_spelling_and_what_tools_need() -> None:
         {"role": "tool", "content": "2", "tool_call_id": "7", "name": "add"},
         assistant("2"),
     ]
-    with pytest.raises(BadRow, match="a turn must have a value and be from one of"):
-        formats.read_messages([{"from": "nobody", "value": "x"}])
+    with pytest.raises(BadRow, match="the role 'nobody' is not known"):
+        read_messages([{"from": "nobody", "value": "x"}])
     with pytest.raises(BadRow, match="a message must have a role and a content"):
-        formats.read_messages([{"role": "assistant", "content": None, "tool_calls": []}])
+        read_messages([{"role": "assistant", "content": None, "tool_calls": []}])

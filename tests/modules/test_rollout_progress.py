@@ -20,9 +20,9 @@ ROLLOUT = Rollout.assemble(
 )
 
 
-def restored(progress: RolloutProgress, rank: int = 0) -> RolloutProgress:
+def restored(progress: RolloutProgress) -> RolloutProgress:
     copy = RolloutProgress()
-    copy.load_state_dict(progress.state_dict(1), rank, CPU)
+    copy.load_state_dict(progress.state_dict(), CPU)
     return copy
 
 
@@ -47,9 +47,3 @@ def test_a_rollout_is_restored_and_a_new_one_starts_over() -> None:
     assert copy.rollout.completion_ids == [[1, 2]]
     copy.start(ROLLOUT)
     assert not copy.stopped and copy.next_update() == 0
-
-
-def test_a_process_that_was_not_there_samples_anew() -> None:
-    progress = RolloutProgress()
-    progress.start(ROLLOUT)
-    assert restored(progress, rank=1).rollout is None

@@ -232,7 +232,7 @@ DATA = [
     ),
     Mistake(
         "a prompt column under another name",
-        typed(rows=[{"question": "w1", "chosen": "w2", "rejected": "w3"}]),
+        typed(rows=[{"asked": "w1", "chosen": "w2", "rejected": "w3"}]),
         "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (without a "
         "prompt column, both sides must be messages or transcripts, first in row 1)",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class SaveOnStop(Callback):
     """
 
     def __init__(self) -> None:
-        self._request = StopRequest(self._last_resort)
+        self._request = StopRequest(self._noticed, self._last_resort)
         self._trainer: Trainer | None = None
         self._whole: dict[str, Any] | None = None  # the loops and generators after a whole step
         self._whole_step = -1
@@ -111,7 +112,7 @@ class SaveOnStop(Callback):
         if trainer.state.fn == "fit":
             path = self._save(trainer, pl_module, exception)
         if isinstance(exception, Stopped):
-            exception.checkpoint = path
+            exception.checkpoint = path or _saved_before(trainer)
         elif path is not None and trainer.is_global_zero:
             log.info(
                 "a checkpoint of step %d, the last whole one, is in %s", self._whole_step, path
@@ -145,6 +146,23 @@ class SaveOnStop(Callback):
         stepping = self._request.busy and not isinstance(exception, NotFinite)
         return trainer.global_step == self._whole_step and not stepping
 
+    def _noticed(self) -> None:
+        """Keep Lightning from ending the run itself, at a place and with a status of its own."""
+        if self._trainer is not None:
+            self._trainer._signal_connector.received_sigterm = False
+
     def _last_resort(self) -> None:
         if self._trainer is not None and self._trainer.state.fn == "fit":
-            self._save(self._trainer, self._trainer.lightning_module, None)
+            path = self._save(self._trainer, self._trainer.lightning_module, None)
+            print(f"the checkpoint to go on from is {path}" if path else "", file=sys.stderr)
+
+
+def _saved_before(trainer: Trainer) -> Path | None:
+    """Find the newest checkpoint that a fit has written, or has begun from."""
+    if trainer.state.fn != "fit":
+        return None
+    names = [trainer.ckpt_path]
+    for callback in trainer.checkpoint_callbacks:
+        names += [getattr(callback, n, None) for n in ("last_model_path", "best_model_path")]
+    found = [path for name in names if name and (path := Path(str(name))).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None

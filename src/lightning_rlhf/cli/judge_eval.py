@@ -14,6 +14,7 @@ from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import read_pair
+from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
@@ -90,6 +91,8 @@ def human_pairs(
     layout = recognize(
         list(raw.column_names), PreferenceData.accepts, source, reader="judge-eval", forced=format
     )
+    if layout.gather is not None:
+        raw = gathered(raw, layout.gather, {}, source=source, format=layout.name)
     rows: list[dict[str, Any]] = []
     dropped = 0
     for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):

@@ -75,12 +75,16 @@ class PromptData(RowsData):
         refuse_a_stream(self.source)
         rows = self.train_rows
         assert rows is not None, "setup has not run"
-        if self.max_tokens is None:
-            partition = fill_by_number(len(rows), self.batch_size, self.seed)
-        else:
+        rank, processes = self._process()
+        if self.max_tokens is not None:
             partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
+        else:  # a batch of all processes holds the rows that one process would take at once
+            partition = fill_by_number(len(rows), self.batch_size * processes, self.seed)
+            partition = [batch[rank::processes] for batch in partition]
+            rank, processes = 0, 1
         items = Batches(rows, [batch for batch in partition for _ in range(updates)])
-        return self._loader_of(items, rows, sampler=self._sampler(items, True, updates))
+        sampler = self._sampler(items, True, updates, process=(rank, processes))
+        return self._loader_of(items, rows, sampler=sampler)
 
 
 def refuse_a_stream(source: Any) -> None:

@@ -13,14 +13,18 @@ from lightning_rlhf.data.fields import (
     read_share,
     read_text,
 )
+from lightning_rlhf.data.sides import Answer, continued, filled, read_sides
 from lightning_rlhf.text.messages import (
     BadRow,
     Message,
     Prompt,
+    finished,
+    is_message,
     is_transcript,
     parse_transcript,
     read_messages,
-    read_prompt,
+    read_turns,
+    says_something,
 )
 
 # names of the text and the rating in the entries of a list of answers
@@ -32,11 +36,11 @@ class Demonstration(NamedTuple):
     """A prompt and the reply to imitate."""
 
     prompt: Prompt  # "" where the whole text is trained on
-    reply: str
+    reply: Answer
 
 
 class Conversation(NamedTuple):
-    """Many turns, of which every assistant turn is to be imitated."""
+    """Many turns, of which assistant turns are to be imitated, but for ``train`` False."""
 
     messages: list[Message]
 
@@ -45,8 +49,8 @@ class Pair(NamedTuple):
     """Two answers to one prompt."""
 
     prompt: Prompt
-    chosen: str
-    rejected: str
+    chosen: Answer
+    rejected: Answer
     label: float | None  # probability that chosen is better
     margin: float | None
 
@@ -55,7 +59,7 @@ class Feedback(NamedTuple):
     """One answer and its label."""
 
     prompt: Prompt
-    completion: str
+    completion: Answer
     label: float  # probability that it is good
 
 
@@ -63,7 +67,7 @@ class Ranking(NamedTuple):
     """K answers to one prompt."""
 
     prompt: Prompt
-    completions: list[str]
+    completions: list[Answer]
     ranks: list[int]  # lower is better, equal is a tie
     ratings: list[float] | None
 
@@ -73,63 +77,69 @@ def read_demonstration(row: dict[str, Any]) -> Demonstration | Conversation:
     if row.get("messages") is not None:
         return _conversation(read_messages(row["messages"]))
     if row.get("completion") is not None:
-        return Demonstration(
-            read_prompt(row.get("prompt")), _filled(read_text(row["completion"], "completion"))
-        )
+        return _completed(row.get("prompt"), row["completion"])
     if row.get("text") is not None:
         if is_transcript(row["text"]):
             return _conversation(parse_transcript(row["text"]))
-        return Demonstration("", _filled(read_text(row["text"], "text")))
+        return Demonstration("", filled(read_text(row["text"], "text")))
     pair = read_pair(row, allow_equal=True)
     return Demonstration(pair.prompt, pair.chosen)
 
 
+def _completed(prompt: Any, completion: Any) -> Demonstration | Conversation:
+    """Read a completion; of one with several turns, each that the prompt lacks is imitated."""
+    turns = read_turns(completion)
+    if turns is None or len(turns) < 2:
+        asked, (answer,) = read_sides(prompt, [completion], ["completion"])
+        return Demonstration(asked, answer)
+    given = sum(m["role"] == "assistant" and says_something(m) for m in read_turns(prompt) or [])
+    messages = []
+    for message in continued(prompt, turns):
+        old = given > 0 and message["role"] == "assistant"
+        given -= old
+        messages.append({**message, "train": False} if old else message)
+    return _conversation(messages)
+
+
 def _conversation(messages: list[Message]) -> Conversation:
-    if not any(
-        m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls")) for m in messages
-    ):
+    """Check that something in a conversation is to be imitated, and leave out empty last turns."""
+    finished(messages)
+    while messages and messages[-1]["role"] == "assistant" and not says_something(messages[-1]):
+        messages = messages[:-1]
+    spoken = [m for m in messages if m["role"] == "assistant" and says_something(m)]
+    if not spoken:
         raise BadRow("no assistant turn")
-    return Conversation(messages)
+    if not any(map(counts, spoken)):
+        raise BadRow("the loss of every assistant turn is switched off")
+    return Conversation([_silent(m) for m in messages])
+
+
+def counts(message: Message) -> bool:
+    """Tell whether a message of a demonstration is to be imitated."""
+    return message["role"] == "assistant" and message.get("train", True)
+
+
+def _silent(message: Message) -> Message:
+    """Switch the loss of an answer off that says nothing."""
+    if message["role"] != "assistant" or says_something(message):
+        return message
+    return {**message, "train": False}
 
 
 def read_pair(row: dict[str, Any], allow_equal: bool = False) -> Pair:
     """Read ``prompt`` + ``chosen`` + ``rejected``, or two conversations that share their prompt.
 
-    A prompt beside two whole conversations is ignored: it repeats their beginning.
+    A text prompt beside two whole conversations is ignored: it repeats a part of them.
     """
     sides = row.get("chosen"), row.get("rejected")
-    prompt: Prompt
-    if row.get("prompt") is None or any(isinstance(s, list) and len(s) > 1 for s in sides):
-        prompt, chosen, rejected = _split_conversations(*sides)
-    else:
-        prompt = read_prompt(row["prompt"])
-        chosen, rejected = read_text(sides[0], "chosen"), read_text(sides[1], "rejected")
+    prompt, (chosen, rejected) = read_sides(row.get("prompt"), sides, ("chosen", "rejected"))
     if chosen == rejected and not allow_equal:
         raise BadRow("identical pair")
     label, margin = (
         None if row.get(field) is None else read(row[field], field)
         for field, read in (("label", read_share), ("margin", read_number))
     )
-    return Pair(prompt, _filled(chosen), _filled(rejected), label, margin)
-
-
-def _split_conversations(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
-    """Split two conversations that differ only in their last turn.
-
-    The cut is between turns, never inside a token.
-    """
-    sides = [
-        parse_transcript(side) if is_transcript(side) else read_messages(side)
-        for side in (chosen, rejected)
-        if is_transcript(side) or isinstance(side, list)
-    ]
-    if len(sides) != 2:
-        raise BadRow("without a prompt column, both sides must be messages or transcripts")
-    if sides[0][:-1] != sides[1][:-1]:
-        raise BadRow("the two sides differ before their last turn")
-    if not sides[0][:-1] or {sides[0][-1]["role"], sides[1][-1]["role"]} != {"assistant"}:
-        raise BadRow("the last turn is not an assistant's answer")
-    return sides[0][:-1], sides[0][-1]["content"], sides[1][-1]["content"]
+    return Pair(prompt, chosen, rejected, label, margin)
 
 
 def read_feedback(row: dict[str, Any]) -> Feedback:
@@ -139,12 +149,10 @@ def read_feedback(row: dict[str, Any]) -> Feedback:
     """
     label = read_label(row.get("label"), "label")
     if row.get("completion") is None and row.get("messages") is not None:
-        messages = read_messages(row["messages"])
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadRow("the last turn is not an assistant's answer")
-        return Feedback(messages[:-1], _filled(messages[-1]["content"]), label)
-    completion = _filled(read_text(row["completion"], "completion"))
-    return Feedback(read_prompt(row.get("prompt")), completion, label)
+        prompt, (answer,) = read_sides(None, [read_messages(row["messages"])], ["messages"])
+    else:
+        prompt, (answer,) = read_sides(row.get("prompt"), [row["completion"]], ["completion"])
+    return Feedback(prompt, answer, label)
 
 
 def read_ranking(row: dict[str, Any]) -> Ranking:
@@ -155,7 +163,7 @@ def read_ranking(row: dict[str, Any]) -> Ranking:
     ``[["a"], ["b", "c"]]``, or have their own: ``{"response", "rating"}``, ``{"answer", "rank"}``.
     The ranks returned are 0, 1, 2...
     """
-    completions, ratings, ranks = _answers(row["completions"])
+    completions, ratings, ranks = read_answers(row["completions"])
     if row.get("ratings") is not None:
         ratings = read_numbers(row["ratings"], "ratings")
     elif row.get("ranks") is not None:
@@ -167,41 +175,43 @@ def read_ranking(row: dict[str, Any]) -> Ranking:
         raise BadRow(f"{len(completions)} completions but {len(order)} ranks")
     if len(set(order)) < 2:
         raise BadRow("no completion is better than another")
-    return Ranking(read_prompt(row.get("prompt")), completions, order, ratings)
+    prompt, answers = read_sides(row.get("prompt"), completions, "completions")
+    return Ranking(prompt, answers, order, ratings)
 
 
-def _answers(value: Any) -> tuple[list[str], list[float] | None, list[float]]:
-    """Read texts, their ratings if any, and their ranks: their own, or by their positions."""
+def read_answers(value: Any) -> tuple[list[Any], list[float] | None, list[float]]:
+    """Find the answers of a list, their ratings if any, and their ranks: their own or positions."""
     if not isinstance(value, list):
         raise BadRow(f"completions is {type(value).__name__}, not a list")
-    if value and all(isinstance(v, dict) and v.get("role") is None for v in value):
+    if value and all(isinstance(v, dict) and not _spoken(v) for v in value):
         return _described(value)
-    texts, ranks = [], []
+    answers, ranks = [], []
     for rank, answer in enumerate(value):
         tied = isinstance(answer, list) and not (answer and isinstance(answer[0], dict))
-        for text in answer if tied else [answer]:
-            texts.append(_filled(read_text(text, "completions")))
+        for one in answer if tied else [answer]:
+            answers.append(one)
             ranks.append(float(rank))
-    return texts, None, ranks
+    return answers, None, ranks
 
 
-def _described(answers: list[dict[str, Any]]) -> tuple[list[str], list[float] | None, list[float]]:
+def _spoken(value: dict[str, Any]) -> bool:
+    """Tell whether an entry is a message, without a judgment beside it."""
+    return is_message(value) and all(value.get(key) is None for key in (*RATINGS, "rank"))
+
+
+def _described(answers: list[dict[str, Any]]) -> tuple[list[Any], list[float] | None, list[float]]:
     """Read answers with a rating each, under the same key in all of them, or else a rank."""
     text, rating = (
         next((k for k in keys if answers[0].get(k) is not None), None) for keys in (TEXTS, RATINGS)
     )
-    texts = [_filled(read_text(a.get(text or TEXTS[0]), text or TEXTS[0])) for a in answers]
+    key = text or TEXTS[0]
+    whole = text in (None, "content", "text")  # where a message has its text
+    said = [a if whole and is_message(a) else a.get(key) for a in answers]
     if rating is not None:
-        return texts, [read_number(a.get(rating), rating) for a in answers], []
+        return said, [read_number(a.get(rating), rating) for a in answers], []
     if any(a.get("rank") is None for a in answers):
         raise BadRow(f"a completion has none of {', '.join((*RATINGS, 'rank'))}")
-    return texts, None, [read_number(a["rank"], "rank") for a in answers]
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise BadRow("empty answer")
-    return text
+    return said, None, [read_number(a["rank"], "rank") for a in answers]
 
 
 def first_user_turn(prompt: Prompt) -> str:

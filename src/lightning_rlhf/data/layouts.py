@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
+from lightning_rlhf.data.gathering import Gather
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
 Row = dict[str, Any]
@@ -26,6 +28,7 @@ class Format(NamedTuple):
     gives: frozenset[str]  # our columns
     read: Callable[[Row], Row]  # its row -> our row
     asked: bool = False  # used only if it is asked for by name
+    gather: Gather | None = None  # rows of a source -> rows that are read
 
 
 def _ours(*columns: str) -> Format:
@@ -182,6 +185,7 @@ FORMATS = (
     _format("scored-pairs", "prompt chosen rejected score_chosen score_rejected",
             "prompt chosen rejected", _scored_pair, asked=True),  # it changes a reward model's loss
     _format("questions", "question answer", "prompt completion answer", _question),
+    *(Format(*common) for common in COMMON_SETS),
 )  # fmt: skip
 NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
 
@@ -227,6 +231,11 @@ def _mismatch(
     """Say why columns cannot be read."""
     there = f"{source} has the columns {{{', '.join(columns)}}}"
     ours = " or ".join("{" + ", ".join(sorted(s)) + "}" for s in accepts)
+    chosen = [f for f in FORMATS if f.asked and f.columns <= set(columns) and forced == "auto"]
+    chosen = [f for f in chosen if any(wanted <= f.gives for wanted in accepts)]
+    if chosen:
+        names = " or ".join(dict.fromkeys(f.name for f in chosen))
+        return f"{there}: say what of them is read, with format={names}"
     if fitting:
         gives = ", ".join(sorted(fitting[0].gives))
         return f"{there}: {fitting[0].name}, which gives {{{gives}}}, but {reader} needs {ours}"

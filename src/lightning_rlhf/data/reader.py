@@ -11,7 +11,8 @@ from datasets import Dataset, IterableDataset
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
-from lightning_rlhf.data.layouts import OURS, recognize
+from lightning_rlhf.data.gathering import gathered
+from lightning_rlhf.data.layouts import OURS, Format, recognize
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -83,18 +84,21 @@ class Reader:
         name = name_of(source)
         rows = load_rows(source, self.columns)
         streamed = isinstance(rows, IterableDataset)
+        if streamed and self.max_rows is not None:
+            rows = rows.take(self.max_rows)
+        raw = first_rows(rows, name) if streamed else []
+        columns = [*dict.fromkeys(k for row in raw for k in row)] if streamed else rows.column_names
+        maker, layout, format = self._maker(columns, name)
+        if format.gather is not None:
+            read = len(rows) if not streamed else 0
+            rows = gathered(rows, format.gather, maker.names, source=name, format=format.name)
+            layout += f"{read:,} rows gathered to {len(rows):,}; "
         if streamed:
-            rows = rows if self.max_rows is None else rows.take(self.max_rows)
-            raw = first_rows(rows, name)
-            columns = [*dict.fromkeys(k for row in raw for k in row)]
-            maker, layout = self._maker(columns, name)
             table, report = drop_bad_rows(encode_in_memory(raw, maker))
             self.opened = rows, maker
         else:
             if self.max_rows is not None:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
-            columns = rows.column_names
-            maker, layout = self._maker(columns, name)
             table, report = encode_rows(rows, maker)
         self.readings[name] = Reading(columns, layout, report, streamed)
         rank_zero_info(f"{name}: {layout}{'the first ' if streamed else ''}{report}")
@@ -108,8 +112,8 @@ class Reader:
             )
         return table
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str]:
-        """Make the encoder of rows with such columns, and the sentence that tells the format."""
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Format]:
+        """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]
         format = recognize(renamed, self.accepts, name, reader=self.name, forced=self.format)
@@ -124,4 +128,4 @@ class Reader:
             chat=self.chat,
             max_length=self.max_length,
         )
-        return maker, layout
+        return maker, layout, format

@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lightning_rlhf.text.messages import BadRow, Message, Tools
+from lightning_rlhf.text.dialects import PLAIN, REASONING, BadRow, Message
+from lightning_rlhf.text.messages import Tools
 
-QUESTION, ANSWER = "probe-question", "probe-answer"
+QUESTION, ANSWER, THOUGHT = "probe-question", "probe-answer", "probe-thought"
 KEY, VALUE = "probe_key", "probe_value"  # an argument of a call
 NO_WORD = re.compile(r"[\W_]+")
+# the names under which a template may know a role of ours, and what it becomes without one
+ROLE_NAMES = {"developer": ("developer",), "tool": ("tool", "ipython", "observation", "function")}
+ROLE_ELSE = {"developer": "system", "tool": "tool"}
+OWN_KEYS = ("train", "prefix", "reasoning_content")  # of messages, not all of them a template's
+ROLE_TEST = r"role['\"\]]*\s*(?:==|!=|(?:not )?in)\s*[^%}]*?"  # a template's test of a role
 THOUGHTS_END = "</think>"  # templates leave out what precedes it in earlier answers
 
 
@@ -47,10 +53,43 @@ class JinjaRenderer:
         """
         if not messages:
             raise BadRow("the chat template needs a turn before the answer")
+        if any(len(m) > 2 or m["role"] not in PLAIN for m in messages):
+            messages = [self._spelled(message) for message in messages]
         if self._parts or any(m.get("tool_calls") for m in messages):
             shape = self._call_shape if _has_calls(messages) else Shape(parts=self._parts)
             messages = [_shaped(message, shape) for message in messages]
         return self._apply(messages, generation_prompt, tools)
+
+    def _spelled(self, message: Message) -> Message:
+        """Write the role and the reasoning of a message as the template knows them."""
+        made = {key: value for key, value in message.items() if key not in OWN_KEYS}
+        made["role"] = self._roles.get(message["role"], message["role"])
+        if message.get("reasoning_content"):
+            if self._reasoning is None:
+                raise BadRow("the chat template does not write the reasoning of an assistant turn")
+            made[self._reasoning] = message["reasoning_content"]
+        return made
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        """The names of the roles that a template compares with; ours where it takes any."""
+        given: Any = self.jinja or self.tokenizer.chat_template or ""
+        source = " ".join(given.values()) if isinstance(given, dict) else str(given)
+        roles = {}
+        for role, names in ROLE_NAMES.items():
+            known = (name for name in names if re.search(ROLE_TEST + f"['\"]{name}['\"]", source))
+            roles[role] = next(known, ROLE_ELSE[role])
+        return roles
+
+    @cached_property
+    def _reasoning(self) -> str | None:
+        """The key under which the template writes the reasoning of an answer; None for none."""
+        for key in REASONING:
+            question, answer = _probe_turns()
+            turns = [question, {**answer, key: THOUGHT}]
+            if self._written([_shaped(m, Shape(parts=self._parts)) for m in turns], (THOUGHT,)):
+                return key
+        return None
 
     def _apply(
         self, messages: list[Message], generation_prompt: bool = False, tools: Tools = None
@@ -191,6 +230,9 @@ def check_written(message: Message, text: str, history: bool = False) -> None:
         content = content.rpartition(THOUGHTS_END)[2].strip()
     if content and content not in text and not _holds(text, content):
         raise BadRow(f"the chat template does not write all of the {role} turn")
+    thoughts = "" if history else message.get("reasoning_content", "").strip()
+    if thoughts and thoughts not in text and not _holds(text, thoughts):
+        raise BadRow("the chat template does not write the reasoning of an assistant turn")
     for call in message.get("tool_calls") or ():
         function = call.get("function", call) if isinstance(call, dict) else {}
         name = function.get("name") if isinstance(function, dict) else None

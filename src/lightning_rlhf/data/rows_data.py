@@ -228,8 +228,10 @@ class RowsData(LightningDataModule):
         """This process's rank, and the number of processes."""
         return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
 
-    def _sampler(self, items: Any, shuffle: bool, run: int = 1) -> ResumableSampler:
-        rank, processes = self._process()
+    def _sampler(
+        self, items: Any, shuffle: bool, run: int = 1, process: tuple[int, int] | None = None
+    ) -> ResumableSampler:
+        rank, processes = process or self._process()
         # far apart, so that no epoch of one seed is an epoch of the next
         seed = self.seed * 1_000_003
         return ResumableSampler(items, processes, rank, shuffle=shuffle, seed=seed, run=run)

@@ -2,81 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from lightning_rlhf.data.rendered import ends_once
+from lightning_rlhf.data.rendering import check_written
+from lightning_rlhf.data.template_text import PROBE, TemplateText, said
+from lightning_rlhf.data.turns import turn_in_history
+from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, begun_turn
 
-from lightning_rlhf.data.rendering import JinjaRenderer, check_written
-from lightning_rlhf.data.text_tokenizer import TextTokenizer
-from lightning_rlhf.data.turns import not_kept, turn_in_history
-from lightning_rlhf.text.messages import SPEAKERS, BadRow, Message, Prompt, Tools
-
-PROBE = "answer"  # shows how a template ends an answer
 PROBE_TOOL = {  # shows whether a template writes tools
     "type": "function",
     "function": {"name": "probe", "description": "", "parameters": {"type": "object"}},
 }
 
 
-class ChatTemplate:
+class ChatTemplate(TemplateText):
     """Render and tokenize prompts and answers.
 
-    Args:
-        tokenizer: of the model.
-        template: "auto" (the tokenizer's chat template; without one, string prompts are kept as
-            they are and messages go through "plain"), "plain" (``\\n\\nHuman: ...``,
-            ``\\n\\nAssistant: ...``), "raw" (contents joined, nothing added), or a path to a Jinja
-            file. All but "plain" keep text without a prompt as it is.
-
-    Raises:
-        FileNotFoundError: the template is neither a name nor a file.
+    Args and errors: those of ``TemplateText``.
     """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
-        self.tokenizer = tokenizer
-        self.template = template
-        self._text = TextTokenizer(tokenizer)
-        self.jinja: str | None = None
-        if template == "auto":
-            self.jinja = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        elif template not in ("plain", "raw"):
-            if not Path(template).is_file():
-                raise FileNotFoundError(
-                    f'template {template!r} is neither "auto", "plain", "raw" nor a file: '
-                    "give one of these"
-                )
-            self.jinja = Path(template).read_text(encoding="utf-8")
-        # a tokenizer may have two templates: it chooses
-        self._renderer = JinjaRenderer(tokenizer, None if template == "auto" else self.jinja)
-
-    # ---- text ----
-
-    def render(
-        self, prompt: Prompt, answer: str | Message | None = None, tools: Tools = None
-    ) -> str:
-        """Render a conversation up to its answer, or with the given answer.
-
-        An answer is a message where it calls a tool. Only a chat template writes the tools.
-        """
-        reply: Message = (
-            answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
-        )
-        if isinstance(prompt, str):
-            if self.template != "plain" and (self.jinja is None or not prompt):
-                return prompt + (reply["content"] or "")
-            prompt = [{"role": "user", "content": prompt}] if prompt else []
-        messages = [*prompt, reply] if answer is not None else prompt
-        if self.jinja is not None:
-            return self._renderer.render(messages, answer is None, tools)
-        if self.template == "raw":
-            return "".join(_plain(m) for m in messages)
-        text = "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'])}: {_plain(m)}" for m in messages)
-        return text + "\n\nAssistant:" if answer is None else text
-
-    # ---- tokens ----
 
     def encode_prompt(self, prompt: Prompt, tools: Tools = None) -> list[int]:
         """Tokenize everything before an answer, with one BOS if the tokenizer uses one.
@@ -93,6 +38,8 @@ class ChatTemplate:
 
     def _lead(self, prompt: Prompt, text: str, tools: Tools = None) -> list[int]:
         """Tokenize the text of a prompt, and what is begun of its answer."""
+        if begun_turn(prompt) is not None:
+            prompt = prompt[:-1]
         answers = [] if isinstance(prompt, str) else [m["role"] == "assistant" for m in prompt]
         if self.jinja is not None or not any(answers):
             return self._text.ids(text)
@@ -118,14 +65,6 @@ class ChatTemplate:
             continuations.append(both[len(lead) :] if cut else self._text.ids(tail))
         return self._with_bos(lead), continuations
 
-    def _begun(self, prompt: Prompt, begun: str) -> str:
-        """Render a prompt and the beginning of its answer, without what ends an answer."""
-        before = self.render(prompt)
-        if not begun:
-            return before
-        opening, found, _ = self._tail(before, self.render(prompt, begun)).partition(begun)
-        return before + opening + begun if found else before + begun
-
     def encode_answer(
         self, prompt: Prompt, answer: str | Message, tools: Tools = None
     ) -> list[int]:
@@ -136,10 +75,11 @@ class ChatTemplate:
                 answer is there.
             ValueError: the template does so with every prompt, or writes no end token.
         """
+        answer = ends_once(answer, self._ends)
         before, whole = self.render(prompt, None, tools), self.render(prompt, answer, tools)
         tail = self._tail(before, whole)
         if self.jinja is not None:
-            check_written(answer if isinstance(answer, dict) else _said(answer), tail)
+            check_written(answer if isinstance(answer, dict) else said(answer), tail)
         return self._ended(self._until_stop(self._text.ids_after(before, tail)))
 
     def encode_conversation(
@@ -160,7 +100,7 @@ class ChatTemplate:
         mask: list[bool] = []
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
         earlier: tuple[str, str] | None = None  # text up to the answer before, and with it
-        start = 0  # of that answer in ids
+        start, counts = 0, True  # where that answer is in ids, whether it is trained on
         for i, message in enumerate(messages[: last + 1]):
             if message["role"] != "assistant":
                 continue
@@ -174,21 +114,21 @@ class ChatTemplate:
                 opening = self._added(earlier[1] if earlier else "", before)
             else:
                 turn, opening = turn_in_history(self._text, *earlier, before)
-                ids, mask = ids[:start] + turn, mask[:start] + [True] * len(turn)
+                ids, mask = ids[:start] + turn, mask[:start] + [counts] * len(turn)
             turn = self._until_stop(answer)
             rest = answer[len(turn) :]  # text of the template after the end token
             if i == last and self._ended(turn) != turn:
                 turn, rest = self._ended(turn), []
-            start = len(ids) + len(opening)
+            start, counts = len(ids) + len(opening), message.get("train", True)
             ids += opening + turn + rest
-            mask += [False] * len(opening) + [True] * len(turn) + [False] * len(rest)
+            mask += [False] * len(opening) + [counts] * len(turn) + [False] * len(rest)
             earlier = before, whole
         if earlier and self.jinja is not None:
             self._check_prompt(messages[:last], earlier[0])
         return ids, mask
 
     def _check_prompt(self, prompt: Prompt, text: str) -> None:
-        for message in [_said(prompt, "user")] if isinstance(prompt, str) else prompt:
+        for message in [said(prompt, "user")] if isinstance(prompt, str) else prompt:
             check_written(message, text, history=True)
 
     @cached_property
@@ -235,6 +175,12 @@ class ChatTemplate:
         except BadRow:
             return ""
         return "tools are not written: the chat template ignores them; " * (without == with_one)
+
+    @cached_property
+    def _ends(self) -> list[str]:
+        """The texts of the tokens that end an answer, if a chat template writes them."""
+        ends = self.end_ids if self.jinja is not None else ()
+        return [str(self.tokenizer.convert_ids_to_tokens(end)) for end in ends]
 
     @cached_property
     def end_ids(self) -> set[int]:
@@ -296,22 +242,6 @@ class ChatTemplate:
         """Tokenize the part of ``whole`` after ``before``."""
         return self._text.ids_after(before, self._tail(before, whole))
 
-    def _tail(self, before: str, whole: str) -> str:
-        """Return the part of ``whole`` after ``before``."""
-        if whole.startswith(before):
-            return whole[len(before) :]
-        if self._keeps_prompts:
-            raise BadRow("the chat template rewrites the prompt once the answer is there")
-        raise ValueError(not_kept(before, whole))
-
-    @cached_property
-    def _keeps_prompts(self) -> bool:
-        """Tell whether the template keeps a prompt as it is once its answer is there."""
-        try:
-            return self.render("question", PROBE).startswith(self.render("question"))
-        except BadRow:
-            return True  # it has its reasons for each row
-
     def keeps_first(self, ids: list[int]) -> bool:
         """Tell whether a prompt starts with a BOS, not with a mark that starts every turn."""
         bos = self.tokenizer.bos_token_id
@@ -323,13 +253,3 @@ class ChatTemplate:
         if bos is None or ids[:1] == [bos] or (ids and self.jinja is not None):
             return ids
         return [bos, *ids]
-
-
-def _plain(message: Message) -> str:
-    """Write a message without a chat template; tool calls as JSON, one per line."""
-    calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
-    return "\n".join([message["content"], *calls] if message["content"] else calls)
-
-
-def _said(text: str, role: str = "assistant") -> Message:
-    return {"role": role, "content": text}

@@ -50,7 +50,8 @@ TOKEN_ROW = Features(
 # the code that token rows come from: where it changes, rows that were kept are made again
 CODE = "".join(
     path.read_text()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(messages.__file__)]
+    for module in (__file__, messages.__file__)
+    for path in sorted(Path(module).parent.glob("*.py"))
 )
 ROWS_PER_PROCESS = 25_000  # fewer are tokenized before a second process has started
 Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]

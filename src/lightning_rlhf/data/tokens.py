@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lightning_rlhf.data.formats import (
     Conversation,
+    counts,
     first_user_turn,
     read_demonstration,
     read_feedback,
@@ -108,15 +109,17 @@ def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: in
     """
     shown, tools = read_demonstration(row), read_tools(row.get("tools"))
     if not isinstance(shown, Conversation):
-        opening = first_user_turn(shown.prompt) or shown.reply
+        reply = shown.reply if isinstance(shown.reply, str) else shown.reply["content"]
+        opening = first_user_turn(shown.prompt) or reply
         return _one_answer(
             chat, shown.prompt, shown.reply, tools=tools, max_length=max_length, opening=opening
         )
     messages, opening = shown.messages, first_user_turn(shown.messages)
+    counting = [i for i, m in enumerate(messages) if counts(m)]
     try:
         ids, loss_mask = chat.encode_conversation(messages, tools)
     except RewrittenHistory:
-        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        last = counting[-1]
         made = _one_answer(
             chat,
             messages[:last],
@@ -127,10 +130,9 @@ def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: in
         )
         return made._replace(cut=f"{LAST_ANSWER} {made.cut}".strip())
     start = loss_mask.index(True)
-    first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
     prompt, (completion,), cut = _fit(
         chat,
-        messages[:first],
+        messages[: counting[0]],
         tools,
         prompt=ids[:start],
         completions=[ids[start:]],

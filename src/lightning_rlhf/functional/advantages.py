@@ -40,17 +40,31 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     return advantages
 
 
-def masked_normalize(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Normalize to mean 0 and (unbiased) variance 1 under the mask; 0 elsewhere."""
-    kept = values[mask]
+def masked_normalize(
+    values: Tensor, mask: Tensor, eps: float = 1e-8, *, among: Tensor | None = None
+) -> Tensor:
+    """Normalize to mean 0 and (unbiased) variance 1 under the mask; 0 elsewhere.
+
+    Args:
+        values: any shape.
+        mask: of the same shape.
+        eps: added to the variance.
+        among: (M,) whose moments count, where the values are a part of them; None: the values.
+    """
+    kept = values[mask] if among is None else among
     if len(kept) < 2:
         return torch.zeros_like(values)
     return ((values - kept.mean()) * torch.rsqrt(kept.var() + eps)).masked_fill(~mask, 0.0)
 
 
-def masked_rescale(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Rescale to variance 1 under the mask, and keep the mean; 0 elsewhere."""
-    kept = values[mask]
+def masked_rescale(
+    values: Tensor, mask: Tensor, eps: float = 1e-8, *, among: Tensor | None = None
+) -> Tensor:
+    """Rescale to variance 1 under the mask, and keep the mean; 0 elsewhere.
+
+    Args: as ``masked_normalize``.
+    """
+    kept = values[mask] if among is None else among
     if len(kept) < 2:
         return values.masked_fill(~mask, 0.0)
     mean = kept.mean()

@@ -39,7 +39,7 @@ def grpo_loss(
     policy = policy_loss(logprobs, old, scaled, clip, dual_clip)
     kl = (weight * token_kl(logprobs, reference, "k3")).sum()
     value = policy.value + kl_coef * kl if kl_coef else policy.value
-    return Loss(value, {**policy.metrics, "policy/kl_k3": kl.detach()})
+    return policy._replace(value=value, metrics={**policy.metrics, "policy/kl_k3": kl.detach()})
 
 
 def token_weights(

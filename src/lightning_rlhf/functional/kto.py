@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.processes import Processes
 
 
 class UnpairedLogprobs(NamedTuple):
@@ -50,15 +51,20 @@ def apo_zero_unpaired_loss(unpaired: UnpairedLogprobs, beta: float) -> tuple[Ten
     return (-gain).sigmoid(), gain.sigmoid()
 
 
-def baseline(mismatched_ratio: Tensor) -> Tensor:
+def baseline(mismatched_ratio: Tensor, processes: Processes = Processes()) -> Tensor:
     """``z0 = max(0, mean D(x, y'))`` over completions of *other* prompts (Sec. 4.1).
 
     Args:
         mismatched_ratio: (M,) log-ratios; 0 for M = 0.
+        processes: over all of which the mean is taken.
     """
-    if len(mismatched_ratio) == 0:
-        return mismatched_ratio.new_zeros(())
-    return mismatched_ratio.mean().clamp(min=0).detach()
+    if processes.size == 1:
+        if len(mismatched_ratio) == 0:
+            return mismatched_ratio.new_zeros(())
+        return mismatched_ratio.mean().clamp(min=0).detach()
+    own = torch.stack([mismatched_ratio.sum(), mismatched_ratio.new_tensor(len(mismatched_ratio))])
+    total, count = processes.stack(own).sum(0)
+    return (total / count.clamp(min=1)).clamp(min=0)
 
 
 def unpaired_loss(
@@ -80,7 +86,14 @@ def unpaired_loss(
     """
     up, down = loss(unpaired, beta)
     value = up_weight * unpaired.label * up + down_weight * (1 - unpaired.label) * down
-    return Loss(value.mean(), unpaired_metrics(unpaired, beta))
+    metrics = unpaired_metrics(unpaired, beta)
+    good = (unpaired.label > 0.5).float().sum()
+    counts = {
+        "rewards/chosen": good,
+        "rewards/rejected": len(value) - good,
+        "rewards/margins": good,
+    }
+    return Loss(value.mean(), metrics, weights={} if value.is_meta else counts)
 
 
 @torch.no_grad()

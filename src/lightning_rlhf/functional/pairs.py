@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_rlhf.functional.divergences import Divergence, reverse_kl
 from lightning_rlhf.functional.loss import Loss
 from lightning_rlhf.functional.masking import segment_lengths, segment_sum
+from lightning_rlhf.functional.processes import Processes
 
 
 class PairLogprobs(NamedTuple):
@@ -62,6 +63,14 @@ class PairLogprobs(NamedTuple):
             chosen_length=self.rejected_length,
             rejected_length=self.chosen_length,
         )
+
+    def of(self, processes: Processes) -> PairLogprobs:
+        """The pairs of all processes; only this one's keep their gradient."""
+        fields = self._asdict()
+        divergence = fields.pop("divergence")
+        table = torch.stack([field.to(self.chosen.dtype) for field in fields.values()], 1)
+        joined = zip(fields, processes.join(table).unbind(1), strict=True)
+        return self._replace(divergence=divergence, **dict(joined))
 
 
 PairLoss = Callable[..., Tensor]  # (PairLogprobs, beta, **options) -> (P,)
@@ -207,7 +216,9 @@ def preference_loss(
     beta: float,
     terms: Sequence[tuple[float, PairLoss]],
     label: Tensor | None = None,
+    *,
     weight: Tensor | None = None,
+    processes: Processes = Processes(),
 ) -> Loss:
     """Weighted sum of pair losses over a batch, and the metrics common to all.
 
@@ -218,23 +229,36 @@ def preference_loss(
         label: (P,) probability that "chosen" is the better side, or None for certainty. The value
             is the expectation ``p l(pair) + (1 - p) l(swapped pair)``: cDPO for the sigmoid loss.
         weight: (P,) weight of each pair (WPO), or None.
+        processes: in training, a loss that compares across pairs sees those of all of them.
 
     Raises:
-        ValueError: soft labels or weights with a loss that mixes pairs across the batch.
+        ValueError: soft labels with a loss that compares across the batch.
     """
+    comparing = [loss for _, loss in terms if _compares(loss)]
+    if comparing and label is not None:
+        raise ValueError(
+            f"{loss_name(comparing[0])} compares across pairs: it takes no soft labels"
+        )
+    own = len(pairs.chosen)
+    if comparing and processes.size > 1 and pairs.chosen.requires_grad:
+        pairs = pairs.of(processes)
+        weight = processes.join(weight) if weight is not None else None
     total = torch.zeros_like(pairs.chosen)
     for share, loss in terms:
         value = loss(pairs, beta)
         if label is not None:
-            if getattr(loss, "across_pairs", False):
-                raise ValueError(
-                    f"{loss_name(loss)} compares across pairs: it takes no soft labels"
-                )
             value = label * value + (1 - label) * loss(pairs.swapped(), beta)
         total = total + share * value
     if weight is not None:
         total = total * weight
-    return Loss(total.mean(), reward_metrics(pairs, beta))
+    mean = total.mean()
+    if len(total) != own:  # a mean over this process's pairs would have had this gradient
+        mean = mean.detach() + (mean - mean.detach()) * (len(total) / own)
+    return Loss(mean, reward_metrics(pairs, beta))
+
+
+def _compares(loss: PairLoss) -> bool:
+    return getattr(getattr(loss, "func", loss), "across_pairs", False)
 
 
 def reward_metrics(pairs: PairLogprobs, beta: float) -> dict[str, Tensor]:

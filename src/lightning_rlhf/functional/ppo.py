@@ -65,17 +65,15 @@ def policy_loss(
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
     gap, ratio = gap.detach(), ratio.detach()
-    return Loss(
-        loss.mean(),
-        {
-            "policy/loss": loss.detach().mean(),
-            "policy/approxkl": 0.5 * gap.square().mean(),
-            "policy/clipfrac": (clipped > plain).float().mean(),
-            "policy/ratio": ratio.mean(),
-            "policy/ratio_var": ratio.var(unbiased=False),
-            "policy/ratio_error": (ratio - 1).abs().max(),
-        },
-    )
+    metrics = {
+        "policy/loss": loss.detach().mean(),
+        "policy/approxkl": 0.5 * gap.square().mean(),
+        "policy/clipfrac": (clipped > plain).float().mean(),
+        "policy/ratio": ratio.mean(),
+        "policy/ratio_var": ratio.var(unbiased=False),
+        "policy/ratio_error": (ratio - 1).abs().max(),
+    }
+    return Loss(loss.mean(), metrics, len(loss), dict.fromkeys(metrics, len(loss)))
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Loss:
@@ -90,15 +88,15 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Los
     near = old + (values - old).clamp(-clip, clip)
     plain, clipped = (values - returns).square(), (near - returns).square()
     loss = 0.5 * torch.maximum(plain, clipped).mean()
-    return Loss(
-        loss,
-        {
-            "value/loss": loss.detach(),
-            "value/clipfrac": (clipped > plain).float().mean(),
-        },
-    )
+    metrics = {"value/loss": loss.detach(), "value/clipfrac": (clipped > plain).float().mean()}
+    return Loss(loss, metrics, len(values), dict.fromkeys(metrics, len(values)))
 
 
 def ppo_loss(policy: Loss, value: Loss, value_coef: float) -> Loss:
     """``policy + value_coef value`` (Eq. 9 without its entropy bonus)."""
-    return Loss(policy.value + value_coef * value.value, policy.metrics | value.metrics)
+    return Loss(
+        policy.value + value_coef * value.value,
+        policy.metrics | value.metrics,
+        policy.weight,
+        {**policy.weights, **value.weights},
+    )

@@ -78,7 +78,8 @@ def ranking_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     pairs = torch.bincount(pair_group, minlength=groups).to(scores.dtype)
     weight = (1.0 / pairs[pair_group] / (pairs > 0).sum()).to(scores.device)
     nll = -F.logsigmoid(scores[winner] - scores[loser])
-    return Loss((weight * nll).sum(), score_metrics(scores[winner], scores[loser]))
+    metrics, counts = _ordered_metrics(scores, winner, loser)
+    return Loss((weight * nll).sum(), metrics, weight=float((pairs > 0).sum()), weights=counts)
 
 
 def plackett_luce_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
@@ -94,10 +95,19 @@ def plackett_luce_loss(scores: Tensor, group: Tensor, rank: Tensor) -> Loss:
     denominator = scores[None, :].masked_fill(~field.to(scores.device), float("-inf")).logsumexp(-1)
     groups = int(group.max()) + 1
     winner, loser = ordered_pairs(group, rank)
-    return Loss((denominator - scores).sum() / groups, score_metrics(scores[winner], scores[loser]))
+    metrics, counts = _ordered_metrics(scores, winner, loser)
+    return Loss((denominator - scores).sum() / groups, metrics, weight=groups, weights=counts)
 
 
 def rating_loss(scores: Tensor, rating: Tensor) -> Loss:
     """Mean squared error of (C,) scores to (C,) ratings (HelpSteer 2, arXiv 2406.08673)."""
     error = (scores - rating).square().mean()
-    return Loss(error, {"rewards/mean": scores.detach().mean()})
+    return Loss(error, {"rewards/mean": scores.detach().mean()}, weight=len(scores))
+
+
+def _ordered_metrics(
+    scores: Tensor, winner: Tensor, loser: Tensor
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Metrics over ordered pairs, and the number of pairs behind each."""
+    metrics = score_metrics(scores[winner], scores[loser])
+    return metrics, dict.fromkeys(metrics, len(winner))

@@ -43,7 +43,7 @@ class Shaping:
 class RewardShaper:
     """Shape the scores of one rollout after another.
 
-    Each process shapes its own scores; nothing is reduced across processes.
+    Each process shapes its own scores, by moments of the scores of all processes.
 
     Args:
         shaping: what to apply.
@@ -60,7 +60,7 @@ class RewardShaper:
         """The KL coefficient now."""
         return self.kl.coef if self.shaping.kl_target is not None else self.shaping.kl_coef
 
-    def shape(self, scores: Tensor, finished: Tensor) -> Tensor:
+    def shape(self, scores: Tensor, finished: Tensor, among: Tensor | None = None) -> Tensor:
         """Center, normalize and clip scores, then subtract the missing-EOS penalty.
 
         The KL is not subtracted here: each method puts it at its own place.
@@ -68,14 +68,16 @@ class RewardShaper:
         Args:
             scores: (C,) of one rollout.
             finished: (C,) bool, False where a completion did not end.
+            among: (M,) scores of all processes; None: ``scores`` are all.
 
         Returns:
             (C,).
         """
         shaping = self.shaping
-        self.moments.update(scores)
+        among = scores if among is None else among
+        self.moments.update(among)
         if shaping.center:
-            self.center = float(scores.mean()) if self.center is None else self.center
+            self.center = float(among.mean()) if self.center is None else self.center
             scores = scores - self.center
         if shaping.normalize:
             scores = scores / (self.moments.std + 1e-6)
@@ -84,7 +86,7 @@ class RewardShaper:
         return scores - shaping.missing_eos_penalty * (~finished).float()
 
     def update_kl(self, kl: Tensor) -> None:
-        """Steer an adaptive coefficient by the (C,) KL of a rollout's completions."""
+        """Steer an adaptive coefficient by the (M,) KL of all completions of a rollout."""
         if self.shaping.kl_target is not None:
             self.kl.update(float(kl.mean()), len(kl))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import Groups, TokenBatch
+from lightning_rlhf.functional.processes import Processes
 
 
 def positions(groups: Groups) -> Tensor:
@@ -53,23 +54,35 @@ def unpacked(tokens: TokenBatch, pad_id: int = 0) -> TokenBatch:
     )
 
 
-def mismatched(tokens: TokenBatch) -> TokenBatch:
+def mismatched(tokens: TokenBatch, processes: Processes = Processes()) -> TokenBatch:
     """Pair each prompt's completions with the *previous* prompt of the batch (wrapping around).
 
     These are KTO's mismatched pairs. Completions keep their order. After an empty prompt a
     completion loses its first target, which nothing predicts. A single prompt keeps its own.
+
+    Args:
+        tokens: a packed batch.
+        processes: their batches are parts of one, dealt out row by row.
     """
     assert tokens.groups is not None, "a packed batch"
     device = tokens.input_ids.device
-    before = tokens.groups[-1:] + tokens.groups[:-1]
-    groups = tuple((b[0], *own[1:]) for b, own in zip(before, tokens.groups, strict=True))
     starts = [0]
     for group in tokens.groups:
         starts.append(starts[-1] + sum(group))
+    row = tokens.input_ids
+    if processes.size == 1:
+        own = [(at, group[0]) for at, group in zip(starts, tokens.groups, strict=False)]
+        before = own[-1:] + own[:-1]  # where a prompt is in the row, and its length
+    else:
+        prompts = [row[0, at : at + g[0]] for at, g in zip(starts, tokens.groups, strict=False)]
+        others, before = _prompts_before(prompts, processes)
+        before = [(at + starts[-1], length) for at, length in before]
+        row = torch.cat([row, others[None]], 1)
+    groups = tuple((b[1], *own[1:]) for b, own in zip(before, tokens.groups, strict=True))
     order: list[int] = []  # positions in the old row
     for g, group in enumerate(tokens.groups):
-        at = starts[(g - 1) % len(before)]
-        order += range(at, at + before[g][0])
+        at, length = before[g]
+        order += range(at, at + length)
         order += range(starts[g] + group[0], starts[g + 1])
 
     _, _, old_at, n = _spans(tokens.groups, device)
@@ -79,7 +92,7 @@ def mismatched(tokens: TokenBatch) -> TokenBatch:
     source = torch.where(offset > 0, new_at[of] + offset, (prompt_at + prompt)[of]) - 1
     kept = slice(None) if all(g[0] for g in groups) else (offset > 0) | (prompt > 0)[of]
     return tokens._replace(
-        input_ids=tokens.input_ids[:, torch.tensor(order, device=device)],
+        input_ids=row[:, torch.tensor(order, device=device)],
         position_ids=positions(groups).to(device),
         predictor_index=source[kept],
         target_ids=tokens.target_ids[kept],
@@ -87,6 +100,29 @@ def mismatched(tokens: TokenBatch) -> TokenBatch:
         last_index=new_at + n - 1,
         groups=groups,
     )
+
+
+def _prompts_before(
+    prompts: list[Tensor], processes: Processes
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Find the prompt before each of this process's, where processes take rows in turn.
+
+    Returns:
+        The tokens of all prompts, and for each of this process the start and length of the one
+        before it.
+    """
+    device = prompts[0].device
+    lengths = processes.gather(torch.tensor([len(p) for p in prompts], device=device))
+    places: dict[tuple[int, int], tuple[int, int]] = {}  # by place in its process, and process
+    start = 0
+    for rank, part in enumerate(lengths):
+        for place, length in enumerate(part.tolist()):
+            places[place, rank] = (start, length)
+            start += length
+    in_turn = sorted(places)
+    before = {one: in_turn[i - 1] for i, one in enumerate(in_turn)}
+    own = [places[before[place, processes.rank]] for place in range(len(prompts))]
+    return processes.join(torch.cat(prompts)), own
 
 
 def _spans(groups: Groups, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,22 +6,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.data.collate import example_rows, preference_batch
 from lightning_rlhf.data.rows_data import RowsData
-from lightning_rlhf.functional.loss import Loss
+from lightning_rlhf.functional.loss import Loss, across_processes
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint_io, guards, hparams
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
-from lightning_rlhf.training.step_guard import check_step
+from lightning_rlhf.training.step_guard import check_step, explaining_memory
+from lightning_rlhf.training.step_mean import StepMean
 
 
 class AlignmentModule(RoleCheckpoints):
@@ -67,6 +70,7 @@ class AlignmentModule(RoleCheckpoints):
         self.warmup = warmup
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._step_mean = StepMean()
         self._last_loss: Tensor | None = None
         guards.warn_of_other_lightning()
 
@@ -198,34 +202,75 @@ class AlignmentModule(RoleCheckpoints):
         return make(groups, lr=self.lr)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._step("train", batch)
+        """Return this process's part of a mean over all processes and all batches of the step."""
+        weight = self.batch_weight(batch)
+        loss = across_processes(self.objective(batch), weight, self.processes)
+        metrics = {f"train/{name}": value for name, value in loss.metrics.items()}
+        self.log_dict(metrics, batch_size=weight)
+        self.log("train/loss", loss.logged, prog_bar=True, batch_size=weight)
+        self._last_loss = loss.logged
+        return self.part_of_step(loss.value, loss.weight)
+
+    def part_of_step(self, loss: Tensor, count: Tensor | float) -> Tensor:
+        """Weigh a batch's loss among those that the Trainer accumulates for a step.
+
+        Args:
+            loss: a mean.
+            count: over how many things, in all processes.
+        """
+        return self._step_mean.weigh(loss, count) if self._is_weighed() else loss
+
+    def no_part_of_step(self) -> Tensor | None:
+        """Let a batch add nothing to its step; processes still have to meet in a backward."""
+        if self.processes.size == 1:
+            return None
+        return 0.0 * torch.stack([p.sum() for p in self._trained_parameters()]).sum()
+
+    def _is_weighed(self) -> bool:
+        trainer = self._trainer
+        if trainer is None or trainer.lightning_module is not self:  # it gets no optimizer's hook
+            return False
+        return trainer.accumulate_grad_batches > 1 or trainer.world_size > 1
+
+    def _trained_parameters(self) -> list[Parameter]:
+        parameters = [p for role in self.trained for p in self.backbone.role_parameters(role)]
+        return list(dict.fromkeys(parameters))  # roles may share some
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._step("val", batch)
+        return self._evaluate("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._step("test", batch)
+        return self._evaluate("test", batch)
 
-    def _step(self, stage: str, batch: Any) -> Tensor:
+    def _evaluate(self, stage: str, batch: Any) -> Tensor:
         loss = self.objective(batch)
-        weight, sync = self.batch_weight(batch), stage != "train"
-        metrics = {f"{stage}/{name}": value for name, value in loss.metrics.items()}
-        self.log_dict(metrics, batch_size=weight, sync_dist=sync)
-        value = loss.value.detach()
-        self.log(f"{stage}/loss", value, prog_bar=True, batch_size=weight, sync_dist=sync)
-        self._last_loss = value
+        weight: Any = self.batch_weight(batch)
+        value, metrics = loss.value.detach(), loss.metrics
+        if loss.weights and self.processes.size > 1:  # a process that lacks a metric would not wait
+            _, value, metrics, weight = across_processes(loss, weight, self.processes)
+        weight = float(weight)  # Lightning rounds an int's mean over processes
+        named = {f"{stage}/{name}": value for name, value in metrics.items()}
+        self.log_dict(named, batch_size=weight, sync_dist=True)
+        self.log(f"{stage}/loss", value, prog_bar=True, batch_size=weight, sync_dist=True)
         return loss.value
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Stop before a step from a loss or from gradients that are not finite numbers."""
+        """Check a step, and bring its gradients to the scale of one mean before they are clipped.
+
+        Raises:
+            ValueError: the loss or the gradients are not finite numbers.
+        """
         check_step(self.trainer, optimizer, self._last_loss)
+        if self._is_weighed():
+            batches = self.trainer.accumulate_grad_batches
+            self._step_mean.bring_to_scale(self._trained_parameters(), batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then free the gradients, which Lightning would keep through the next forward."""
-        super().optimizer_step(*args, **kwargs)
-        for role in self.trained:
-            for parameter in self.backbone.role_parameters(role):
-                parameter.grad = None
+        with explaining_memory(self.trainer):
+            super().optimizer_step(*args, **kwargs)
+        for parameter in self._trained_parameters():
+            parameter.grad = None
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log through the module that the Trainer runs: this one, or the one that holds it."""

@@ -41,8 +41,7 @@ class DPOModule(AlignmentModule):
         divergence: of the log-ratio, one of ``lightning_rlhf.functional.divergences`` or your own.
         ld_alpha: LD-DPO's weight of the tokens by which one side is longer; None for 1.
         wpo: weigh pairs by their likelihood under the policy (WPO).
-        reference_cache: file that keeps reference log-probs, computed once per text; None computes
-            them in every step.
+        reference_cache: file of reference log-probs, computed once per text; None: in every step.
         lr: peak learning rate.
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
@@ -97,7 +96,9 @@ class DPOModule(AlignmentModule):
         else:
             policy, weight = self.backbone.logprobs(tokens, POLICY), None
         pairs = self.pairs(policy, reference, batch)
-        return preference_loss(pairs, self.beta, self.terms, batch.label, weight)
+        return preference_loss(
+            pairs, self.beta, self.terms, batch.label, weight=weight, processes=self.processes
+        )
 
     def pairs(self, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> PairLogprobs:
         """Sum (N,) token log-probs of policy and reference to P pairs."""

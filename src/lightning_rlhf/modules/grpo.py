@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_rlhf.batches import UpdateBatch
@@ -71,7 +73,14 @@ class GRPOModule(OnlineModule):
     def compute_advantages(self, rollout: Rollout, kl: Tensor, rewards: Tensor) -> Rollout:
         if self.kl == "reward":
             rewards = rewards - self.kl_coef * kl.sum(1)
-        return rollout._replace(advantages=self.advantage(rewards, rollout.group))
+        return rollout._replace(advantages=self._among_all(self.advantage, rewards, rollout.group))
+
+    def _among_all(self, advantage: Estimator, rewards: Tensor, group: Tensor) -> Tensor:
+        """Compute advantages among the completions of all processes; no group is split."""
+        parts = self.processes.gather(group)
+        firsts = [0, *accumulate(int(part[-1]) + 1 for part in parts)]
+        groups = torch.cat([part + first for part, first in zip(parts, firsts, strict=False)])
+        return self.processes.own(advantage(self.processes.join(rewards), groups), rewards)
 
     def objective(self, batch: UpdateBatch) -> Loss:
         tokens, updates = batch.tokens, self.updates
@@ -92,4 +101,11 @@ class GRPOModule(OnlineModule):
             kl_coef=self.kl_coef if self.kl == "loss" else 0.0,
             dual_clip=updates.dual_clip,
         )
-        return Loss(loss.value - updates.entropy * entropy, loss.metrics)
+        of = "tokens" if self.loss_aggregation == "token" else "completions"
+        count = getattr(batch.counts, of)
+        entropy = entropy * batch.relative_share("tokens", of)
+        return loss._replace(
+            value=loss.value - updates.entropy * entropy,
+            weight=count,
+            weights={**loss.weights, "policy/loss": count, "policy/kl_k3": count},
+        )

@@ -78,11 +78,10 @@ class KTOModule(AlignmentModule):
 
     @torch.no_grad()
     def _baseline(self, tokens: TokenBatch) -> Tensor:
-        """``z0`` of the batch, averaged over processes."""
-        other = mismatched(tokens)
-        z0 = baseline(self._sums(other, POLICY) - self._sums(other, REFERENCE))
-        many = self._trainer is not None and self._trainer.world_size > 1
-        return self.all_gather(z0).mean() if many else z0  # type: ignore[union-attr]
+        """``z0`` of the batches of all processes."""
+        other = mismatched(tokens, self.processes)
+        ratio = self._sums(other, POLICY) - self._sums(other, REFERENCE)
+        return baseline(ratio, self.processes)
 
     def _sums(self, tokens: TokenBatch, role: str) -> Tensor:
         """(C,) log-probs of whole completions."""
@@ -90,8 +89,9 @@ class KTOModule(AlignmentModule):
         return segment_sum(logprobs, tokens.completion_index, tokens.completions)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        groups = batch.tokens.groups
-        if self.needs_baseline and batch_idx == 0 and groups is not None and len(groups) < 2:
+        groups, processes = batch.tokens.groups, self.processes.size
+        alone = groups is not None and len(groups) * processes < 2
+        if self.needs_baseline and batch_idx == 0 and alone:
             raise ValueError(
                 "KTO compares with completions of other prompts: give the data batch_size=2 or "
                 "more, or loss=apo_zero_unpaired_loss"

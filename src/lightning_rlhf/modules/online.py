@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch
 from lightning_rlhf.data.collate import example_rows, token_batch
 from lightning_rlhf.data.rows_data import RowsData
+from lightning_rlhf.functional.loss import across_processes
 from lightning_rlhf.functional.shaping import RewardShaper, Shaping
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.sampler import CompletionSampler, HFSampler, Sample, Sampling
@@ -200,16 +201,19 @@ class OnlineModule(AlignmentModule):
             weights=[reward.weight for reward in self.rewards], score_after_eos=after_eos,
             old_logprobs=self.updates.old_logprobs,
         )  # fmt: skip
-        # 4. Shape the scores.
-        rewards = self._shaper.shape(rollout.scores, rollout.finished)
+        # 4. Shape the scores, by those of all processes.
+        join = self.processes.join
+        rewards = self._shaper.shape(rollout.scores, rollout.finished, join(rollout.scores))
         # 5. Compute advantages.
         kl = rollout.kl(self.shaping.kl_estimator)
-        self._progress.start(self.compute_advantages(rollout, kl, rewards))
+        rollout = self.compute_advantages(rollout, kl, rewards)
+        self._progress.start(rollout.among(self.processes))
 
         self.rollouts_made += 1
         seconds = (sampling_ended - began, scoring_ended - sampling_ended)
-        self._report(rollout, scores, sampler_gap(sampled.samples, outputs), seconds)
-        self._shaper.update_kl(kl.sum(1))
+        gap = sampler_gap(sampled.samples, outputs, self.processes)
+        self._report(rollout, scores, gap, seconds)
+        self._shaper.update_kl(join(kl.sum(1)))
 
     def update_loss(self) -> Tensor | None:
         """Compute the loss of the next minibatch; None once ``target_kl`` has been passed."""
@@ -217,32 +221,24 @@ class OnlineModule(AlignmentModule):
         assert progress.rollout is not None
         update = progress.next_update()
         if progress.stopped:
-            return None
+            return self.no_part_of_step()
         self._update_began = time.perf_counter()
         batch = progress.rollout.batch(update)
-        loss = self.objective(batch)
+        loss = across_processes(self.objective(batch), self.batch_weight(batch), self.processes)
         metrics = dict(loss.metrics)
         error = metrics.pop("policy/ratio_error", None)
         if update == 0 and error is not None:
             metrics["policy/first_ratio_error"] = error
-        progress.stopped = self._has_moved_too_far(metrics["policy/approxkl"])
+        target, moved = self.updates.target_kl, metrics["policy/approxkl"]
+        progress.stopped = target is not None and float(moved) > 1.5 * target
         metrics["policy/stopped"] = torch.tensor(float(progress.stopped))
         size = len(batch.tokens.last_index)
         self.log_dict(metrics, batch_size=size)
-        self._last_loss = loss.value.detach()
-        self.log("train/loss", self._last_loss, prog_bar=True, batch_size=size)
-        return None if progress.stopped else loss.value
-
-    def _has_moved_too_far(self, approxkl: Tensor) -> bool:
-        """Compare the policy's move with ``target_kl``; all processes stop together."""
-        target = self.updates.target_kl
-        if target is None:
-            return False
-        if self._trainer is not None:
-            gathered = self.all_gather(approxkl)
-            assert isinstance(gathered, Tensor)
-            approxkl = gathered.mean()
-        return float(approxkl) > 1.5 * target
+        self._last_loss = loss.logged
+        self.log("train/loss", loss.logged, prog_bar=True, batch_size=size)
+        if progress.stopped:
+            return self.no_part_of_step()
+        return self.part_of_step(loss.value, loss.weight)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -274,12 +270,15 @@ class OnlineModule(AlignmentModule):
     ) -> None:
         """Keep the table of a rollout, and log its metrics."""
         self._table = rollout_table(rollout, scores, self.decode)
-        metrics = rollout_metrics(rollout, scores, self.kl_coef, self.shaping.kl_estimator)
+        shaping, processes = self._shaper, self.processes
+        metrics = rollout_metrics(
+            rollout, scores, shaping.kl_coef, shaping.shaping.kl_estimator, processes
+        )
         metrics |= {
             "policy/sampler_gap": gap,
             "time/rollout": seconds[0],
             "time/score": seconds[1],
-            "time/tokens_per_second": sum(rollout.lengths) / seconds[0],
+            "time/tokens_per_second": processes.total(sum(rollout.lengths)) / seconds[0],
             "memory/peak_gib": peak_gib(self.device),
         }
         for name, value in metrics.items():
@@ -315,7 +314,8 @@ class OnlineModule(AlignmentModule):
         score = sum(r.weight * scores[r.name].mean() for r in self.rewards)
         metrics = held_out_metrics(samples, outputs, score, self.kl_coef)
         logged = {f"{stage}/{name}": value for name, value in metrics.items()}
-        self.log_dict(logged, batch_size=len(samples), sync_dist=True)
+        weight: Any = float(len(samples))  # Lightning rounds an int's mean over processes
+        self.log_dict(logged, batch_size=weight, sync_dist=True)
         return torch.tensor(metrics["loss"], device=self.device)
 
     def batch_weight(self, batch: PromptBatch | UpdateBatch) -> int:
@@ -325,19 +325,24 @@ class OnlineModule(AlignmentModule):
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint_)
-        processes = self._trainer.world_size if self._trainer is not None else 1
-        checkpoint_["online"] = {
-            "progress": self._progress.state_dict(processes),
-            "rollouts_made": self.rollouts_made,
+        own = {
+            "progress": self._progress.state_dict(),
             "table": self._table._asdict() if self._table is not None else None,
             "seed": self._seed,
-            "shaper": self._shaper.state_dict(),
+        }
+        checkpoint_["online"] = {
+            "processes": self.processes.gather_states(own),
+            "rollouts_made": self.rollouts_made,
+            "shaper": self._shaper.state_dict(),  # the same in all processes
         }
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint_)
         state = checkpoint_["online"]
-        self._progress.load_state_dict(state["progress"], self.global_rank, self.device)
-        self.rollouts_made, self._seed = state["rollouts_made"], state["seed"]
-        self._table = Table(**state["table"]) if state["table"] is not None else None
+        self.rollouts_made = state["rollouts_made"]
+        if len(state["processes"]) == self.processes.size:  # else nothing trains on
+            own = state["processes"][self.processes.rank]
+            self._progress.load_state_dict(own["progress"], self.device)
+            self._seed = own["seed"]
+            self._table = Table(**own["table"]) if own["table"] is not None else None
         self._shaper.load_state_dict(state["shaper"])

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.optim import Optimizer
 
 from lightning_rlhf.batches import TokenBatch, UpdateBatch
 from lightning_rlhf.data.collate import with_end_positions
@@ -149,14 +150,16 @@ class PPOModule(OnlineModule):
         read = row_mask(rollout.value_lengths, values)
         last = torch.tensor(rollout.value_lengths, device=kl.device) - 1
         per_token = token_rewards(pad(kl, (0, 1)), rewards, last, self.kl_coef)
+        join = self.processes.join  # moments are those of all processes
         if critic.whiten_rewards:
-            per_token = masked_rescale(per_token, read)
+            per_token = masked_rescale(per_token, read, among=join(per_token[read]))
         advantages = gae(per_token, values, critic.gamma, critic.lam)
         returns = advantages + values
-        self.log("value/explained_variance", explained_variance(values[read], returns[read]))
+        explained = explained_variance(join(values[read]), join(returns[read]))
+        self.log("value/explained_variance", explained)
         advantages = advantages[:, :-1].masked_fill(~trained, 0.0)
         if critic.whiten:
-            advantages = masked_normalize(advantages, trained)
+            advantages = masked_normalize(advantages, trained, among=join(advantages[trained]))
         return rollout._replace(advantages=advantages, returns=returns)
 
     def objective(self, batch: UpdateBatch) -> Loss:
@@ -176,14 +179,20 @@ class PPOModule(OnlineModule):
             del values
             new, entropy = self.policy_logprobs(batch.tokens)
         policy = policy_loss(new, batch.logprobs, batch.advantages, updates.clip, updates.dual_clip)
+        value = value._replace(value=value.value * batch.relative_share("values", "tokens"))
         loss = ppo_loss(policy, value, critic.coef)
         if self.training and self._critic_warms_up():
-            return loss._replace(value=critic.coef * value.value)
-        return Loss(loss.value - updates.entropy * entropy, loss.metrics)
+            alone = critic.coef * value.value
+            several = self.processes.size > 1  # then DDP waits for a gradient of every parameter
+            return loss._replace(value=alone + 0.0 * policy.value if several else alone)
+        return loss._replace(value=loss.value - updates.entropy * entropy)
 
-    def _trained_parameters(self) -> list[torch.nn.Parameter]:
-        parameters = [p for role in self.trained for p in self.backbone.role_parameters(role)]
-        return list(dict.fromkeys(parameters))  # roles may share some
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        if self.processes.size > 1 and self._critic_warms_up():
+            of_critic = {id(p) for p in self.backbone.role_parameters(CRITIC)}
+            for parameter in self._trained_parameters():
+                parameter.grad = parameter.grad if id(parameter) in of_critic else None
 
     def _critic_warms_up(self) -> bool:
         update = (self.rollouts_made - 1) * self.updates_per_rollout + self._progress.update

@@ -71,4 +71,5 @@ class RLOOModule(OnlineModule):
             clip=updates.clip,
             dual_clip=updates.dual_clip,
         )
-        return Loss(loss.value - updates.entropy * entropy, loss.metrics)
+        entropy = entropy * batch.relative_share("tokens", "completions")
+        return loss._replace(value=loss.value - updates.entropy * entropy)

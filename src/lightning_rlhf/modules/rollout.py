@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_rlhf.batches import PromptBatch, TokenBatch, UpdateBatch, to_device
+from lightning_rlhf.batches import Counts, PromptBatch, TokenBatch, UpdateBatch, to_device
 from lightning_rlhf.data.collate import completion_batch, with_end_positions
 from lightning_rlhf.functional.ppo import KLEstimator, token_kl
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.sampler import Sample
 from lightning_rlhf.rewards.base import RewardInputs
 
@@ -80,6 +81,7 @@ class Rollout(NamedTuple):
     values: Tensor | None = None  # (C, L + 1) of the critic
     returns: Tensor | None = None  # (C, L + 1)
     value_lengths: list[int] | None = None  # C, positions where the critic was read
+    everywhere: list[list[int]] | None = None  # ``Counts`` of each update in all processes
 
     @classmethod
     def assemble(
@@ -149,12 +151,28 @@ class Rollout(NamedTuple):
         kl = token_kl(self.logprobs, self.reference, estimator)
         return kl.masked_fill(~row_mask(self.lengths, kl), 0.0)
 
+    def among(self, processes: Processes) -> Rollout:
+        """The same rollout, its updates being parts of those of all processes."""
+        if processes.size == 1:
+            return self
+        counts = torch.tensor([self._counts(prompts) for prompts in self.order])
+        counts = processes.stack(counts.to(self.logprobs.device)).sum(0)
+        return self._replace(everywhere=counts.tolist())
+
+    def _counts(self, prompts: Sequence[int]) -> Counts:
+        chosen = self._completions(prompts)
+        values = sum(self.value_lengths[c] for c in chosen) if self.value_lengths else 0
+        return Counts(sum(self.lengths[c] for c in chosen), len(chosen), values)
+
+    def _completions(self, prompts: Sequence[int]) -> list[int]:
+        return [p * self.samples + k for p in prompts for k in range(self.samples)]
+
     def batch(self, update: int) -> UpdateBatch:
         """Cut out the batch of one update, on the rollout's device."""
         prompts = self.order[update]
         tokens = completion_batch(self.prompt_ids, self.completion_ids, prompts)
         tokens = to_device(tokens, self.logprobs.device)
-        chosen = [p * self.samples + k for p in prompts for k in range(self.samples)]
+        chosen = self._completions(prompts)
         mask = row_mask([self.lengths[c] for c in chosen], self.logprobs)
         advantages = self.advantages[chosen]
         batch = UpdateBatch(
@@ -162,6 +180,7 @@ class Rollout(NamedTuple):
             logprobs=self.logprobs[chosen][mask],
             reference=self.reference[chosen][mask],
             advantages=advantages[mask] if advantages.dim() == 2 else advantages,
+            everywhere=Counts(*self.everywhere[update]) if self.everywhere else None,
         )
         if self.values is None or self.returns is None or self.value_lengths is None:
             return batch

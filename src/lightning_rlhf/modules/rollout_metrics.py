@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
+import torch
 from torch import Tensor
 
 from lightning_rlhf.functional.ppo import KLEstimator
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.functional.rollout_statistics import distinct_n
 from lightning_rlhf.models.sampler import Sample
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask, sampler_logprobs
@@ -14,7 +17,11 @@ from lightning_rlhf.modules.samples import Table
 
 
 def rollout_metrics(
-    rollout: Rollout, scores: Mapping[str, Tensor], kl_coef: float, kl_estimator: KLEstimator
+    rollout: Rollout,
+    scores: Mapping[str, Tensor],
+    kl_coef: float,
+    kl_estimator: KLEstimator,
+    processes: Processes = Processes(),
 ) -> dict[str, float]:
     """Compute the ``objective/`` and ``completions/`` metrics.
 
@@ -23,26 +30,42 @@ def rollout_metrics(
         scores: (C,) of each reward by its name; a single reward is not listed by name.
         kl_coef: the KL coefficient of this rollout.
         kl_estimator: of the KL in ``non_score_reward``.
+        processes: over whose rollouts of this moment the metrics are.
     """
     mask = row_mask(rollout.lengths, rollout.logprobs)
-    entropy = -rollout.logprobs.masked_fill(~mask, 0.0)
-    penalty = kl_coef * rollout.kl(kl_estimator).sum(1).mean()
+    join = processes.join
+    entropy = join(-rollout.logprobs.masked_fill(~mask, 0.0).sum(1))
+    kl = {estimator: join(rollout.kl(estimator).sum(1)) for estimator in get_args(KLEstimator)}
+    penalty = kl_coef * kl[kl_estimator].mean()
+    all_scores, finished = join(rollout.scores), join(rollout.finished)
+    ids = completions_of_all(rollout.completion_ids, rollout.scores.device, processes)
     metrics: dict[str, Tensor | float] = {
-        "objective/kl": rollout.kl("k1").sum(1).mean(),
-        "objective/kl_k3": rollout.kl("k3").sum(1).mean(),
-        "objective/entropy": entropy.sum(1).mean(),
-        "objective/scores": rollout.scores.mean(),
-        "objective/score_std": rollout.scores.std(unbiased=False),
+        "objective/kl": kl["k1"].mean(),
+        "objective/kl_k3": kl["k3"].mean(),
+        "objective/entropy": entropy.mean(),
+        "objective/scores": all_scores.mean(),
+        "objective/score_std": all_scores.std(unbiased=False),
         "objective/non_score_reward": -penalty,
-        "objective/rlhf_reward": rollout.scores.mean() - penalty,
+        "objective/rlhf_reward": all_scores.mean() - penalty,
         "objective/kl_coef": kl_coef,
-        "completions/mean_length": sum(rollout.lengths) / len(rollout.lengths),
-        "completions/eos_share": rollout.finished.float().mean(),
-        "completions/distinct_2": distinct_n(rollout.completion_ids, 2),
+        "completions/mean_length": sum(map(len, ids)) / len(ids),
+        "completions/eos_share": finished.float().mean(),
+        "completions/distinct_2": distinct_n(ids, 2),
     }
     if len(scores) > 1:
-        metrics |= {f"objective/scores/{name}": values.mean() for name, values in scores.items()}
+        metrics |= {f"objective/scores/{name}": join(s).mean() for name, s in scores.items()}
     return {name: float(value) for name, value in metrics.items()}
+
+
+def completions_of_all(
+    completions: Sequence[list[int]], device: torch.device, processes: Processes
+) -> Sequence[list[int]]:
+    """Join the token ids of the completions of all processes."""
+    if processes.size == 1:
+        return completions
+    lengths = processes.join(torch.tensor([len(ids) for ids in completions], device=device))
+    flat = processes.join(torch.tensor([i for ids in completions for i in ids], device=device))
+    return [ids.tolist() for ids in flat.split(lengths.tolist())]
 
 
 def held_out_metrics(
@@ -67,10 +90,12 @@ def held_out_metrics(
     }
 
 
-def sampler_gap(samples: Sequence[Sample], outputs: RoleOutputs) -> float:
+def sampler_gap(
+    samples: Sequence[Sample], outputs: RoleOutputs, processes: Processes = Processes()
+) -> float:
     """Mean absolute difference of the sampler's log-probs from the trainer's, per token."""
     own = sampler_logprobs(samples, outputs.logprobs.device)
-    return float((own - outputs.logprobs).abs().mean())
+    return float(processes.join((own - outputs.logprobs).abs()).mean())
 
 
 def rollout_table(

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from lightning_rlhf.modules.rollout import Rollout
-from lightning_rlhf.training.checkpoint import gather_states
 
 
 class RolloutProgress:
@@ -32,17 +31,15 @@ class RolloutProgress:
         update, self.update, self.pending = self.update, self.update + 1, True
         return update
 
-    def state_dict(self, processes: int) -> dict[str, Any]:
-        """Collect what a checkpoint holds; each process has sampled a rollout of its own."""
-        rollout = self.rollout.state() if self.rollout is not None else None
+    def state_dict(self) -> dict[str, Any]:
+        """Collect what a checkpoint holds of this process."""
         return {
-            "rollouts": gather_states(rollout, processes),
+            "rollout": self.rollout.state() if self.rollout is not None else None,
             "update": self.update - self.pending,
             "stopped": self.stopped,
         }
 
-    def load_state_dict(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
-        rollouts = state["rollouts"]
-        own = rollouts[rank] if rank < len(rollouts) else None
-        self.rollout = Rollout.of_state(own, device) if own is not None else None
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        rollout = state["rollout"]
+        self.rollout = Rollout.of_state(rollout, device) if rollout is not None else None
         self.update, self.stopped = state["update"], state["stopped"]

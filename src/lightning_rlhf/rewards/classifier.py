@@ -15,7 +15,7 @@ from transformers import (
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.rewards.base import Reward, RewardInputs
-from lightning_rlhf.text.messages import Prompt, as_messages
+from lightning_rlhf.text.messages import Prompt, answered, begun_turn
 
 
 class ClassifierReward(Reward):
@@ -104,6 +104,7 @@ class ClassifierReward(Reward):
 
 def _rendered(tokenizer: Any, prompt: Prompt, completion: str) -> str:
     """Render a prompt and its answer with the classifier's own template."""
-    turns = [*as_messages(prompt), {"role": "assistant", "content": completion.strip()}]
+    begun = begun_turn(prompt) is not None
+    turns = answered(prompt, completion.rstrip() if begun else completion.strip())
     text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     return text

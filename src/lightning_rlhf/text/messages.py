@@ -1,34 +1,28 @@
 """Chat messages and prompts as people store them, read into one shape.
 
-A *prompt* is a string kept as it is, or messages ``{"role", "content"}`` that end before the
-answer.
+A *prompt* is a string kept as it is, or messages that end before the answer. Its last message may
+be the beginning of the answer: an assistant's with ``prefix``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
-Message = dict[str, Any]  # role and content, and what tools need
+from lightning_rlhf.text.dialects import BadRow, Message, is_message, read_message, without_none
+
 Prompt = str | list[Message]
 Tools = list[dict[str, Any]] | None  # their schemas, as a chat template wants them
 # names of the roles in Anthropic-HH transcripts, which the template "plain" writes and we read
-SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
-SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "bing": "assistant", "chatgpt": "assistant", "system": "system", "function_call": "assistant",
-    "observation": "tool", "function": "tool", "tool": "tool",
+SPEAKERS = {
+    "user": "Human", "assistant": "Assistant", "system": "System", "developer": "System",
+    "tool": "Tool",
 }  # fmt: skip
-TOOL_FIELDS = ("tool_calls", "tool_call_id", "name")  # that a chat template may need of a message
 PROMPT_COLUMNS = ("prompt", "messages", "text", "chosen")  # the first that a row has
+TRANSCRIPT_START = re.compile(r"(?:\n\nSystem: ?(.*?))?(?=\n\n(?:Human|Assistant):)", re.DOTALL)
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 TRANSCRIPT_ROLES = {SPEAKERS[role]: role for role in ("user", "assistant")}
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; its text is the reason, counted in the report."""
 
 
 def as_messages(prompt: Prompt) -> list[Message]:
@@ -38,13 +32,37 @@ def as_messages(prompt: Prompt) -> list[Message]:
     return [dict(message) for message in prompt]
 
 
+def begun_turn(prompt: Prompt) -> Message | None:
+    """Return the beginning of the answer that a prompt ends with; None if it has none."""
+    if isinstance(prompt, str) or not prompt or not prompt[-1].get("prefix"):
+        return None
+    return prompt[-1]
+
+
+def answered(prompt: Prompt, answer: str | Message) -> list[Message]:
+    """Put an answer behind a prompt; it continues the beginning that the prompt may have of it."""
+    reply = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+    begun = begun_turn(prompt)
+    if begun is None:
+        return [*as_messages(prompt), reply]
+    whole = {**reply, "content": begun["content"] + (reply["content"] or "")}
+    return [*as_messages(prompt)[:-1], whole]
+
+
 def prompt_of(row: dict[str, Any]) -> Prompt:
     """Read the prompt of a row, from whichever column holds it.
+
+    A conversation in another column than ``prompt`` is a prompt without its last answer.
 
     Raises:
         BadRow: no column holds one.
     """
-    return read_prompt(next((row[k] for k in PROMPT_COLUMNS if row.get(k) is not None), None))
+    column = next((k for k in PROMPT_COLUMNS if row.get(k) is not None), "prompt")
+    value = row.get(column)
+    turns = None if column == "prompt" else read_turns(value)
+    if not turns or turns[-1]["role"] != "assistant" or turns[-1].get("prefix"):
+        return read_prompt(value)
+    return _asked(bare(turns[:-1]))
 
 
 def checked_prompt(row: dict[str, Any], where: str) -> Prompt:
@@ -70,66 +88,101 @@ def checked_prompt(row: dict[str, Any], where: str) -> Prompt:
 
 
 def read_prompt(value: Any) -> Prompt:
-    """Read a prompt: a string, messages, or a transcript that ends before or with an answer."""
-    if is_transcript(value):
-        value = parse_transcript(value)
-    if isinstance(value, list):
-        messages = read_messages(value)
-        if messages[-1]["role"] == "assistant":  # an empty last turn, or an answer not asked for
-            messages = messages[:-1]
-        if not messages:
-            raise BadRow("no turn before the answer")
-        return messages
+    """Read a prompt: a string, messages, or a transcript, which end before the answer or in it.
+
+    An assistant's turn at the end is the beginning of the answer; an empty one is left out.
+    """
+    turns = read_turns(value)
+    if turns is not None:
+        return as_prompt(turns)
     if not isinstance(value, str):
         raise BadRow(f"prompt is {type(value).__name__}, not text")
     return value
 
 
+def as_prompt(turns: list[Message]) -> Prompt:
+    """Make a prompt of messages: an assistant's turn at the end is the beginning of the answer."""
+    *before, last = bare(turns)
+    if last["role"] != "assistant":
+        return _asked([*before, last])
+    if not says_something(last):
+        return _asked(before)
+    if last.keys() - {"role", "content", "prefix"}:
+        raise BadRow("the prompt ends with an assistant's turn that is more than text")
+    return [*_asked(before), {**last, "prefix": True}]
+
+
+def _asked(turns: list[Message]) -> list[Message]:
+    if not turns:
+        raise BadRow("no turn before the answer")
+    finished(turns)
+    return turns
+
+
+def finished(turns: list[Message]) -> None:
+    """Check that no message is the beginning of one.
+
+    Raises:
+        BadRow: one is.
+    """
+    if any("prefix" in turn for turn in turns):
+        raise BadRow("a turn is marked as a prefix, and what continues it is not there")
+
+
+def says_something(message: Message) -> bool:
+    """Tell whether a message has text or calls a tool."""
+    return bool(message["content"].strip() or message.get("tool_calls"))
+
+
+def bare(turns: list[Message]) -> list[Message]:
+    """Drop the switches of the loss, which are not part of what a model reads."""
+    return [{k: v for k, v in m.items() if k != "train"} if "train" in m else m for m in turns]
+
+
+def read_turns(value: Any) -> list[Message] | None:
+    """Read the messages of a list or of a transcript; None for anything else."""
+    if isinstance(value, list) or is_message(value):
+        return read_messages(value)
+    return parse_transcript(value) if is_transcript(value) else None
+
+
 def is_transcript(value: Any) -> bool:
     """Tell whether a value is an Anthropic-HH transcript."""
-    return isinstance(value, str) and bool(TRANSCRIPT_TURN.match(value))
+    return isinstance(value, str) and value[:2] == "\n\n" and bool(TRANSCRIPT_START.match(value))
 
 
 def parse_transcript(text: str) -> list[Message]:
     """Read an HH transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as messages."""
-    pieces = TRANSCRIPT_TURN.split(text)
-    if len(pieces) < 3 or pieces[0].strip():
+    start = TRANSCRIPT_START.match(text)
+    if start is None or text[:2] != "\n\n":
         raise BadRow("a transcript must start with a Human or Assistant turn")
-    return [
+    pieces = TRANSCRIPT_TURN.split(text[start.end() :])
+    system = [] if start[1] is None else [{"role": "system", "content": start[1].strip()}]
+    return system + [
         {"role": TRANSCRIPT_ROLES[speaker], "content": content.strip()}
         for speaker, content in zip(pieces[1::2], pieces[2::2], strict=True)
     ]
 
 
-def read_messages(value: Iterable[Any] | None) -> list[Message]:
-    """Read messages ``{"role", "content"}``, or ShareGPT's ``{"from", "value"}``.
+def read_messages(value: Any) -> list[Message]:
+    """Read messages in any spelling: a list of them, one alone, or a list for each of their keys.
 
-    Role, content and ``TOOL_FIELDS`` are kept, anything else is left out.
+    What is kept of each, ``read_message`` says.
     """
+    if isinstance(value, dict):
+        value = [value] if is_message(value) else _transposed(value)
     if not value:
         raise BadRow("no messages")
-    return [_message(message) for message in value]
+    return [read_message(message) for message in value]
 
 
-def _message(raw: Any) -> Message:
-    if isinstance(raw, dict) and raw.get("from") is not None:
-        if raw["from"] not in SHAREGPT_ROLES or not isinstance(raw.get("value"), str):
-            raise BadRow(f"a turn must have a value and be from one of {[*SHAREGPT_ROLES]}")
-        return {"role": SHAREGPT_ROLES[raw["from"]], "content": raw["value"]}
-    role, content = (raw.get("role"), raw.get("content")) if isinstance(raw, dict) else (None, None)
-    if content is None and isinstance(raw, dict) and raw.get("tool_calls"):
-        content = ""  # the message consists of its tool calls
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise BadRow("a message must have a role and a content, both text")
-    tools = {key: without_none(raw[key]) for key in TOOL_FIELDS if raw.get(key)}
-    return {"role": role, "content": content, **tools}
-
-
-def without_none(value: Any) -> Any:
-    """Drop the keys with None, at any depth: a table fills absent arguments of calls with None."""
-    if isinstance(value, dict):
-        return {key: without_none(v) for key, v in value.items() if v is not None}
-    return [without_none(v) for v in value] if isinstance(value, list) else value
+def _transposed(lists: dict[str, Any]) -> list[Message]:
+    """Make messages of lists of their values, as tables may store them."""
+    filled = {key: values for key, values in lists.items() if values is not None}
+    sizes = {len(values) if isinstance(values, list) else -1 for values in filled.values()}
+    if len(sizes) != 1 or -1 in sizes:
+        raise BadRow("messages is neither a list nor lists of one length")
+    return [dict(zip(filled, row, strict=True)) for row in zip(*filled.values(), strict=True)]
 
 
 def read_tools(value: Any) -> Tools:

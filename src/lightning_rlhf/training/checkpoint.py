@@ -205,12 +205,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     key, pos, has_gauss, cached = state["numpy"]
     numpy = ("MT19937", np.array(key, dtype=np.uint32), pos, has_gauss, cached)
     np.random.set_state(numpy)  # noqa: NPY002
-
-
-def gather_states(state: Any, processes: int) -> list[Any]:
-    """Collect the state of every process, since only the first one writes."""
-    if processes == 1:
-        return [state]
-    states: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(states, state)
-    return states

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import LightningModule
 
 from lightning_rlhf.functional.finite import refuse_nan
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.training import belonging, checkpoint, checkpoint_io
 from lightning_rlhf.training.hparams import refuse_imports
@@ -31,13 +32,19 @@ class RoleCheckpoints(LightningModule):
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
+    @property
+    def processes(self) -> Processes:
+        """This process among those of the run."""
+        trainer = self._trainer
+        return Processes() if trainer is None else Processes(self.global_rank, trainer.world_size)
+
     def setup(self, stage: str) -> None:
         self._resumed = None
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
         refuse_nan(self._roles_in(checkpoint_), "the run", "they are not saved")
-        checkpoint_["rng"] = checkpoint.rng_state()
+        checkpoint_["rng"] = self.processes.gather_states(checkpoint.rng_state())
         checkpoint_[belonging.KEY] = belonging.stamp(self.backbone, self._trainer)
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
@@ -52,7 +59,8 @@ class RoleCheckpoints(LightningModule):
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         belonging.check(checkpoint_, self.backbone, name)
         self.backbone.train_roles(*self.trained)
-        self._rng = checkpoint_.get("rng")
+        states = checkpoint_.get("rng")  # of each process; those of a seed are alike
+        self._rng = states[self.processes.rank % len(states)] if states else None
 
     def on_fit_start(self) -> None:
         """Compare the given settings with those that Lightning is about to restore over them."""

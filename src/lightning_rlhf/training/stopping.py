@@ -22,14 +22,12 @@ class Stopped(SystemExit):
     Attributes:
         number: of the signal.
         checkpoint: the file to go on from; None if there is none.
-        kept: what is on the disk, as a sentence's end.
     """
 
     def __init__(self, number: int):
         super().__init__(128 + number)
         self.number = number
         self.checkpoint: Path | None = None
-        self.kept = ""
 
     @property
     def name(self) -> str:
@@ -44,13 +42,15 @@ class StopRequest:
     in the main thread, wherever that is, unless the caller is ``busy``.
 
     Args:
+        noticed: called when a signal comes.
         last_resort: called before the process ends at once, where even ``Stopped`` was caught.
     """
 
-    def __init__(self, last_resort: Callable[[], None] = lambda: None):
+    def __init__(self, noticed: Callable[[], None], last_resort: Callable[[], None]):
         self.received: int | None = None
         self.busy = False  # in a part that must not be left half done
         self._raised = 0
+        self._noticed = noticed
         self._last_resort = last_resort
         self._before: dict[int, Any] = {}
         self._timed = hasattr(signal, "setitimer")
@@ -89,6 +89,7 @@ class StopRequest:
         if again:
             self._insist(number, frame)
             return
+        self._noticed()
         name = SIGNALS[signal.Signals(number)]
         print(
             f"\n{name}: the run stops after this step; a second one stops it now", file=sys.stderr

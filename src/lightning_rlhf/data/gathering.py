@@ -1,0 +1,51 @@
+"""Gather the rows of a source that belong together before they are read, see ``trees``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from lightning_rlhf.text.messages import BadRow
+
+Row = dict[str, Any]
+Gather = Callable[[Iterable[Row]], Iterator[Row]]  # rows of a source -> ours, or their problems
+COLUMN = "gathered"  # the JSON text of a row: rows of one set may hold values of several types
+
+
+def gathered(
+    rows: Dataset, gather: Gather, names: Mapping[str, str], *, source: str, format: str
+) -> Dataset:
+    """Make the table of the gathered rows of a source.
+
+    Args:
+        rows: all of them.
+        gather: of the format.
+        names: source column -> ours.
+        source: its name, for messages.
+        format: its name, for messages.
+
+    Raises:
+        ValueError: the source is a stream.
+    """
+    if isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"{source}: {format} looks at all rows of a source at once, and a stream is read in "
+            "blocks: give a file, a folder or a hub id without stream:, or a table"
+        )
+    renamed = ({names.get(k, k): v for k, v in row.items()} for row in rows)
+    return Dataset.from_dict({COLUMN: [json.dumps(row) for row in gather(renamed)]})
+
+
+def read_gathered(row: Row) -> Row:
+    """Read a row of that table.
+
+    Raises:
+        BadRow: it stands for rows that cannot be used.
+    """
+    read = json.loads(row[COLUMN])
+    if "problem" in read:
+        raise BadRow(read["problem"])
+    return read

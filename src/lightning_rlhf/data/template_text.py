@@ -1,0 +1,151 @@
+"""Write prompts and answers as text: by a chat template, or in a plain way of our own."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from lightning_rlhf.data.rendered import RenderedPrompts
+from lightning_rlhf.data.rendering import JinjaRenderer
+from lightning_rlhf.data.text_tokenizer import TextTokenizer
+from lightning_rlhf.data.turns import not_kept
+from lightning_rlhf.text.messages import (
+    SPEAKERS,
+    BadRow,
+    Message,
+    Prompt,
+    Tools,
+    answered,
+    begun_turn,
+)
+
+PROBE = "answer"  # shows how a template ends an answer
+
+
+class TemplateText:
+    """Render prompts and answers.
+
+    Args:
+        tokenizer: of the model.
+        template: "auto" (the tokenizer's chat template; without one, string prompts are kept as
+            they are and messages go through "plain"), "plain" (``\\n\\nHuman: ...``,
+            ``\\n\\nAssistant: ...``), "raw" (contents joined, nothing added), or a path to a Jinja
+            file. All but "plain" keep text without a prompt as it is.
+
+    Raises:
+        FileNotFoundError: the template is neither a name nor a file.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
+        self.tokenizer = tokenizer
+        self.template = template
+        self._text = TextTokenizer(tokenizer)
+        self.jinja: str | None = None
+        if template == "auto":
+            self.jinja = tokenizer.get_chat_template() if tokenizer.chat_template else None
+        elif template not in ("plain", "raw"):
+            if not Path(template).is_file():
+                raise FileNotFoundError(
+                    f'template {template!r} is neither "auto", "plain", "raw" nor a file: '
+                    "give one of these"
+                )
+            self.jinja = Path(template).read_text(encoding="utf-8")
+        # a tokenizer may have two templates: it chooses
+        self._renderer = JinjaRenderer(tokenizer, None if template == "auto" else self.jinja)
+
+    def render(
+        self, prompt: Prompt, answer: str | Message | None = None, tools: Tools = None
+    ) -> str:
+        """Render a conversation up to its answer, or with the given answer.
+
+        An answer is a message where it calls a tool. Only a chat template writes the tools. A
+        prompt with the template's marks is taken as it is. One that ends with the beginning of the
+        answer is rendered up to its end.
+        """
+        begun = begun_turn(prompt)
+        if begun is not None and answer is None:
+            return self._begun(prompt[:-1], begun["content"], tools)
+        if begun is not None and answer is not None:
+            return self.render(prompt[:-1], answered(prompt, answer)[-1], tools)
+        reply: Message = (
+            answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+        )
+        if isinstance(prompt, str):
+            if self.rendered is not None and self.rendered.holds(prompt):
+                return self.rendered.join(prompt, answer)
+            if self.template != "plain" and (self.jinja is None or not prompt):
+                return prompt + _plain(reply)
+            prompt = [{"role": "user", "content": prompt}] if prompt else []
+        messages = [*prompt, reply] if answer is not None else prompt
+        if self.jinja is not None:
+            return self._renderer.render(messages, answer is None, tools)
+        if self.template == "raw":
+            return "".join(_plain(m) for m in messages)
+        text = "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'])}: {_plain(m)}" for m in messages)
+        return text + "\n\nAssistant:" if answer is None else text
+
+    def _begun(self, prompt: Prompt, begun: str, tools: Tools = None) -> str:
+        """Render a prompt and the beginning of its answer, without what ends an answer."""
+        before = self.render(prompt, None, tools)
+        if not begun:
+            return before
+        whole = self.render(prompt, begun, tools)
+        opening, found, _ = self._tail(before, whole).partition(begun)
+        return before + opening + begun if found else before + begun
+
+    @cached_property
+    def rendered(self) -> RenderedPrompts | None:
+        """Prompts with the template's marks; None if it has none."""
+        if self.jinja is None:
+            return None
+        asked = [{"role": "user", "content": "question"}]
+        try:
+            texts = [self._renderer.render(asked, opens, None) for opens in (True, False)]
+            whole = self._renderer.render([*asked, said(PROBE)], False, None)
+        except BadRow:
+            return None
+        marks = [str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(self._text.marks)]
+        return RenderedPrompts(
+            "question",
+            *texts,
+            closing=whole.rpartition(PROBE)[2],
+            marks=marks,
+            bos=str(self.tokenizer.bos_token or ""),
+        )
+
+    def _tail(self, before: str, whole: str) -> str:
+        """Return the part of ``whole`` after ``before``."""
+        if whole.startswith(before):
+            return whole[len(before) :]
+        if self._keeps_prompts:
+            raise BadRow("the chat template rewrites the prompt once the answer is there")
+        raise ValueError(not_kept(before, whole))
+
+    @cached_property
+    def _keeps_prompts(self) -> bool:
+        """Tell whether the template keeps a prompt as it is once its answer is there."""
+        try:
+            return self.render("question", PROBE).startswith(self.render("question"))
+        except BadRow:
+            return True  # it has its reasons for each row
+
+
+def _plain(message: Message) -> str:
+    """Write a message without a chat template; tool calls as JSON, one per line.
+
+    Raises:
+        BadRow: it has reasoning.
+    """
+    if message.get("reasoning_content"):
+        raise BadRow("only a chat template can write the reasoning of an assistant turn")
+    calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    content = message["content"] or ""
+    return "\n".join([content, *calls] if content or not calls else calls)
+
+
+def said(text: str, role: str = "assistant") -> Message:
+    """Make a message of a text."""
+    return {"role": role, "content": text}
