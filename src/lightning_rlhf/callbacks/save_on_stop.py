@@ -138,8 +138,12 @@ class SaveOnStop(Callback):
             return None
         if isinstance(pl_module, OnlineModule) and self._batches > 1:
             return None  # its updates on a rollout are counted by batch, not by step
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.save_checkpoint(checkpoint | self._whole, path)
+        try:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(checkpoint | self._whole, path)
+        except ValueError as reason:  # such as weights of NaN; the first error is the one to tell
+            log.warning("no checkpoint of this moment: %s", reason)
+            return None
         return path
 
     def _is_whole(self, trainer: Trainer, exception: BaseException | None) -> bool:

@@ -52,7 +52,8 @@ class StopRequest:
         self._raised = 0
         self._noticed = noticed
         self._last_resort = last_resort
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}  # handlers, while this one listens
+        self._earlier: dict[int, Any] = {}
         self._timed = hasattr(signal, "setitimer")
 
     def listen(self) -> None:
@@ -62,6 +63,8 @@ class StopRequest:
         self.received, self._raised = None, 0
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
+        if any(handler != self._receive for handler in self._before.values()):
+            self._earlier = dict(self._before)
 
     def end(self) -> None:
         """Give signals back to whom they belonged before."""
@@ -81,8 +84,10 @@ class StopRequest:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._before:  # Lightning puts back the handlers that it found
-            default(number)
+        if not self._before:  # Lightning puts back the handlers that it found, also this one
+            earlier = self._earlier[number]
+            signal.signal(number, earlier)
+            os.kill(os.getpid(), number)
             return
         again = self.received is not None
         self.received = self.received or number
@@ -117,22 +122,17 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def default(number: int) -> None:
-    """Do what a signal does where nobody listens.
-
-    Raises:
-        Stopped: always.
-    """
-    raise Stopped(number)
-
-
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Raise ``Stopped`` on SIGTERM and Ctrl-C inside, also where nothing is trained."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {n: signal.signal(n, lambda number, frame: default(number)) for n in SIGNALS}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
