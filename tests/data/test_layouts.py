@@ -137,9 +137,11 @@ def test_a_format_is_told_and_read(name: str) -> None:
     for forced in (name,) if asked else ("auto", name):
         found = recognize([*row, "id"], accepts, "a.jsonl", reader="a test", forced=forced)
         assert found.name == name
-        assert found.read(row) == ours
-        assert found.gives <= ours.keys()
-    READERS.get(found.gives, read_demonstration)(found.read(row))  # and is a row of ours
+        assert found.convert(row) == ours
+        assert found.keeps is not None and {*found.gives} <= {*found.keeps}
+        assert found.read(row) == {k: v for k, v in ours.items() if k in found.keeps}
+        assert {*found.gives} <= found.read(row).keys()
+    READERS.get(frozenset(found.gives), read_demonstration)(found.read(row))  # and is a row of ours
 
 
 def test_our_own_columns_come_first() -> None:
@@ -228,3 +230,59 @@ def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> N
 def test_the_docs_name_every_format() -> None:
     page = Path(__file__).parents[2] / "docs" / "data.md"
     assert set(re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.M)) == set(NAMES) - COMMON
+
+
+PAIRED = {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo."}
+TALK = [*MESSAGES, {"role": "assistant", "content": "The Rhine."}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "read"),
+    [
+        (PreferenceData, {"messages": TALK, "score_chosen": 8.0, **PAIRED}, PAIRED),
+        (PreferenceData, {"messages": TALK, "label": 0.9, **PAIRED}, {**PAIRED, "label": 0.9}),
+        (PreferenceData, {"completions": ["a", "b"], "completion": "c", **PAIRED}, PAIRED),
+        (PreferenceData, {"label": True, "completion": "c", "prompt": "q", "text": "x"},
+         {"label": True, "completion": "c", "prompt": "q"}),
+        (PreferenceData, {"completions": ["a", "b"], "prompt": "q", "ranks": [1, 0],
+                          "messages": TALK}, {"completions": ["a", "b"], "prompt": "q",
+                                              "ranks": [1, 0]}),
+        (DemonstrationData, {"messages": TALK, "label": 3, **PAIRED}, {"messages": TALK}),
+        (DemonstrationData, {"label": 3, "margin": "much", **PAIRED}, PAIRED),
+        (DemonstrationData, {"text": "t", "completion": "c", "prompt": "q"},
+         {"completion": "c", "prompt": "q"}),
+        (PromptData, {"messages": TALK, **PAIRED}, {"messages": TALK, **PAIRED}),
+    ],
+)  # fmt: skip
+def test_one_layout_is_read_and_no_other_column(
+    kind: Any, row: dict[str, Any], read: dict[str, Any]
+) -> None:
+    for columns in ([*row], [*row][::-1]):
+        assert kind.recognize(columns, "a.jsonl").read(row) == read
+
+
+def test_rewards_see_the_whole_row_of_a_prompt() -> None:
+    row = {"prompt": "q", "answer": "4", "id": 1}
+    assert PromptData.recognize([*row], "a.jsonl").read(row) == row
+    with pytest.raises(BadRow, match="prompt is empty"):
+        PromptData.recognize([*row, "text"], "a").read({**row, "prompt": None, "text": "other"})
+
+
+def test_a_label_that_two_layouts_claim_is_refused() -> None:
+    columns = [*PAIRED, "completion", "label"]
+    with pytest.raises(ValueError, match="a.jsonl has a pair, and a completion with a label"):
+        PreferenceData.recognize(columns, "a.jsonl")
+
+
+def test_a_row_without_the_order_that_others_have_is_dropped() -> None:
+    row = {"prompt": "q", "completions": ["a", "b"], "ranks": None}
+    with pytest.raises(BadRow, match="^ranks is empty$"):
+        PreferenceData.recognize([*row], "a").read(row)
+    rated = {**row, "ratings": [1, 2]}
+    assert PreferenceData.recognize([*rated], "a").read(rated) == rated
+
+
+def test_a_row_of_a_stream_that_lacks_a_column_is_dropped() -> None:
+    layout = DemonstrationData.recognize(["instruction", "output"], "a")
+    with pytest.raises(BadRow, match="^it has no output$"):
+        layout.read({"instruction": "q"})

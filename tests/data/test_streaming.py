@@ -153,19 +153,21 @@ def test_validation_of_its_own_leaves_nothing_out(
 def test_dropped_rows_are_counted(
     tmp_path: Path, words: PreTrainedTokenizerBase, said: list[str]
 ) -> None:
-    rows: list[dict[str, Any]] = [{**row, "completions": None, "ranks": None} for row in ROWS[:30]]
-    rows[3] = {**rows[3], "rejected": rows[3]["chosen"]}
-    rows[4] = {**rows[4], "chosen": "one " * 30}
-    rows[25] = {**rows[25], "chosen": " "}
-    rows[26] = {**rows[26], "chosen": "one " * 30}
-    rows[27] = {**rows[27], "completions": ["one", "two", "three"], "ranks": [0, 1, 2]}
+    rows: list[dict[str, Any]] = [
+        {"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"]]}
+        for row in ROWS[:30]
+    ]
+    for number, first in ((4, "one " * 30), (25, " "), (26, "one " * 30)):
+        rows[number]["completions"][0] = first
+    rows[3]["completions"][1] = rows[3]["completions"][0]
+    rows[27]["completions"] = ["one", "two", "three"]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = streamed(str(path), words, max_length=20, max_tokens=25)
     assert sum(len(b.chosen) for b in data.train_dataloader()) == 27
     assert said[-1] == (
         f"stream:{path}, pass 1: 30 rows read, 27 kept; 2 cut to max_length (completion); "
-        "1 dropped (identical pair); 1 dropped (empty answer); "
+        "1 dropped (identical once tokenized); 1 dropped (empty answer); "
         "1 dropped (another kind than the first rows)"
     )
 

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_rlhf.callbacks.run_folder import rank_file, run_folder
+from lightning_rlhf.text.display import printable
 from lightning_rlhf.text.jsonl import append_rows
 from lightning_rlhf.text.writing import claim, writing
 
@@ -51,7 +52,7 @@ class WriteRows(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _aside(self._file(trainer)).unlink(missing_ok=True)
-        pl_module.print(f"predictions written to {self._file(trainer)}")
+        pl_module.print(printable(f"predictions written to {self._file(trainer)}"))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterator
 
 from rich.columns import Columns
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
 from lightning_rlhf.models.generation import generate
 from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.saved import load_role
+from lightning_rlhf.text.display import PrintableConsole, printable
 from lightning_rlhf.text.messages import Message
 
 
@@ -32,7 +33,7 @@ def chat(
     dtype: DType = "auto",
     temperature: float = 0.7,
     max_new_tokens: int = 256,
-    template: str = "auto",
+    template: Template = "auto",
 ) -> None:
     """Talk to a role; every answer is shown beside that of its reference.
 
@@ -48,7 +49,7 @@ def chat(
     """
     backbone = load_role(role, reference, quantization, dtype)
     template_ = ChatTemplate(backbone.tokenizer, template)
-    console = Console()
+    console = PrintableConsole()
     names = [name for name in (POLICY, REFERENCE) if name in backbone.roles]
     history: list[Message] = []
     for line in [prompt] if prompt is not None else _lines(console):
@@ -62,17 +63,17 @@ def chat(
             ).strip()
             for name in names
         }
-        panels = [Panel(Text(text), title=name) for name, text in answers.items()]
+        panels = [Panel(Text(printable(text)), title=name) for name, text in answers.items()]
         console.print(Columns(panels, equal=True, expand=True))
         history.append({"role": "assistant", "content": answers[POLICY]})
 
 
-def _lines(console: Console) -> Iterator[str]:
+def _lines(console: PrintableConsole) -> Iterator[str]:
     if sys.stdin.isatty():
         console.print("Type a message; an empty line ends the conversation.", style="dim")
     while True:
         try:
-            line = console.input("[bold]you> [/bold]").strip()
+            line = console.input(Text("you> ", "bold")).strip()
         except EOFError:
             return
         if not line:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import describe_run
@@ -19,8 +18,10 @@ from lightning_rlhf.data.datamodules import (
 )
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import Mixture, load_rows
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.models.loading import load_tokenizer, resolve
 from lightning_rlhf.reporting.data_view import show_data
+from lightning_rlhf.text.display import PrintableConsole
 
 READERS = {"preference": PreferenceData, "demonstration": DemonstrationData, "prompt": PromptData}
 
@@ -37,7 +38,7 @@ class FileArguments(NamedTuple):
 def main(args: list[str]) -> int:
     """Show the data of a run, by the arguments of ``fit``, or of a file; no weights are read."""
     rows, args = rows_option(args)
-    console, updates = Console(), 0
+    console, updates = PrintableConsole(), 0
     if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
         cli = describe_run(args)
         tokenizers = (getattr(part, "tokenizer", None) for part in cli.model.modules())
@@ -84,6 +85,7 @@ def parse_file_arguments(args: list[str]) -> FileArguments:
     del options["rows"]
     source, tokenizer, kind = (options.pop(k) for k in ("source", "tokenizer", "kind"))
     options["val_fraction"] = 0.0
+    options["template"] = _template(options["template"])
     return FileArguments(_mixture(source) or source, tokenizer, kind, options)
 
 
@@ -103,7 +105,13 @@ def _mixture(source: str) -> Mixture | None:
     return {str(name): float(weight) for name, weight in weights.items()}
 
 
-def data_of(file: FileArguments, console: Console) -> RowsData:
+def _template(text: str) -> Template:
+    """Parse a template as it is typed for ``--data.template``."""
+    read = yaml.safe_load(text) if text.startswith("{") else text
+    return read if isinstance(read, dict) else text
+
+
+def data_of(file: FileArguments, console: PrintableConsole) -> RowsData:
     """Make the first data module that can read a file's columns; preferences are tried first.
 
     Raises:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
@@ -17,6 +16,7 @@ from lightning_rlhf.data.formats import read_pair
 from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.sources import load_rows
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
 from lightning_rlhf.generators.journal import Journaled
 from lightning_rlhf.generators.role import RoleGenerator
@@ -25,6 +25,7 @@ from lightning_rlhf.models.loading import DType, Quantization
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.models.saved import load_role
 from lightning_rlhf.reporting.calibration import draw_calibration
+from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.jsonl import write_rows
 from lightning_rlhf.text.messages import BadRow
 
@@ -44,7 +45,7 @@ def evaluate_judge(
     quantization: Quantization | None = None,
     dtype: DType = "auto",
     max_new_tokens: int = 256,
-    template: str = "auto",
+    template: Template = "auto",
 ) -> JudgeReport:
     """Measure a judge on pairs with human labels, before it labels anything.
 
@@ -61,7 +62,7 @@ def evaluate_judge(
         max_new_tokens: of its reasoning, if it reasons.
         template: how messages become text, as in the data modules.
     """
-    console, home = Console(), Path(folder)
+    console, home = PrintableConsole(), Path(folder)
     rows, dropped = human_pairs(source, format, max_rows)
     console.print(f"{source}: {len(rows):,} pairs that people decided, {dropped:,} left out")
     backbone = load_role(judge, None, quantization, dtype)

@@ -28,7 +28,10 @@ from lightning_rlhf.cli import (
 )
 from lightning_rlhf.parsing.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
+from lightning_rlhf.text.display import PrintableLog, sentence_of
 from lightning_rlhf.training.stopping import Stopped, stopped_by_signals
+
+PRINTABLE = PrintableLog()
 
 
 class Verb(NamedTuple):
@@ -106,7 +109,7 @@ def _stop(error: BaseException, reason: object) -> NoReturn:
     """Exit with one sentence; with the traceback if there is none, or the user wants it."""
     if reason is None or os.environ.get("LIGHTNING_RLHF_TRACEBACK"):
         raise error
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {sentence_of(reason)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -136,9 +139,9 @@ def _without(args: list[str], option: str) -> list[str]:
 
 def quiet() -> None:
     """Silence warnings that no user of this package can act on, and advertisements."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger.addFilter(lambda record: "litlogger" not in record.getMessage())
+    logger.addFilter(PRINTABLE)
     for message in (
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*'set_vital' is deprecated.*",

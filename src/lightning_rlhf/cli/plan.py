@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_rlhf.cli.arguments import describe_run
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.planning.budget import TIGHT, Run, changes, in_gib, largest, run_of
 from lightning_rlhf.planning.plan import GIB, Plan, base_dtype
+from lightning_rlhf.text.display import PrintableConsole
 
 
 class Options(NamedTuple):
@@ -30,7 +32,7 @@ def main(args: list[str]) -> int:
     fits = report(
         cli.model,
         cli.datamodule,
-        Console(),
+        PrintableConsole(),
         precision=str(cli.config.trainer.precision or "32-true"),
         accumulates=(cli.config.trainer.accumulate_grad_batches or 1) > 1,
         options=options,
@@ -115,7 +117,9 @@ def _verdict(run: Run, planned: Plan, gpu: float, console: Console) -> bool:
     memory, peak = gpu * GIB, planned.peak.total
     fits = peak <= memory
     word = "fits" if peak <= TIGHT * memory else "is tight on" if fits else "does not fit"
-    console.print(f"It [bold]{word}[/bold] {gpu:g} GiB: {in_gib(peak)} GiB at its peak.")
+    console.print(
+        Text.assemble("It ", (word, "bold"), f" {gpu:g} GiB: {in_gib(peak)} GiB at its peak.")
+    )
     rows, length = largest(run, memory, "rows"), largest(run, memory, "length")
     console.print(
         f"The most that fits: {rows} rows of {run.length} tokens, or {run.rows} of {length}."

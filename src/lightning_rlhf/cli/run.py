@@ -11,6 +11,7 @@ from lightning_rlhf.recipes.prepare import prepare
 from lightning_rlhf.recipes.recipe import Recipe, read_recipe
 from lightning_rlhf.recipes.run import run
 from lightning_rlhf.recipes.state import plan
+from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.suggest import did_you_mean
 
 USAGE = "lightning-rlhf run RECIPE [--set stages.sft.trainer.max_steps=5] [--from STAGE] [--dry]"
@@ -50,7 +51,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"there is no recipe: give its file, as {USAGE}")
     recipe = read_recipe(options.recipe, options.overrides)
     if options.dry:
-        show(recipe, options.fresh_from, Console())
+        show(recipe, options.fresh_from, PrintableConsole())
     else:
         run(recipe, options.fresh_from)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.constitution.trace import find, story
+from lightning_rlhf.text.display import PrintableConsole, printable
 
 
 def main(args: list[str]) -> None:
@@ -21,7 +21,7 @@ def trace(row: str, folder: str) -> None:
         row: its id.
         folder: a file of rows, or a folder in whose files it is looked for.
     """
-    console = Console()
+    console = PrintableConsole()
     for match in find([folder], row):
-        console.rule(str(match["file"]))
-        console.print(Text(story(match)))
+        console.rule(printable(str(match["file"])))
+        console.print(Text(printable(story(match))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lightning_rlhf.text.messages import Message
 
@@ -20,6 +20,21 @@ class Request(NamedTuple):
 
     messages: list[Message]
     seed: int  # of this request's sample; it does not depend on the batch
+
+
+class Unanswered(ValueError):
+    """Some requests have no answer; the message says why, of the first.
+
+    Args:
+        reason: of the first.
+        answers: of all requests, in order; None where there is none.
+    """
+
+    def __init__(self, reason: str, answers: Sequence[Any]):
+        missing = sum(answer is None for answer in answers)
+        more = f" ({missing} of {len(answers)} requests)" if len(answers) > 1 else ""
+        super().__init__(reason + more)
+        self.answers = list(answers)
 
 
 class Generator(Protocol):

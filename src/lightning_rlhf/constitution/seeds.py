@@ -21,7 +21,7 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Hash a value's canonical JSON: sha256, in hex."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def seed_of(*parts: object) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_rlhf.text.display import printable
+
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 # the names of splits, as ``datasets`` knows them
 SPLITS = {
@@ -78,7 +80,7 @@ def files_of(folder: Path, split: str = "") -> list[Path]:
     if left and not split:
         what = f"split {wanted}, " if wanted else ""
         read = f"{what}{_listed(by_split[wanted], folder)}"
-        rank_zero_info(f"{folder}: read {read}; left {_listed(left, folder)}")
+        rank_zero_info(printable(f"{folder}: read {read}; left {_listed(left, folder)}"))
     return by_split[wanted]
 
 

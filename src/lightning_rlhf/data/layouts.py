@@ -13,11 +13,17 @@ from typing import Any, NamedTuple
 from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
 from lightning_rlhf.data.gathering import Gather
+from lightning_rlhf.data.hints import hint
+from lightning_rlhf.data.layout import BESIDE, Layout
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
 Row = dict[str, Any]
 OURS = "ours"
 SIDES = ("chosen", "rejected")
+OTHER_ORDERS = frozenset(  # columns beside completions that are not ours, and may order them
+    "labels label scores score rewards reward rating rank ranking preference preferences winner "
+    "best votes".split()
+)
 
 
 class Format(NamedTuple):
@@ -29,6 +35,7 @@ class Format(NamedTuple):
     read: Callable[[Row], Row]  # its row -> our row
     asked: bool = False  # used only if it is asked for by name
     gather: Gather | None = None  # rows of a source -> rows that are read
+    unless: frozenset[str] = frozenset()  # it does not apply where one of them is there
 
 
 def _ours(*columns: str) -> Format:
@@ -192,8 +199,10 @@ NAMES = (OURS, *dict.fromkeys(f.name for f in FORMATS))
 
 def recognize(
     columns: Sequence[str], accepts: Sequence[set[str]], source: str, *, reader: str, forced: str
-) -> Format:
-    """Choose the format that accounts for most columns of a source; of equals, ours.
+) -> Layout:
+    """Choose the layout that accounts for most columns of a source; of equals, ours.
+
+    Of several sets of our own columns the first in ``accepts`` is read.
 
     Args:
         columns: of the source, renamed.
@@ -203,20 +212,59 @@ def recognize(
         forced: "auto", "ours" or the name of a format.
 
     Raises:
-        ValueError: no format fits, or the forced one does not.
+        ValueError: no format fits, or the forced one does not, or two claim the label.
     """
     there = set(columns)
     if forced not in ("auto", *NAMES):
         raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
-    ours = [_ours(*wanted) for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
+    ours = [wanted for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
     named = [f for f in FORMATS if forced == f.name or (forced == "auto" and not f.asked)]
-    fitting = [f for f in named if f.columns <= there]
+    fitting = [f for f in named if f.columns <= there and not f.unless & there]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
-    if ours or usable:
-        return max([*ours, *usable], key=lambda f: len(f.columns))  # of equals, the first
+    best = max(usable, key=lambda f: len(f.columns), default=None)
+    if ours and (best is None or max(map(len, ours)) >= len(best.columns)):
+        _refuse_two_labels(ours, source)
+        _refuse_unread_order(ours[0], there if forced == "auto" else set(), source)
+        return _layout(_ours(*ours[0]), ours[0], accepts)
+    if best is not None:
+        return _layout(best, next(w for w in accepts if w <= best.gives), accepts)
     raise ValueError(
         _mismatch(columns, accepts, source, reader=reader, forced=forced, fitting=fitting)
     )
+
+
+def _layout(format: Format, gives: set[str], accepts: Sequence[set[str]]) -> Layout:
+    labels = any("label" in wanted for wanted in accepts)  # else labels are not looked at
+    beside = {name for column in gives for name in BESIDE.get(column, ())}
+    keeps = {*gives, *beside, "tools"} - (set() if labels else {"label", "margin"})
+    return Layout(
+        name=format.name,
+        columns=tuple(sorted(format.columns)),
+        gives=tuple(sorted(gives)),
+        keeps=None if {"prompt"} in accepts else tuple(sorted(keeps)),
+        convert=format.read,
+        gather=format.gather,
+    )
+
+
+def _refuse_two_labels(ours: Sequence[set[str]], source: str) -> None:
+    """Refuse a label that may be of the pair or of the completion beside it."""
+    if {"prompt", "chosen", "rejected"} in ours and {"prompt", "completion", "label"} in ours:
+        raise ValueError(
+            f"{source} has a pair, and a completion with a label: leave one out by another name, "
+            "columns={'completion': 'unused'} or columns={'chosen': 'unused'}"
+        )
+
+
+def _refuse_unread_order(read: set[str], there: set[str], source: str) -> None:
+    """Refuse completions that would be read as sorted beside a column that may order them."""
+    beside = sorted(there & OTHER_ORDERS) if read == {"prompt", "completions"} else []
+    if beside:
+        raise ValueError(
+            f"{source} has completions beside {', '.join(beside)}: if it orders them, say so with "
+            f"columns={{'{beside[0]}': 'ratings'}} (higher is better) or 'ranks' (lower is); if "
+            "they stand from best to worst, with format=ours"
+        )
 
 
 def _mismatch(
@@ -243,4 +291,5 @@ def _mismatch(
     if named is not None:
         lacking = ", ".join(sorted(named.columns - set(columns)))
         return f"{there}, so it is not {forced}: {{{lacking}}} is missing"
-    return f"{there} but {reader} needs {ours}; rename them with columns={{'yours': 'ours'}}"
+    known = hint(columns) or "rename them with columns={'yours': 'ours'}"
+    return f"{there} but {reader} needs {ours}; {known}"

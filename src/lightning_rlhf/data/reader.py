@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_rlhf.data.cells import LOOKED_AT, look, reader, sample
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
-from lightning_rlhf.data.layouts import OURS, Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import OURS, recognize
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -32,6 +34,7 @@ from lightning_rlhf.data.token_table import (
     drop_bad_rows,
     encode_rows,
 )
+from lightning_rlhf.text.display import printable
 
 
 class Reading(NamedTuple):
@@ -93,6 +96,7 @@ class Reader:
             read = len(rows) if not streamed else 0
             rows = gathered(rows, format.gather, maker.names, source=name, format=format.name)
             layout += f"{read:,} rows gathered to {len(rows):,}; "
+        maker, layout = self._looked_at(raw if streamed else sample(rows), maker, layout)
         if streamed:
             table, report = drop_bad_rows(encode_in_memory(raw, maker))
             self.opened = rows, maker
@@ -101,7 +105,7 @@ class Reader:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
         self.readings[name] = Reading(columns, layout, report, streamed)
-        rank_zero_info(f"{name}: {layout}{'the first ' if streamed else ''}{report}")
+        rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
         longest = pc.max(column(table, "tokens")).as_py()
@@ -112,13 +116,22 @@ class Reader:
             )
         return table
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Format]:
+    def _looked_at(
+        self, rows: list[dict[str, Any]], maker: Maker, layout: str
+    ) -> tuple[Maker, str]:
+        """Let the encoder read cells as what they mean in such rows, and say it."""
+        renamed = [{maker.names.get(k, k): v for k, v in row.items()} for row in rows[:LOOKED_AT]]
+        answers = {"prompt"} not in self.accepts
+        cells = look(renamed, maker.read, self.chat, answers=answers)
+        return maker._replace(read=reader(cells, maker.read, self.chat)), layout + cells.note
+
+    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
         """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]
         format = recognize(renamed, self.accepts, name, reader=self.name, forced=self.format)
         layout = "" if format.name == OURS else f"read as {format.name}; "
-        layout += self.chat.opening_note + self.chat.ending_note
+        layout += self.chat.opening_note + self.chat.ending_note + self.chat.date_note
         if "tools" in renamed:
             layout += self.chat.tools_note
         maker = Maker(

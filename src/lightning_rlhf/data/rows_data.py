@@ -15,14 +15,17 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.batching import Batches, fill, fill_in_order
-from lightning_rlhf.data.layouts import Format, recognize
+from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.reader import Reader, Reading
 from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Mixture, Source, is_stream, name_of
 from lightning_rlhf.data.streaming import Cutting, TokenStream, run_length
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import Encode, Maker, column, held_out, token_row
 from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.functional.processes import Processes
 
 
 class RowsData(LightningDataModule):
@@ -61,7 +64,7 @@ class RowsData(LightningDataModule):
         batch_size: int = 8,
         max_tokens: int | None = None,
         max_length: int = 1024,
-        template: str = "auto",
+        template: Template = "auto",
         columns: dict[str, str] | None = None,
         format: str = "auto",
         max_rows: int | None = None,
@@ -170,8 +173,8 @@ class RowsData(LightningDataModule):
         )
 
     @classmethod
-    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Format:
-        """Choose the format of a source by its columns.
+    def recognize(cls, columns: list[str], name: str, format: str = "auto") -> Layout:
+        """Choose the layout of a source by its columns.
 
         Raises:
             ValueError: this class cannot read it.
@@ -208,7 +211,8 @@ class RowsData(LightningDataModule):
         """Make the loader of the whole stream; without a Trainer it ends with its source."""
         assert self._opened is not None, "setup has not run"
         source, maker = self._opened
-        share = split_dataset_by_node(source, *self._process())
+        rank, processes = self._process()
+        share = split_dataset_by_node(source, rank, processes)
         kinds = frozenset(column(rows, "kind").unique().to_pylist())
         fraction = self.val_fraction if self.val_source is None else 0.0
         cutting = Cutting(
@@ -220,7 +224,12 @@ class RowsData(LightningDataModule):
         )
         length = run_length(self.trainer) if self.trainer is not None else None
         self._stream = TokenStream(
-            name_of(self.source), share, maker, cutting=cutting, length=length
+            name_of(self.source),
+            share,
+            maker,
+            cutting=cutting,
+            length=length,
+            processes=Processes(rank, processes),
         )
         return self._loader_of(self._stream, rows)
 

@@ -23,6 +23,7 @@ from datasets import (
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.diagnosis import opened, surrogate
+from lightning_rlhf.text.display import printable
 
 
 def as_json(value: Any) -> str | None:
@@ -111,8 +112,10 @@ def joined(tables: Sequence[Dataset], files: Sequence[str]) -> Dataset:
             elif name not in mixed and kind not in (first, Value("null")):
                 mixed.append(name)
                 rank_zero_info(
-                    f"{file}: column {name!r} is {_type(kind)}, and {_type(first)} in {there}; "
-                    "each row keeps its own"
+                    printable(
+                        f"{file}: column {name!r} is {_type(kind)}, and {_type(first)} in "
+                        f"{there}; each row keeps its own"
+                    )
                 )
     return concatenate_datasets([_with_json(table, mixed) for table in tables])
 

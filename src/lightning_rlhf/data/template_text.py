@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.rendered import RenderedPrompts
 from lightning_rlhf.data.rendering import JinjaRenderer
+from lightning_rlhf.data.template_settings import Template, TemplateSettings
 from lightning_rlhf.data.text_tokenizer import TextTokenizer
 from lightning_rlhf.data.turns import not_kept
 from lightning_rlhf.text.messages import (
@@ -33,28 +33,36 @@ class TemplateText:
         template: "auto" (the tokenizer's chat template; without one, string prompts are kept as
             they are and messages go through "plain"), "plain" (``\\n\\nHuman: ...``,
             ``\\n\\nAssistant: ...``), "raw" (contents joined, nothing added), or a path to a Jinja
-            file. All but "plain" keep text without a prompt as it is.
+            file. All but "plain" keep text without a prompt as it is. Or a dict: one of these as
+            ``name``, arguments of the chat template (``enable_thinking``), and a ``date`` for one
+            that asks for today's.
 
     Raises:
         FileNotFoundError: the template is neither a name nor a file.
+        ValueError: it has no use for an argument.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template = "auto"):
         self.tokenizer = tokenizer
-        self.template = template
+        settings = TemplateSettings.read(template)
+        self.template = settings.name
         self._text = TextTokenizer(tokenizer)
-        self.jinja: str | None = None
-        if template == "auto":
-            self.jinja = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        elif template not in ("plain", "raw"):
-            if not Path(template).is_file():
-                raise FileNotFoundError(
-                    f'template {template!r} is neither "auto", "plain", "raw" nor a file: '
-                    "give one of these"
-                )
-            self.jinja = Path(template).read_text(encoding="utf-8")
+        self.jinja = settings.text(tokenizer)
         # a tokenizer may have two templates: it chooses
-        self._renderer = JinjaRenderer(tokenizer, None if template == "auto" else self.jinja)
+        own = None if self.template == "auto" else self.jinja
+        self._renderer = JinjaRenderer(tokenizer, own, settings.arguments, today=settings.date)
+
+    @cached_property
+    def date_note(self) -> str:
+        """Clause for the log on the date that a template writes; "" for none."""
+        return self._renderer.date_note if self.jinja is not None else ""
+
+    @cached_property
+    def identity(self) -> str:
+        """All that a template's text depends on but the messages, for keys of kept results."""
+        arguments, day = self._renderer.arguments, self._renderer.today if self.date_note else None
+        given = json.dumps([arguments, str(day)], sort_keys=True) if arguments or day else ""
+        return (self.jinja or self.template) + given
 
     def render(
         self, prompt: Prompt, answer: str | Message | None = None, tools: Tools = None
@@ -93,7 +101,8 @@ class TemplateText:
         if not begun:
             return before
         whole = self.render(prompt, begun, tools)
-        opening, found, _ = self._tail(before, whole).partition(begun)
+        before, tail = self._meet(before, whole)
+        opening, found, _ = tail.partition(begun)
         return before + opening + begun if found else before + begun
 
     @cached_property
@@ -116,21 +125,31 @@ class TemplateText:
             bos=str(self.tokenizer.bos_token or ""),
         )
 
-    def _tail(self, before: str, whole: str) -> str:
-        """Return the part of ``whole`` after ``before``."""
+    def _meet(self, before: str, whole: str) -> tuple[str, str]:
+        """Return a prompt as it is once its answer is there, and what follows it."""
         if whole.startswith(before):
-            return whole[len(before) :]
-        if self._keeps_prompts:
+            return before, whole[len(before) :]
+        start = before.removesuffix(self.only_asked or "")
+        if whole.startswith(start):
+            return start, whole[len(start) :]
+        if self.only_asked is not None:
             raise BadRow("the chat template rewrites the prompt once the answer is there")
         raise ValueError(not_kept(before, whole))
 
     @cached_property
-    def _keeps_prompts(self) -> bool:
-        """Tell whether the template keeps a prompt as it is once its answer is there."""
+    def only_asked(self) -> str | None:
+        """The end of a prompt that is not there once an answer is; None if more is different.
+
+        Templates of reasoning models open the thoughts in a prompt, and leave out empty thoughts.
+        """
         try:
-            return self.render("question", PROBE).startswith(self.render("question"))
+            before, whole = self.render("question"), self.render("question", PROBE)
         except BadRow:
-            return True  # it has its reasons for each row
+            return ""  # it has its reasons for each row
+        if whole.startswith(before):
+            return ""
+        start = whole.rpartition(PROBE)[0]
+        return before[len(start) :] if before.startswith(start) and start else None
 
 
 def _plain(message: Message) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_rlhf.constitution.generator import Completion, Generator, Request
+from lightning_rlhf.constitution.generator import Completion, Generator, Request, Unanswered
 from lightning_rlhf.constitution.seeds import digest
 from lightning_rlhf.text.jsonl import append_rows_synced, complete_rows, truncate
 from lightning_rlhf.text.messages import Message
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Journaled:
@@ -42,31 +43,31 @@ class Journaled:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer from the file, else by the generator."""
-
-        def ask(batch: list[Request]) -> list[dict[str, Any]]:
-            return [c._asdict() for c in self.generator.generate(batch)]
-
         keys = [self._key("generate", r.messages, r.seed) for r in requests]
-        return [Completion(r["text"], r["finished"]) for r in self._answer(keys, requests, ask)]
+        rows = self._answer(keys, requests, self.generator.generate, Completion._asdict)
+        return [Completion(r["text"], r["finished"]) for r in rows]
 
     def option_logprobs(
         self, prompts: Sequence[list[Message]], options: Sequence[str]
     ) -> list[list[float]]:
         """Score options from the file, else by the generator."""
 
-        def ask(batch: list[list[Message]]) -> list[dict[str, Any]]:
-            scored = self.generator.option_logprobs(batch, options)
-            return [{"logprobs": [_finite(x) for x in row]} for row in scored]
+        def ask(batch: list[list[Message]]) -> list[list[float]]:
+            return self.generator.option_logprobs(batch, options)
 
         keys = [self._key("options", prompt, list(options)) for prompt in prompts]
-        rows = self._answer(keys, prompts, ask)
+        rows = self._answer(keys, prompts, ask, _as_row)
         return [[-float("inf") if x is None else x for x in row["logprobs"]] for row in rows]
 
     def _key(self, kind: str, messages: list[Message], more: Any) -> str:
         return digest([kind, self.identity, messages, more])
 
     def _answer(
-        self, keys: list[str], asked: Sequence[T], ask: Callable[[list[T]], list[dict[str, Any]]]
+        self,
+        keys: list[str],
+        asked: Sequence[T],
+        ask: Callable[[list[T]], list[R]],
+        as_row: Callable[[R], dict[str, Any]],
     ) -> list[dict[str, Any]]:
         new = {k: q for k, q in zip(keys, asked, strict=True) if k not in self._known}
         self.asked += len(new)
@@ -74,8 +75,13 @@ class Journaled:
         todo = list(new)
         for start in range(0, len(todo), self.batch):
             batch = todo[start : start + self.batch]
-            answers = ask([new[key] for key in batch])
-            self._write(dict(zip(batch, answers, strict=True)))
+            try:
+                answers = ask([new[key] for key in batch])
+            except Unanswered as error:  # the others were answered, and may have been paid for
+                pairs = zip(batch, error.answers, strict=True)
+                self._write({key: as_row(a) for key, a in pairs if a is not None})
+                raise
+            self._write({k: as_row(a) for k, a in zip(batch, answers, strict=True)})
         return [self._known[key] for key in keys]
 
     def _write(self, answers: dict[str, dict[str, Any]]) -> None:
@@ -117,6 +123,10 @@ def _is_answer(row: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_row(scores: list[float]) -> dict[str, Any]:
+    return {"logprobs": [_finite(x) for x in scores]}
 
 
 def _finite(value: float) -> float | None:

@@ -207,5 +207,15 @@ def written_for_users(error: BaseException | None) -> BaseException | str | None
             return error
         if isinstance(error, RuntimeError):
             return None  # a fault of torch is not a mistake of the user
+        for other in _alternatives(error):
+            if (found := written_for_users(other)) is not None:
+                return found
         error = error.__cause__ or error.__context__
     return None
+
+
+def _alternatives(error: BaseException) -> list[BaseException]:
+    """List why a value is none of a union's types; jsonargparse keeps only the first as a cause."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    inside = frame.f_code.co_name == "raise_union_unexpected_value"
+    return frame.f_locals.get("exceptions", []) if inside else []

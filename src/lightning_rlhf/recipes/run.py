@@ -20,6 +20,7 @@ from lightning_rlhf.recipes.references import references_in
 from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
 from lightning_rlhf.reporting.results import Results
+from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.writing import claim
 from lightning_rlhf.training.checkpoint import check_file
 from lightning_rlhf.training.checkpoint_io import SUFFIX
@@ -48,7 +49,7 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
     Raises:
         ValueError: a stage cannot run, or has failed; finished stages stay done.
     """
-    console = console or Console(highlight=False)
+    console = console or PrintableConsole(highlight=False)
     stages = prepare(recipe)
     again = from_stage(stages, fresh_from) if fresh_from is not None else []
     lock = claim(recipe.folder / "recipe", "wait for it to end, or give another `folder:`")

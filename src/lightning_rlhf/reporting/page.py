@@ -13,7 +13,7 @@ from rich.text import Text
 from lightning_rlhf.reporting.palette import BADGES, DARK, LIGHT
 from lightning_rlhf.reporting.picture import draw_png
 from lightning_rlhf.reporting.results import Answers, Results, format_figure, words
-from lightning_rlhf.text.display import printable
+from lightning_rlhf.text.display import PrintableConsole, printable
 from lightning_rlhf.text.writing import replacing
 
 TILES = 4  # shares at the top of the page
@@ -121,4 +121,4 @@ def print_results(results: Results, console: Console | None = None) -> None:
             text = " " * bool(score) + printable(answers.by_stage.get(name, "–"))
             cells.append(Text.assemble((score, f"{ink} on {paper}"), text, overflow="fold"))
         table.add_row(*cells)
-    (console or Console()).print(stages, *[table] * bool(ends))
+    (console or PrintableConsole()).print(stages, *[table] * bool(ends))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lightning_rlhf.text.display import printable, shortened
+
 Message = dict[str, Any]  # role, content, and what ``read_message`` lists
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
@@ -38,12 +40,23 @@ NOT_A_MESSAGE = "a message must have a role and a content, both text"
 
 
 class BadRow(ValueError):
-    """A row that cannot be used; its text is the reason, counted in the report."""
+    """A row that cannot be used; its text is the reason, counted in the report.
+
+    The reason may quote the row: it is printable, and short.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(printable(shortened(reason, 300)))
 
 
 def is_message(value: Any) -> bool:
     """Tell whether a value has the role of a message, in any spelling."""
     return isinstance(value, dict) and _named(value) in ROLES
+
+
+def is_table(value: Any) -> bool:
+    """Tell whether a value has a list of roles: messages with a list for each of their keys."""
+    return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in ROLE_KEYS)
 
 
 def read_message(raw: Any) -> Message:

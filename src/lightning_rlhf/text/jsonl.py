@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning_rlhf.text.documents import broken, not_utf8
 from lightning_rlhf.text.writing import replacing, writing
 
 FIX = "fix or remove that line"
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -82,7 +84,7 @@ def read_intact_rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold U+2028
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row
@@ -116,7 +118,9 @@ def truncate(path: Path, end: int) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    """Write a row as a line; a text with half a character, which has no UTF-8, by its escapes."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row) + "\n" if HALF.search(line) else line
 
 
 def _parse(line: str, path: str | Path, number: int) -> Any:
@@ -124,3 +128,5 @@ def _parse(line: str, path: str | Path, number: int) -> Any:
         return json.loads(line.rstrip("\r\n"))  # else a broken line's end is on the next line
     except json.JSONDecodeError as error:
         raise ValueError(broken(path, error, first_line=number, fix=FIX)) from error
+    except (ValueError, RecursionError) as error:  # an integer of too many digits
+        raise ValueError(f"{path} line {number} is nested too deep or too large: {FIX}") from error
