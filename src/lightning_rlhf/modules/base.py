@@ -20,7 +20,7 @@ from lightning_rlhf.functional.loss import Loss, across_processes
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.training import checkpoint_io, guards, hparams
+from lightning_rlhf.training import checkpoint_io, guards, hparams, resume
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
 from lightning_rlhf.training.step_guard import check_step, explaining_memory
@@ -170,6 +170,7 @@ class AlignmentModule(RoleCheckpoints):
         trainer = self._trainer
         if trainer is not None:
             checkpoint_io.install(trainer)
+            resume.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
         self.add_roles()
@@ -264,6 +265,7 @@ class AlignmentModule(RoleCheckpoints):
         if self._is_weighed():
             batches = self.trainer.accumulate_grad_batches
             self._step_mean.bring_to_scale(self._trained_parameters(), batches)
+        resume.weights_change(self.trainer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then free the gradients, which Lightning would keep through the next forward."""
@@ -271,6 +273,13 @@ class AlignmentModule(RoleCheckpoints):
             super().optimizer_step(*args, **kwargs)
         for parameter in self._trained_parameters():
             parameter.grad = None
+
+    def progress_state(self) -> dict[str, Any]:
+        return {**super().progress_state(), "step_mean": self._step_mean.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint_)
+        self._step_mean.load_state_dict(checkpoint_["step_mean"])
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log through the module that the Trainer runs: this one, or the one that holds it."""
