@@ -479,7 +479,7 @@ class Outcome(NamedTuple):
     foreign: bool  # whether it ended in a traceback
 
 
-def make_place(home: Path, base: Path) -> None:
+def make_place(home: Path, base: Path, recipe: bool = True) -> None:
     """Make a folder in which a fit, a predict and a recipe have ended well: ``kept``."""
     kept = home / "kept"
     kept.mkdir()
@@ -505,7 +505,7 @@ def make_place(home: Path, base: Path) -> None:
 
     def work() -> None:
         os.chdir(kept)
-        for command in (DPO, SAID, "run recipe.yaml"):
+        for command in (DPO, SAID, *["run recipe.yaml"] * recipe):
             main(command.split())
         shutil.copytree("out/run/version_0/policy", "kept_role")
 

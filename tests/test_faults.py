@@ -14,7 +14,7 @@ QUICK = [fault for fault in FAULTS if fault.quick]
 @pytest.fixture(scope="module")
 def home(one_layer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    make_place(folder, Path(one_layer))
+    make_place(folder, Path(one_layer), recipe=False)
     return folder
 
 

@@ -37,24 +37,17 @@ def options(folder: Path, **more: Any) -> dict[str, Any]:
     }
 
 
-def interrupt(number: int) -> None:
-    """As a step that takes long: the handler runs in the main thread, the step goes on."""
-    os.kill(os.getpid(), number)
-
-
 # what is wrapped, whether it has run when the fault comes, the call at which it comes
-MOMENTS = [("training_step", False, 3), ("training_step", True, 6), ("backward", True, 5)]
+MOMENTS = [("training_step", True, 6), ("backward", True, 5)]
 
 
 @pytest.mark.parametrize(
     ("method", "moment", "fault", "accumulate"),
     [
-        ("sft", MOMENTS[0], "error", 1),
-        ("sft", MOMENTS[1], "error", 3),
-        ("dpo", MOMENTS[2], "SIGTERM", 1),
-        ("kto", MOMENTS[1], "nan", 1),
-        ("ppo", ("_score", False, 4), "error", 1),
-        ("grpo", ("_score", True, 5), "SIGINT", 1),
+        ("sft", MOMENTS[0], "error", 3),
+        ("dpo", MOMENTS[1], "SIGTERM", 1),
+        ("kto", MOMENTS[0], "nan", 1),
+        ("grpo", ("_score", False, 5), "SIGINT", 1),
     ],
 )
 def test_a_stopped_fit_goes_on_to_the_same_bits(
@@ -78,7 +71,8 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(
             raise Broken
         if fault == "nan":
             return result * float("nan")
-        interrupt(getattr(signal, fault))
+        for _ in range(1 if has_run else 2):  # the second one does not wait for the step
+            os.kill(os.getpid(), getattr(signal, fault))
         return result
 
     setattr(stopped, name, wrapped)
