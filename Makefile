@@ -79,6 +79,10 @@ bench-faults: $(READY)  ## every fault of the table, each in a process of its ow
 bench-ranks: $(READY)  ## every method by one process and by two
 	$(BIN)/python benchmarks/two_processes.py --write true
 
+bench-kills: $(READY)  ## kill fits, predicts and a recipe wherever the draw says; they end in the same bits
+	$(BIN)/python benchmarks/kills.py --write true
+	$(BIN)/python benchmarks/checkpoint_cost.py --write true
+
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 

@@ -53,6 +53,7 @@ def sentence(said: str) -> str:
         line for line in said.splitlines() if re.match(r"error: |stopped by|policy saved", line)
     ]
     shown = lines[-1].removeprefix("error: ") if lines else (said.strip().splitlines() or [""])[-1]
+    shown = re.sub(r"[^\s(]*/(place/|(?=tests/))", "", shown)  # no folder of this machine
     return shown.replace("|", "\\|")[:300]
 
 

@@ -9,11 +9,11 @@ Each trial draws the settings of a Trainer, data and method, and one to four kil
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -30,15 +30,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 import kill_legs  # noqa: E402
 import kills  # noqa: E402
 from kill_harness import Kill, run_killed  # noqa: E402
-from methods import METHODS, TITLES  # noqa: E402
-
 from lightning_rlhf.cli.main import quiet  # noqa: E402
+from methods import METHODS, TITLES  # noqa: E402
 
 LEGS = {  # the moments of each, and how often one start may reach them
     "self_critique": ("SelfCritiqueModule, predict", {"sample": 4}),
     "ai_feedback": ("AIFeedbackModule, predict", {"sample": 4}),
     "recipe": ("a recipe: SFT, then GRPO", {"save": 3, "step": 6}),
 }
+STORE = ROOT / "runs/kills"  # trials that were made; a stopped benchmark goes on
 HEAD = "| | trials | kills | ended bit-equal | differ | settings drawn |\n|---|---|---|---|---|---|"
 
 
@@ -68,19 +68,32 @@ def main(trials: int = 40, only: str = "", write: bool = False) -> None:
 
 
 def of_method(name: str, trials: int, home: Path) -> str:
-    """Run the trials of a method; a line of the table."""
+    """Run the trials of a method that are not there yet; a line of the table."""
     base = kills.write_base(home / "base")
-    equal, died, drawn, began = 0, 0, Counter[str](), time.perf_counter()
+    STORE.mkdir(parents=True, exist_ok=True)
+    store = STORE / f"{name}.jsonl"
+    drawn = Counter[str]()
     for seed in range(trials):
         trial = kills.draw(name, seed)
-        ended = kills.run(base, home / str(seed), trial)
-        equal, died = equal + (not ended.differs), died + ended.kills
         drawn.update(f"{key} {value}" for key, value in trial.settings.items())
-        if ended.differs:
-            print(f"{trial} differs in {ended.differs}", flush=True)
-    seconds = time.perf_counter() - began
-    print(f"{name}: {seconds:.0f} s", flush=True)
-    return line(TITLES[name], trials, died, equal, f"{len(drawn)} values of {len(trial.settings)}")
+        if seed not in found_in(store):
+            ended = kills.run(base, home / str(seed), trial)
+            with store.open("a") as file:
+                file.write(json.dumps({"seed": seed, **ended._asdict()}) + "\n")
+    found = [one for seed, one in found_in(store).items() if seed < trials]
+    for one in found:
+        if one["differs"]:
+            print(f"{name} {one}", flush=True)
+    equal = sum(not one["differs"] for one in found)
+    died = sum(one["kills"] for one in found)
+    settings = f"{len(drawn)} values of {len(kills.draw(name, 0).settings)}"
+    return line(TITLES[name], len(found), died, equal, settings)
+
+
+def found_in(store: Path) -> dict[int, dict[str, Any]]:
+    """The trials that are stored, by their seed."""
+    lines = store.read_text().splitlines() if store.exists() else []
+    return {one["seed"]: one for one in map(json.loads, lines)}
 
 
 def of_leg(name: str, trials: int, home: Path) -> str:

@@ -171,6 +171,16 @@ def draw(method: str, seed: int, kills: int | None = None) -> Trial:
         "max_time": d.choice([None, None, None, "00:01:00:00"]),
         "dropout": d.choice([0.0, 0.1]) if method in ("sft", "reward") else 0.0,
     }
+    if settings["val"] in ("every 2 epochs", "by batches") and settings["scheduler"] == "plateau":
+        settings["scheduler"] = "step"  # an epoch without a validation has no plateau to see
+    if settings["early"] is not None or settings["scheduler"] == "plateau":
+        settings["max_steps"] = -1  # it could end an epoch before a validation: Lightning refuses
+    if settings["val"] is None:
+        settings["early"] = None
+        if settings["scheduler"] == "plateau":
+            settings["scheduler"] = "step"
+        if settings["saver"] in ("best", "best by step", "two"):
+            settings["saver"] = "every 2"
     if settings["data"] == "stream":
         if method in ONLINE:
             settings["data"] = "rows"
@@ -178,14 +188,6 @@ def draw(method: str, seed: int, kills: int | None = None) -> Trial:
             settings.update(max_steps=7, epochs=-1)
             if not isinstance(settings["val"], int) or isinstance(settings["val"], bool):
                 settings["val"] = 2
-    if settings["val"] in ("every 2 epochs", "by batches") and settings["scheduler"] == "plateau":
-        settings["scheduler"] = "step"  # an epoch without a validation has no plateau to see
-    if settings["val"] is None:
-        settings["early"] = None
-        if settings["scheduler"] == "plateau":
-            settings["scheduler"] = "step"
-        if settings["saver"] in ("best", "best by step", "two"):
-            settings["saver"] = "every 2"
     number = kills or d.randint(1, 4)
     return Trial(method, settings, tuple(d.randint(1, 100) for _ in range(number)), seed)
 

@@ -13,12 +13,15 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from torch.utils.data import DataLoader
 
 import kills
+import lightning_rlhf as rlhf
 from kills import Trial, draw, run
 from lightning_rlhf.data import streaming
 from methods import METHODS
 from runs import Runs
+from support import number_pairs
 
 PLAIN = {
     "saver": "end of epoch", "data": "rows", "val": None, "scheduler": "cosine", "accumulate": 1,
@@ -37,7 +40,7 @@ def _blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BLOCK", 8)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("method", METHODS)
 def test_drawn_settings_and_kills_change_no_bit(
     base: str, tmp_path: Path, method: str, seed: int
@@ -137,3 +140,23 @@ def test_a_checkpoint_holds_no_more_than_it_needs(base: str, tmp_path: Path) -> 
     state = stored["loops"]["fit_loop"]["state_dict"]["resume"]
     assert state["at"] == "batch"
     assert "gradients" not in state["processes"][0]
+
+
+class Stateless(rlhf.DemonstrationData):
+    """Own data: a loader of torch."""
+
+    def train_dataloader(self) -> Any:
+        made = super().train_dataloader()
+        return DataLoader(made.dataset, batch_size=2, collate_fn=made.collate_fn)
+
+
+def test_a_loader_that_cannot_go_to_its_place_is_refused(light: Runs) -> None:
+    def fit(path: str | None, **options: Any) -> None:
+        module, _ = light.make("sft", rows=8)
+        data = Stateless(number_pairs(8), val_fraction=0)
+        light.trainer(**options, enable_checkpointing=True).fit(module, data, ckpt_path=path)
+
+    keep = ModelCheckpoint(light.folder, every_n_train_steps=2, filename="{step}")
+    fit(None, max_steps=2, callbacks=[keep])
+    with pytest.raises(ValueError, match="a DataLoader, cannot go to its place: give a torchdata"):
+        fit(str(light.folder / "step=2.ckpt"), max_steps=4)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning import Trainer
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.fit_loop import RestartStage, _FitLoop
@@ -112,6 +113,16 @@ class ExactFitLoop(_FitLoop):
         states, self._combined_loader_states_to_load = self._combined_loader_states_to_load, []
         if states and self._combined_loader is not None:
             self._combined_loader._load_state_dicts(states)
+
+    def setup_data(self) -> None:
+        """Make the loaders, and go to their places.
+
+        Raises:
+            ValueError: a loader cannot be resumed in the middle of an epoch.
+        """
+        super().setup_data()
+        if self.exact.in_epoch and self._combined_loader is not None:
+            check_loaders(self._combined_loader.flattened, self.max_batches)
 
     @property
     def done(self) -> bool:
@@ -243,12 +254,34 @@ def check(state: dict[str, Any] | None, processes: int, name: str) -> None:
         )
 
 
+<<<<<<< HEAD
 def last_whole(trainer: Trainer) -> bool:
     """Tell whether a checkpoint written now would be that of the last whole batch."""
     loop = trainer.fit_loop
     if not isinstance(loop, ExactFitLoop):
         return False
     return loop.exact.whole.recall() is not None
+=======
+def check_loaders(loaders: list[Any], batches: float) -> None:
+    """Refuse loaders that cannot go on in the middle of an epoch.
+
+    Raises:
+        ValueError: says which, and what to give.
+    """
+    stateless = next((type(one).__name__ for one in loaders if not isinstance(one, _Stateful)), "")
+    if stateless:
+        raise ValueError(
+            f"the checkpoint is of the middle of an epoch, and the train loader, a {stateless}, "
+            "cannot go to its place: give a torchdata.stateful_dataloader.StatefulDataLoader, or "
+            "resume from an epoch's end"
+        )
+    if batches == float("inf"):
+        raise ValueError(
+            "the checkpoint is of the middle of an epoch, and the train loader has no length, so "
+            "that Lightning has read a batch ahead of it: give its data set a __len__, or resume "
+            "from an epoch's end"
+        )
+>>>>>>> h-resume
 
 
 def settle(trainer: Trainer | None, checkpoint: dict[str, Any]) -> None:
