@@ -254,14 +254,14 @@ def check(state: dict[str, Any] | None, processes: int, name: str) -> None:
         )
 
 
-<<<<<<< HEAD
 def last_whole(trainer: Trainer) -> bool:
     """Tell whether a checkpoint written now would be that of the last whole batch."""
     loop = trainer.fit_loop
     if not isinstance(loop, ExactFitLoop):
         return False
     return loop.exact.whole.recall() is not None
-=======
+
+
 def check_loaders(loaders: list[Any], batches: float) -> None:
     """Refuse loaders that cannot go on in the middle of an epoch.
 
@@ -281,7 +281,6 @@ def check_loaders(loaders: list[Any], batches: float) -> None:
             "that Lightning has read a batch ahead of it: give its data set a __len__, or resume "
             "from an epoch's end"
         )
->>>>>>> h-resume
 
 
 def settle(trainer: Trainer | None, checkpoint: dict[str, Any]) -> None:
