@@ -92,7 +92,7 @@ def test_meta_takes_what_a_real_step_takes(
 @pytest.mark.parametrize("method", METHODS)
 def test_two_depths_say_what_full_depth_says(config_only: str, method: str) -> None:
     module = described(config_only, method)
-    config = loading.read_config(config_only)
+    config = meta.read_config(config_only)
     settings = {"precision": "32-true", "target": "cpu", "stepping": Stepping()}
     whole = _run(module, GROUPS[method], config, 6, **settings)
     planned = plan_step(module, GROUPS[method], target="cpu")
@@ -150,7 +150,7 @@ def test_weights_are_counted_to_the_byte(config_only: str, model: str) -> None:
 
 def run(path: str, **fields: Any) -> Run:
     backbone = Backbone(path, lora=LoRA(r=4), dtype="bfloat16")
-    config = loading.read_config(path)
+    config = meta.read_config(path)
     defaults = Run(
         DPOModule(backbone), [(128, 128, 128)] * 4, "bf16-mixed", "cpu", Stepping(), config
     )

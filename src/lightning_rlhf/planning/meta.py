@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lightning_rlhf.models import attention
 from lightning_rlhf.models.loading import disable_dropout
+from lightning_rlhf.models.loading import read_config as read_config
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantization
 
