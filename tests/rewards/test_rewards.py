@@ -241,7 +241,8 @@ def test_functions_and_names_may_stand_in_a_list(runs: Runs) -> None:
     def two(prompts: list[str], completions: list[str], rows: list[dict]) -> list[float]:
         return [2.0] * len(completions)
 
-    module = PPOModule(runs.backbone(), [one, FunctionReward(two, weight=0.5)], lr=1e-3)
+    summed = [one, FunctionReward(two, weight=0.5)]
+    module = PPOModule(runs.backbone(), summed, sampling=Sampling(6), lr=1e-3)
     trainer = runs.trainer(max_steps=1, max_epochs=-1)
     rows = [{"prompt": row["prompt"]} for row in number_pairs(8)]
     trainer.fit(module, PromptData(rows, val_fraction=0, batch_size=4))
