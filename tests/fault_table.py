@@ -418,7 +418,7 @@ FAULTS = [
     Fault("a tokenizer that is not JSON", DPO, r"the tokenizer of base cannot be read",
           text("base/tokenizer.json", "[")),
     # caches and journals
-    Fault("a reference cache that is no database", f"{DPO} --model.reference_cache ref.db",
+    Fault("a reference cache that is not a database", f"{DPO} --model.reference_cache ref.db",
           r"the reference cache ref.db: file is not a database; delete it",
           text("ref.db", "text " * 999)),
     Fault("a folder where the reference cache is to be", f"{DPO} --model.reference_cache ref.db",
