@@ -79,6 +79,9 @@ bench-faults: $(READY)  ## every fault of the table, each in a process of its ow
 bench-ranks: $(READY)  ## every method by one process and by two
 	$(BIN)/python benchmarks/two_processes.py --write true
 
+bench-templates: $(READY)  ## 2,600 conversations over chat templates of 13 manners and 5 tokenizers
+	$(BIN)/python tests/template_matrix.py
+
 bench-kills: $(READY)  ## kill fits, predicts and a recipe wherever the draw says; they end in the same bits
 	$(BIN)/python benchmarks/kills.py --write true
 	$(BIN)/python benchmarks/checkpoint_cost.py --write true
