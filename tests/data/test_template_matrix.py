@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from itertools import groupby
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data.datamodules import DemonstrationData
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import ONE_ANSWER, encode_demonstration, encode_preference
+from lightning_rlhf.data.tokens import encode_demonstration, encode_preference
 from lightning_rlhf.text.messages import BadRow, Message
+from template_matrix import EACH, MANNERS, check_conversation, drawn_for
+from template_matrix import chat_of as matrix_chat
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|call|>", "<think>", "</think>"]
 HEAD = "{{ '<|im_start|>' + m.role + '\\n' }}"
@@ -67,6 +69,7 @@ KEPT = {
     "brackets": BRACKETS,
     "parts": PARTS,
 }
+KINDS = ["byte_level", "sentencepiece", "unigram", "word_level", "pad_is_eos"]
 word = st.sampled_from(["one", "two", "three", "four", "five", "cat", "sat", "a", "b", "0", "Why"])
 said = st.lists(st.lists(word, min_size=1, max_size=5).map(" ".join), min_size=2, max_size=8)
 
@@ -78,81 +81,63 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, jinja: str) -> ChatTemplate:
     return ChatTemplate(made)
 
 
-@pytest.fixture(scope="module")
-def chats(tokenizers: dict[str, PreTrainedTokenizerBase]) -> dict[tuple[str, str], ChatTemplate]:
-    return {
-        (kind, name): chat_of(tokenizer, jinja)
-        for kind, tokenizer in tokenizers.items()
-        for name, jinja in {**KEPT, "forgets": FORGETS_THOUGHTS, "thinks": THINKS_LAST}.items()
-    }
-
-
 def conversation(texts: list[str]) -> list[Message]:
     texts = texts[: len(texts) // 2 * 2]
     return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]
 
 
-def squeezed(text: str) -> str:
-    return "".join(text.split())
+@pytest.fixture(scope="module")
+def matrix(tokenizers: dict[str, PreTrainedTokenizerBase]) -> dict[tuple[str, str], ChatTemplate]:
+    return {
+        (kind, name): matrix_chat(tokenizer, manner.jinja)
+        for kind, tokenizer in tokenizers.items()
+        for name, manner in MANNERS.items()
+    }
 
 
-def trained(chat: ChatTemplate, ids: list[int], mask: list[bool]) -> list[str]:
-    """The text of each run under the loss mask, without spaces and end tokens."""
-    runs = groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1])
-    texts = [chat.tokenizer.decode([i for i, _ in run]) for on, run in runs if on]
-    for end in ("<|im_end|>", "</s>"):
-        texts = [text.replace(end, "") for text in texts]
-    return [squeezed(text) for text in texts]
-
-
-@settings(max_examples=60, deadline=None)
-@given(texts=said, name=st.sampled_from(list(KEPT)))
-@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "unigram", "word_level"])
-def test_every_answer_and_nothing_else_is_trained(
-    chats: dict[tuple[str, str], ChatTemplate], kind: str, texts: list[str], name: str
+@settings(max_examples=26, deadline=None, derandomize=True)
+@given(name=st.sampled_from(list(MANNERS)), number=st.integers(0, 2**32))
+@pytest.mark.parametrize(
+    "kind", ["byte_level", "sentencepiece", "unigram", "word_level", "pad_is_eos"]
+)
+def test_what_the_template_writes_is_trained_and_what_the_assistant_wrote_counts(
+    matrix: dict[tuple[str, str], ChatTemplate], kind: str, name: str, number: int
 ) -> None:
-    chat, messages = chats[kind, name], conversation(texts)
-    ids, mask = chat.encode_conversation(messages)
-    assert trained(chat, ids, mask) == [squeezed(m["content"]) for m in messages[1::2]]
-    # the last turn may have an eos behind its own end: every decoder stops there
-    text = chat.render(messages[:-1], messages[-1])  # as far as the tokenizer knows its words
-    whole = squeezed(
-        chat.tokenizer.decode(chat.tokenizer(text, add_special_tokens=False).input_ids)
-    )
-    found = squeezed(chat.tokenizer.decode(ids))
-    bos = "" if whole.startswith("<s>") else "<s>"
-    if kind != "word_level":  # one word, to it, may reach from a prompt into its answer
-        assert found.removeprefix(bos).removesuffix("</s>") == whole.removesuffix("</s>")
-    runs = [
-        [i for i, _ in run]
-        for on, run in groupby(zip(ids, mask, strict=True), lambda p: p[1])
-        if on
+    """Of every row; a pair and a prompt with the same history have the same ids."""
+    messages = drawn_for(name, kind, number)
+    event(check_conversation(matrix[kind, name], MANNERS[name], messages))
+
+
+@pytest.mark.parametrize("name", list(MANNERS))
+def test_plain_conversations_are_never_dropped(
+    matrix: dict[tuple[str, str], ChatTemplate], name: str
+) -> None:
+    messages = conversation(["one two", "three", "four", "five six"])
+    for kind in ("byte_level", "sentencepiece"):
+        found = check_conversation(matrix[kind, name], MANNERS[name], messages)
+        assert found == (EACH if name == "forgets thoughts" else "one row")
+
+
+def test_a_conversation_turn_by_turn_falls_on_one_side_and_is_counted(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    tokenizer = matrix_chat(tokenizers["byte_level"], MANNERS["forgets thoughts"].jinja).tokenizer
+    rows = [
+        {"messages": conversation([f"{word} {i}" for word in ("one", "two", "three", "four")])}
+        for i in range(40)
     ]
-    marks = {chat.tokenizer.eos_token_id, chat.tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    assert all(run[-1] in marks for run in runs), "each answer ends"
-
-
-@settings(max_examples=40, deadline=None)
-@given(texts=said, name=st.sampled_from(["forgets", "thinks"]))
-@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "unigram"])
-def test_of_a_rewritten_conversation_each_answer_is_a_row(
-    chats: dict[tuple[str, str], ChatTemplate], kind: str, texts: list[str], name: str
-) -> None:
-    chat = chats[kind, name]
-    messages = conversation(texts)
-    for message in messages[1::2]:
-        message["content"] = (
-            f"<think>\nhm\n</think>\n\n{message['content']}" * (name == "forgets")
-            or message["content"]
-        )
-    rows = encode_demonstration({"messages": messages}, chat, 999)
-    assert len(rows) == len(messages) // 2
-    for i, row in enumerate(rows):
-        asked, answer = messages[: 2 * i + 1], messages[2 * i + 1]
-        assert (row.cut == ONE_ANSWER) == (len(messages) > 2)
-        assert row.prompt_ids == chat.encode_prompt(asked)
-        assert row.completion_ids == [chat.encode_answer(asked, answer["content"])]
-        assert all(row.loss_mask[0]) and row.opening == messages[0]["content"]
+    rows[7] = {"messages": [{"role": "user", "content": "alone"}]}
+    data = DemonstrationData(rows, val_fraction=0.3, tokenizer=tokenizer, max_rows=30)
+    data.setup()
+    (reading,) = data.readings.values()
+    assert (reading.report.read, reading.report.kept) == (30, 58)
+    assert "58 with one answer each, as the chat template rewrites earlier turns" in str(
+        reading.report
+    )
+    assert reading.report.first == {"no assistant turn": 8}
+    sides = [set(rows["opening"]) for rows in (data.train_rows, data.val_rows)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert len(data.train_rows) == 2 * len(sides[0])
 
 
 ARGUMENTS = {
@@ -257,3 +242,39 @@ def test_a_cut_prompt_loses_whole_turns(tokenizers: dict[str, PreTrainedTokenize
     short = encode_preference(row, chat, length - 1)
     assert short.prompt_ids == chat.encode_prompt([asked[0], asked[-1]])
     assert short.completion_ids == whole.completion_ids and short.cut == "prompt"
+
+
+def called(arguments: Any) -> dict[str, Any]:
+    call = {"function": {"name": "weigh", "arguments": arguments}}
+    asked = {"role": "user", "content": "How heavy?"}
+    return {"messages": [asked, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments", "right"),
+    [
+        ("c.function.arguments | tojson", {"z": 1, "a": [1, {"é": "\n"}], "t": True}, True),
+        ("c.function.arguments | tojson", '{"z": 1.50, "a": null}', True),
+        ("c.function.arguments | tojson(indent=2)", {"z": {"b": [], "a": {}}}, True),
+        ("c.function.arguments | tojson(ensure_ascii=True)", {"z": "東京"}, True),
+        ("c.function.arguments | tojson(sort_keys=True)", {"z": 1, "a": 2}, False),
+        ("c.function.arguments | tojson(sort_keys=True)", {"a": 1, "z": {"y": 1, "b": 2}}, False),
+        ("c.function.arguments | tojson", '{"z": 0.12345678901234567890123}', False),
+        ("c.function.arguments | tojson", '{"z": 1e999}', False),
+        ("c.function.arguments | tojson", '{"z": 1, "z": 2}', False),
+        ("c.function.arguments.z | tojson", {"z": 1, "a": 2}, False),
+        ("c.function.arguments | length", {"z": 1, "a": 2}, False),
+        ("(c.function.arguments | tojson)[:12]", {"z": "a longer text"}, False),
+    ],
+)
+def test_the_arguments_of_a_call_are_written_as_they_are_or_the_row_is_dropped(
+    tokenizers: dict[str, PreTrainedTokenizerBase], written: str, arguments: Any, right: bool
+) -> None:
+    call = "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ WRITTEN }}{% endfor %}"
+    jinja = turns("{{ m.content }}" + call.replace("WRITTEN", written))
+    chat = chat_of(tokenizers["byte_level"], jinja)
+    if right:
+        assert encode_demonstration(called(arguments), chat, 999)
+        return
+    with pytest.raises(BadRow, match="arguments of (the call of 'weigh'|a tool call)"):
+        encode_demonstration(called(arguments), chat, 999)

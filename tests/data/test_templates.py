@@ -256,14 +256,15 @@ TOOLS: list[Message] = [
 ]
 CALLS = TURN.replace(
     "{{ m.content }}",
-    "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% endfor %}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} "
+    "{{ c.function.arguments }}{% endfor %}",
 )
 
 
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        (CALLS, ["<call>add</s>", "two</s>"]),
+        (CALLS, ['<call>add {"a": 1}</s>', "two</s>"]),
         ("plain", [" " + json.dumps(CALL) + "</s>", " two</s>"]),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import date
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data.calls import as_dict, as_text, check_calls, with_arguments
 from lightning_rlhf.data.sandbox import Excess, bounded
 from lightning_rlhf.text.dialects import PLAIN, REASONING, BadRow, Message
 from lightning_rlhf.text.display import printable
@@ -236,39 +236,14 @@ def _shaped(message: Message, shape: Shape) -> Message:
     made = dict(message)
     calls = made.get("tool_calls")
     if calls and shape.arguments:
-        convert = _as_text if shape.arguments == "text" else _as_dict
-        made["tool_calls"] = [_with_arguments(call, convert) for call in calls]
+        convert = as_text if shape.arguments == "text" else as_dict
+        made["tool_calls"] = [with_arguments(call, convert) for call in calls]
     if calls and shape.no_content and not made["content"]:
         made["content"] = None
     elif shape.parts:
         text = made["content"]
         made["content"] = [{"type": "text", "text": text}] if text else []
     return made
-
-
-def _with_arguments(call: Any, convert: Callable[[Any], Any]) -> Any:
-    if not isinstance(call, dict):
-        return call
-    made = {**call, "arguments": convert(call["arguments"])} if "arguments" in call else dict(call)
-    if isinstance(made.get("function"), dict):
-        made["function"] = _with_arguments(made["function"], convert)
-    return made
-
-
-def _as_text(arguments: Any) -> Any:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _as_dict(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        read = json.loads(arguments) if arguments.strip() else {}
-    except json.JSONDecodeError as reason:
-        raise BadRow(f"the arguments of a tool call are not JSON: {reason.msg}") from reason
-    if not isinstance(read, dict):
-        raise BadRow(f"the arguments of a tool call are {type(read).__name__}, not named")
-    return read
 
 
 # ---- what a template writes ----
@@ -299,11 +274,8 @@ def check_written(message: Message, text: str, history: bool = False) -> None:
     thoughts = "" if history else message.get("reasoning_content", "").strip()
     if thoughts and thoughts not in text and not _holds(text, thoughts):
         raise BadRow("the chat template does not write the reasoning of an assistant turn")
-    for call in message.get("tool_calls") or ():
-        function = call.get("function", call) if isinstance(call, dict) else {}
-        name = function.get("name") if isinstance(function, dict) else None
-        if isinstance(name, str) and name not in text:
-            raise BadRow("the chat template does not write the tool calls of an assistant turn")
+    if message.get("tool_calls"):
+        check_calls(message, text)
 
 
 def _holds(text: str, content: str) -> bool:

@@ -76,7 +76,7 @@ class Budget:
             self.add(given[0].count(given[1]) * len(given[2]))
         elif name == "join":
             self.add(max(map(size_of, given)) * sum(size_of(g) for g in given if g != ""))
-        elif name != "tojson" or any(isinstance(g, int) and g > 99 for g in given):
+        elif name != "tojson" or any(isinstance(g, int) and g > 99 for g in given[1:]):  # indent
             product = 1
             for value in given:
                 product *= max(abs(value) if isinstance(value, int) else size_of(value), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from lightning_rlhf.data.rendered import ends_once
 from lightning_rlhf.data.rendering import begun_in, check_written
@@ -31,23 +32,38 @@ class ChatTemplate(TemplateText):
         Raises:
             BadRow: the chat template refuses the prompt, or does not write all of it.
         """
+        prompt = self._ended_once(prompt)
         text = self.render(prompt, None, tools)
         if self.jinja is not None:
             self._check_prompt(prompt, text)
         return self._with_bos(self._lead(prompt, text, tools))
 
     def _lead(self, prompt: Prompt, text: str, tools: Tools = None) -> list[int]:
-        """Tokenize the text of a prompt, and what is begun of its answer."""
+        """Tokenize the text of a prompt, and what is begun of its answer.
+
+        Earlier answers have the tokens that they have in a conversation that is trained on.
+        """
         if begun_turn(prompt) is not None:
             prompt = prompt[:-1]
         answers = [] if isinstance(prompt, str) else [m["role"] == "assistant" for m in prompt]
-        if self.jinja is not None or not any(answers):
+        if not any(answers):
             return self._text.ids(text)
         assert not isinstance(prompt, str)
-        last = len(answers) - 1 - answers[::-1].index(True)
-        ids, _ = self._turns(prompt[: last + 1], tools)
-        before = self.render(prompt[:last], prompt[last], tools)
-        return ids + self._text.ids_after(before, text[len(before) :])
+        if self.jinja is None:
+            last = len(answers) - 1 - answers[::-1].index(True)
+            ids = self._turns(prompt[: last + 1], tools)[0]
+            before = self.render(prompt[:last], prompt[last], tools)
+            return ids + self._text.ids_after(before, text[len(before) :])
+        try:
+            ids, _, start = self._turns([*prompt, said(PROBE)], tools)
+            before = self._meet(
+                self.render(prompt, None, tools), self.render(prompt, PROBE, tools)
+            )[0]
+        except BadRow:
+            return self._text.ids(text)
+        if not text.startswith(before):
+            return self._text.ids(text)
+        return ids[:start] + self._text.ids_after(before, text[len(before) :])
 
     def encode_begun(
         self, prompt: Prompt, begun: str = "", tails: Sequence[str] = ()
@@ -87,6 +103,7 @@ class ChatTemplate(TemplateText):
                 prompt once an answer is there.
             ValueError: the template does so with every prompt, or writes no end token.
         """
+        prompt = self._ended_once(prompt)
         before = self.render(prompt, None, tools)
         if self.jinja is not None:
             self._check_prompt(prompt, before)
@@ -114,7 +131,9 @@ class ChatTemplate(TemplateText):
         message = answer if isinstance(answer, dict) else said(answer)
         content = (message["content"] or "").strip()
         check_written(message, tail if content in tail else begun_in(before, content) + tail)
-        place = tail.rfind(content) if content else -1
+        if message.get("tool_calls"):
+            return ids, self._until_marks(ids)
+        place = tail.find(content) if content else -1
         if place < 0 or sum(i in self._text.marks for i in ids) < 2:
             return ids, 0
         spoken = self._text.ids_after(before, tail[: place + len(content)])
@@ -129,11 +148,12 @@ class ChatTemplate(TemplateText):
             RewrittenHistory: a turn reads otherwise once the next is there.
             BadRow, ValueError: as for ``encode_answer``.
         """
-        ids, mask = self._turns(messages, tools)
+        ids, mask, _ = self._turns(self._ended_once(messages), tools)
         with_bos = self._with_bos(ids)
         return with_bos, [False] * (len(with_bos) - len(ids)) + mask
 
-    def _turns(self, messages: list[Message], tools: Tools) -> tuple[list[int], list[bool]]:
+    def _turns(self, messages: list[Message], tools: Tools) -> tuple[list[int], list[bool], int]:
+        """Tokenize turns up to the last answer, and say where that starts."""
         ids: list[int] = []
         mask: list[bool] = []
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
@@ -161,7 +181,13 @@ class ChatTemplate(TemplateText):
             earlier = before, whole
         if earlier and self.jinja is not None:
             self._check_prompt(messages[:last], earlier[0])
-        return ids, mask
+        return ids, mask, start
+
+    def _ended_once(self, turns: Any) -> Any:
+        """Drop the end tokens that the text of an assistant's turn already has."""
+        if isinstance(turns, str) or not self._ends:
+            return turns
+        return [ends_once(m, self._ends) if m["role"] == "assistant" else m for m in turns]
 
     def _check_prompt(self, prompt: Prompt, text: str) -> None:
         for message in [said(prompt, "user")] if isinstance(prompt, str) else prompt:
@@ -233,6 +259,13 @@ class ChatTemplate(TemplateText):
         assert self._text.eos is not None, "_until_stop has checked it"
         return turn if turn[-1:] == [self._text.eos] else [*turn, self._text.eos]
 
+    def _until_marks(self, ids: list[int]) -> int:
+        """Count the tokens before the marks and spaces at the end."""
+        i = len(ids)
+        while i and (ids[i - 1] in self._text.marks or self._text.is_blank(ids[i - 1])):
+            i -= 1
+        return i
+
     def _until_stop(self, ids: list[int], spoken: int = 0) -> list[int]:
         """Cut off what a template writes after the last end token; add eos if there is none.
 
@@ -249,6 +282,8 @@ class ChatTemplate(TemplateText):
                 i -= 1
             if i > spoken and ids[i - 1] in self._text.marks:
                 return ids[:i]
+            if spoken:  # the end is not the last that a template writes
+                return self._until_stop(ids)
         return [*ids, self._text.eos]
 
     @cached_property

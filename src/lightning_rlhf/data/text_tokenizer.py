@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 # text before a completion, so that no tokenizer takes it for the start of a document; the first one
 # whose tokens do not merge with the completion's is used
 ANCHORS = ("\n", "a", ".", "0")
+LOOK_BACK = 64  # characters before a text in which a mark is looked for
 CORE_SETTINGS = ("truncation", "padding", "encode_special_tokens")  # a call resets them
 
 
@@ -31,13 +33,19 @@ class TextTokenizer:
     def ids_after(self, before: str, text: str) -> list[int]:
         """Tokenize a text that continues another.
 
-        SentencePiece-like tokenizers put a space before the first word they see. Where that would
-        change the text, it is tokenized after an anchor, and the anchor's tokens are removed.
+        SentencePiece-like tokenizers put a space before the first word they see, and before the
+        first after a mark. Where that would change the text, it is tokenized after an anchor, and
+        the anchor's tokens are removed. The anchor is what stands before it from the last mark on,
+        if that is short.
         """
-        alone = self.ids(text)
-        if not before or not self._prefixes_a_space:
-            return alone
-        return next((ids for a in ANCHORS if (ids := self._behind(a, text)) is not None), alone)
+        if not text:
+            return []
+        if not before or not self._sees_what_is_before:
+            return self.ids(text)
+        marks = [found.start() for found in self._mark.finditer(before[-LOOK_BACK:])]
+        anchors = [before[-LOOK_BACK:][marks[-1] :], *ANCHORS] if marks else ANCHORS
+        found = (ids for a in anchors if (ids := self._behind(a, text)) is not None)
+        return next(found, None) or self.ids(text)
 
     @cached_property
     def eos(self) -> int | None:
@@ -53,8 +61,14 @@ class TextTokenizer:
 
     @cached_property
     def marks(self) -> set[int]:
-        """The special and added tokens: marks of a template, not text."""
-        return {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        """The special and added tokens: marks of a template, not text.
+
+        The token of unknown text is not one, if it is nothing else.
+        """
+        marks = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        return marks - {self.tokenizer.unk_token_id} | {self.eos, self.tokenizer.bos_token_id} - {
+            None
+        }
 
     def is_blank(self, token: int) -> bool:
         """Tell whether a token is nothing but spaces or line ends."""
@@ -86,5 +100,17 @@ class TextTokenizer:
         return (both[len(lead) :] or None) if lead and both[: len(lead)] == lead else None
 
     @cached_property
-    def _prefixes_a_space(self) -> bool:
+    def _mark(self) -> re.Pattern[str]:
+        """A special or added token's text."""
+        texts = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        texts |= set(self.tokenizer.all_special_tokens)
+        longest_first = sorted(filter(None, texts), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @cached_property
+    def _sees_what_is_before(self) -> bool:
+        """Tell whether a text's tokens depend on what stands before it."""
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        if any(token.rstrip for token in tokens):  # a mark that takes the spaces behind it
+            return True
         return any(self._behind(a, "a") not in (None, self.ids("a")) for a in ANCHORS)

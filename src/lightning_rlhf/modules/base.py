@@ -174,7 +174,8 @@ class AlignmentModule(RoleCheckpoints):
             resume.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
-        check_vocabulary(self.backbone.base, self.backbone.tokenizer)
+        if "tokenizer" in vars(self.backbone):  # the data was tokenized with it
+            check_vocabulary(self.backbone.base, self.backbone.tokenizer)
         self.add_roles()
         self.backbone.train_roles(*self.trained)
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
