@@ -63,3 +63,14 @@ def fail_once(folder: str) -> None:
 def returns_no_json() -> dict[str, Any]:
     """Return what JSON cannot hold."""
     return {"path": Path()}
+
+
+def write_file(to: str) -> None:
+    """Append to a file that is none of the stage's outputs."""
+    with Path(to).open("a") as file:
+        file.write("once\n")
+
+
+def return_this(returned: dict[str, Any]) -> dict[str, Any]:
+    """Return the argument."""
+    return returned

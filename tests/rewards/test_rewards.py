@@ -7,12 +7,14 @@ import csv
 import gc
 import random
 import re
+import threading
 import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -39,7 +41,7 @@ from lightning_rlhf.data.collate import completion_batch
 from lightning_rlhf.models.classifier import ClassifierFiles
 from lightning_rlhf.models.export import reward_tokenizer
 from lightning_rlhf.rewards.as_rewards import as_rewards
-from lightning_rlhf.rewards.base import RewardInputs
+from lightning_rlhf.rewards.base import Reward, RewardInputs, checked_scores
 from lightning_rlhf.rewards.judge import JudgeReward
 from lightning_rlhf.text.messages import parse_transcript
 from runs import Runs
@@ -127,13 +129,149 @@ def test_a_function_that_miscounts(backbone: Backbone) -> None:
         reward.score(backbone, reward_inputs(backbone, SAID))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, 1e300, 1j, [0.5, 0.5]])
 def test_a_function_that_gives_no_number(backbone: Backbone, bad: Any) -> None:
     def judge(prompts: list[str], completions: list[str], rows: list[dict]) -> list[Any]:
         return [0.0, bad, 1.0]
 
-    with pytest.raises(ValueError, match=rf"judge gave {bad} for 'w5 w6 w7 w8 w9': return fin"):
+    said = rf"judge gave {re.escape(repr(bad))} for 'w5 w6 w7 w8 w9' to the prompt 'w4': return f"
+    with pytest.raises(ValueError, match=said):
         FunctionReward(judge).score(backbone, reward_inputs(backbone, SAID))
+
+
+async def coroutine(*_: Any) -> list[float]:
+    return [0.0, 1.0, 2.0]
+
+
+async def async_generator(*_: Any) -> Any:
+    yield 1.0
+
+
+def good(prompts: list[str], completions: list[str], rows: list[dict]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def raising(*_: Any) -> list[float]:
+    return {"a": [1.0]}["b"]
+
+
+def endless(*_: Any) -> Any:
+    while True:
+        yield 0.5
+
+
+RETURNED = {
+    "None": (None, "returned None"),
+    "a text": ("0.5", "returned a str"),
+    "texts": (["good"] * 3, "gave 'good' for 'w3' to the prompt 'w1 w2'"),
+    "a number": (0.5, "returned 0.5, a float"),
+    "a dict": ({"w3": 1.0, "w5": 2.0, "w6": 3.0}, "returned a dict"),
+    "a set": ({1.0, 2.0, 3.0}, "returned a set"),
+    "too few": ([1.0], "gave 1 scores for 3 completions"),
+    "nothing": ([], "gave 0 scores for 3 completions"),
+    "a column too many": (torch.zeros(3, 2), "gave tensor"),
+    "a scalar tensor": (torch.tensor(1.0), "returned tensor"),
+    "wrong shape": (torch.zeros(1, 3), "gave 1 scores for 3 completions"),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_whatever_a_function_returns_is_named_with_its_prompt(
+    backbone: Backbone, kind: str
+) -> None:
+    returned, said = RETURNED[kind]
+
+    def taste(*_: Any) -> Any:
+        return returned
+
+    with pytest.raises(ValueError, match=f"the reward taste {re.escape(said)}") as error:
+        FunctionReward(taste).score(backbone, reward_inputs(backbone, SAID))
+    assert "prompt 'w1 w2'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (coroutine, "the reward coroutine returned a coroutine, which nobody awaits"),
+        (async_generator, "the reward async_generator returned a coroutine"),
+        (raising, r"the reward raising raised KeyError: 'b' \(.*test_rewards.py line \d+\)"),
+        (lambda prompts: [0.0], "the reward <lambda> raised TypeError"),
+        (endless, "the reward endless gave 4 or more scores for 3 completions"),
+    ],
+)
+@pytest.mark.parametrize("time_limit", [None, 60])
+def test_a_function_that_fails_is_named(
+    backbone: Backbone, function: Any, said: str, time_limit: float | None
+) -> None:
+    with pytest.raises(ValueError, match=said + ".*first prompt 'w1 w2'"):
+        FunctionReward(function, time_limit=time_limit).score(
+            backbone, reward_inputs(backbone, SAID)
+        )
+
+
+@pytest.mark.parametrize("form", [list, tuple, iter, torch.tensor, np.array])
+@pytest.mark.parametrize("time_limit", [None, 60])
+def test_any_sequence_of_numbers_is_scores(
+    backbone: Backbone, form: Any, time_limit: float | None
+) -> None:
+    reward = FunctionReward(lambda p, c, r: form([1.0, 2.0, 3.0]), time_limit=time_limit)
+    assert reward.score(backbone, reward_inputs(backbone, SAID)).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_function_that_does_not_return_meets_its_limit(backbone: Backbone) -> None:
+    wait = threading.Event()
+    reward = FunctionReward(lambda p, c, r: wait.wait(30), time_limit=0.05)
+    with pytest.raises(ValueError, match=r"not returned within its time_limit of 0.05 s"):
+        reward.score(backbone, reward_inputs(backbone, SAID))
+    wait.set()
+    with pytest.raises(ValueError, match="time_limit is seconds"):
+        FunctionReward(good, time_limit=0)
+
+
+def test_functions_and_names_may_stand_in_a_list(runs: Runs) -> None:
+    """They are summed, each with its weight; a bare function's is 1."""
+    names = [r.name for r in as_rewards([good, "reward", FunctionReward(endless, weight=0.5)])]
+    assert names == ["good", "reward", "endless"]
+    with pytest.raises(ValueError, match=r"a reward is the name of a role, .*; got 3"):
+        as_rewards([good, 3])  # type: ignore[list-item]
+
+    def one(prompts: list[str], completions: list[str], rows: list[dict]) -> list[float]:
+        return [1.0] * len(completions)
+
+    def two(prompts: list[str], completions: list[str], rows: list[dict]) -> list[float]:
+        return [2.0] * len(completions)
+
+    summed = [one, FunctionReward(two, weight=0.5)]
+    module = PPOModule(runs.backbone(), summed, sampling=Sampling(6), lr=1e-3)
+    trainer = runs.trainer(max_steps=1, max_epochs=-1)
+    rows = [{"prompt": row["prompt"]} for row in number_pairs(8)]
+    trainer.fit(module, PromptData(rows, val_fraction=0, batch_size=4))
+    assert float(trainer.callback_metrics["objective/scores"]) == 2.0
+
+
+class Crooked(Reward):
+    """A reward of somebody's own whose tensor is wrong."""
+
+    def __init__(self, returned: Any):
+        super().__init__("crooked", 1.0)
+        self.returned = returned
+
+    def score(self, backbone: Backbone, inputs: RewardInputs) -> Any:
+        return self.returned
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (torch.zeros(3, 1), r"returned \(3, 1\) for 3 completions"),
+        ([0.0] * 3, "returned list for 3"),
+        (torch.tensor([0.0, float("nan"), 1.0]), "gave nan for 'w5 w6 w7 w8 w9' to the prompt"),
+        (torch.tensor([0.0, 1.0, 1e300], dtype=torch.float64), r"gave 1e\+300 for"),
+    ],
+)
+def test_a_reward_of_ones_own_is_checked_too(backbone: Backbone, returned: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"the reward crooked {said}"):
+        checked_scores(Crooked(returned), backbone, reward_inputs(backbone, SAID))
 
 
 def test_rewards_need_different_names() -> None:

@@ -8,7 +8,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.callbacks.run_folder import run_folder
+from lightning_rlhf.functional.finite import refuse_nan
 from lightning_rlhf.modules.base import AlignmentModule
+from lightning_rlhf.text.writing import writing
 
 
 class SaveRoles(Callback):
@@ -30,6 +32,9 @@ class SaveRoles(Callback):
             own = backbone.lora is not None and backbone.roles[role].shares is None
             if role in backbone.heads and not own:
                 continue  # a head without an adapter is in the checkpoint only
-            folder = backbone.save_role(role, parent / role)
+            weights = {str(i): p for i, p in enumerate(backbone.role_parameters(role))}
+            refuse_nan(weights, f"the {role}", "it is not saved; lower lr and start again")
+            with writing(parent / role):
+                folder = backbone.save_role(role, parent / role)
             talk = "" if role in backbone.heads else f"; talk to it: lightning-rlhf chat {folder}"
             rank_zero_info(f"{role} saved to {folder}{talk}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_rlhf.cli import (
     build_demonstrations,
@@ -25,6 +29,7 @@ from lightning_rlhf.cli import (
 from lightning_rlhf.parsing.mistakes import MISTAKES, sentence, written_for_users
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
 from lightning_rlhf.text.display import PrintableLog, sentence_of
+from lightning_rlhf.training.stopping import Stopped, stopped_by_signals
 
 PRINTABLE = PrintableLog()
 
@@ -70,8 +75,14 @@ def main(args: list[str] | None = None) -> None:
         print(help_text())
         return
     try:
-        verb = VERBS.get(args[0])
-        status = lightning(args) if verb is None else verb.main(args[1:])
+        with stopped_by_signals():
+            verb = VERBS.get(args[0])
+            status = lightning(args) if verb is None else verb.main(args[1:])
+    except Stopped as stopped:
+        rank_zero_only(print)(f"\n{how_to_go_on(stopped, args)}", file=sys.stderr)
+        sys.exit(stopped.code)
+    except SIGTERMException:  # of several processes, which Lightning ends
+        sys.exit(128 + signal.SIGTERM)
     except argparse.ArgumentError as error:
         _stop(error, sentence(str(error), args, dict.fromkeys([*LIGHTNING, *VERBS])))
     except MISTAKES as error:
@@ -100,6 +111,30 @@ def _stop(error: BaseException, reason: object) -> NoReturn:
         raise error
     print(f"error: {sentence_of(reason)}", file=sys.stderr)
     sys.exit(2)
+
+
+def how_to_go_on(stopped: Stopped, args: list[str]) -> str:
+    """Say what stopped a command, what is left of it, and the command that goes on."""
+    verb, rest = args[0], args[1:]
+    if verb == "run":
+        rest = _without(rest, "--from")  # else its stage would begin anew
+    if stopped.checkpoint is not None and verb == "fit":
+        rest = [*_without(rest, "--ckpt_path"), "--ckpt_path", str(stopped.checkpoint)]
+    found = f"; the checkpoint to go on from is {stopped.checkpoint}" if stopped.checkpoint else ""
+    how = "go on with" if stopped.checkpoint or verb in ("run", "predict") else "start again with"
+    return f"stopped by {stopped.name}{found}; {how}: {shlex.join(['lightning-rlhf', verb, *rest])}"
+
+
+def _without(args: list[str], option: str) -> list[str]:
+    """Leave an option and its value out."""
+    kept, skipped = [], False
+    for arg in args:
+        if not skipped and not arg.startswith(f"{option}="):
+            skipped = arg == option
+            kept += [] if skipped else [arg]
+        else:
+            skipped = False
+    return kept
 
 
 def quiet() -> None:

@@ -7,6 +7,7 @@ not as a million Python objects.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections import Counter
@@ -28,6 +29,7 @@ from lightning_rlhf.data.tokens import ONE_ANSWER, TokenRow
 from lightning_rlhf.text import messages
 from lightning_rlhf.text.messages import BadRow
 
+log = logging.getLogger(__name__)
 TOKEN_ROW = Features(
     {
         "prompt_ids": List(Value("int32")),
@@ -167,18 +169,31 @@ def encode_rows(rows: Dataset, maker: Maker) -> tuple[Dataset, Report]:
     """Encode every row; rows that cannot be used are left out and counted by reason.
 
     Many rows are encoded on all CPUs. The table is a file that ``datasets`` caches for the next
-    start.
+    start; a damaged one is made again.
     """
+    try:
+        table = _encoded(rows, maker)
+        table.data.validate(full=True)
+        made = drop_bad_rows(table)
+    except (pa.ArrowException, OSError, EOFError) as reason:
+        log.warning(
+            "the cached rows are damaged (%s): they are tokenized again", type(reason).__name__
+        )
+        made = drop_bad_rows(_encoded(rows, maker, load_from_cache_file=False))
+    return made
+
+
+def _encoded(rows: Dataset, maker: Maker, load_from_cache_file: bool = True) -> Dataset:
     with _same_environment():
-        table = rows.map(
+        return rows.map(
             partial(_encode_columns, maker=maker, code=CODE),
             batched=True,
             remove_columns=rows.column_names,
             features=TOKEN_ROW,
             num_proc=processes(len(rows)),
             desc="tokenizing",
+            load_from_cache_file=load_from_cache_file,
         )
-    return drop_bad_rows(table)
 
 
 @contextmanager

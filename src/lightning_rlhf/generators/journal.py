@@ -101,15 +101,28 @@ def reopen(path: Path) -> dict[str, dict[str, Any]]:
         return known
     end = 0
     for number, (row, after) in enumerate(complete_rows(path), 1):
-        try:
-            known[row.pop("key")] = row
-        except (KeyError, AttributeError, TypeError) as error:
+        if not _is_answer(row):
             raise ValueError(
                 f"{path} line {number} is not an answer of a journal: remove that line"
-            ) from error
+            )
+        known[row.pop("key")] = row
         end = after
     truncate(path, end)
     return known
+
+
+def _is_answer(row: Any) -> bool:
+    """Tell whether a row has a key, and a text or log-probs."""
+    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+        return False
+    if isinstance(row.get("text"), str):
+        return isinstance(row.get("finished"), bool)
+    scores = row.get("logprobs")
+    return isinstance(scores, list) and all(x is None or _is_number(x) for x in scores)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_row(scores: list[float]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class ClassifierFiles(NamedTuple):
         adapter = loading.adapter_folder(name_or_path)
         if adapter is None:
             model = loading.resolve(name_or_path)
-            return cls(name_or_path, model, None, model, AutoConfig.from_pretrained(model))
+            return cls(name_or_path, model, None, model, loading.read_config(model))
         settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         model = loading.resolve(settings["base_model_name_or_path"])
         own = (adapter / "tokenizer_config.json").is_file()

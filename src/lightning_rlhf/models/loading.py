@@ -19,14 +19,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lightning_rlhf.models import gguf
+from lightning_rlhf.text.reading import reading
 
 log = logging.getLogger(__name__)
+SAVE_AGAIN = "download or save it again, or give another model"
 ADAPTER_CONFIG = "adapter_config.json"
 Quantization = Literal["nf4"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -120,9 +123,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer; it pads with its end token if it has no pad token.
 
     Raises:
-        ValueError: it has no end token, so that no completion could end.
+        ValueError: it cannot be read, or has no end token, so that no completion could end.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with reading(f"the tokenizer of {path}", SAVE_AGAIN):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {path} has no eos_token: set one, else no answer can end"
@@ -132,9 +136,19 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_config(path: str) -> PretrainedConfig:
+    """Read a model's config; no other file is read or fetched.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with reading(f"the config of {path}", SAVE_AGAIN):
+        return AutoConfig.from_pretrained(path)
+
+
 def context_length(path: str) -> int | None:
     """Read the number of positions a model has from its config; None if it names none."""
-    config = AutoConfig.from_pretrained(path).get_text_config()
+    config = read_config(path).get_text_config()
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
@@ -142,7 +156,7 @@ def context_length(path: str) -> int | None:
 def skeleton(path: str) -> PreTrainedModel:
     """Build the model without its data, on meta."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+        return AutoModelForCausalLM.from_config(read_config(path))
 
 
 def _kept_whole(model: PreTrainedModel) -> list[str] | None:
@@ -193,14 +207,22 @@ def load_causal_lm(
         kwargs["device_map"] = {"": device}
     if attention is not None:
         kwargs["attn_implementation"] = attention
-    model = AutoModelForCausalLM.from_pretrained(path, **kwargs)
+    with reading(f"the model {path}", SAVE_AGAIN):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, **kwargs
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"the model {path} lacks {len(missing)} of its weights, such as {missing[0]!r}, which "
+            f"would be random: {SAVE_AGAIN}"
+        )
     disable_dropout(model)
     guard_4bit_on_cpu(model)
     return model.train()
 
 
 def _refuse_prequantized(path: str) -> None:
-    found = getattr(AutoConfig.from_pretrained(path), "quantization_config", None)
+    found = getattr(read_config(path), "quantization_config", None)
     if found is not None:
         method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
         raise ValueError(

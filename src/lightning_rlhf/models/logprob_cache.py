@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.functional.masking import segment_lengths
 from lightning_rlhf.models.backbone import REFERENCE, Backbone
 from lightning_rlhf.models.digest import weights_digest
+from lightning_rlhf.text.writing import writing
 
 
 class LogprobCache:
@@ -21,20 +25,45 @@ class LogprobCache:
 
     A key says everything the value depends on, so a changed file, template, order or model never
     meets a stale row. Several processes may share the file; a killed run loses nothing it computed.
+    A value ends with its CRC-32; one that does not fit it counts as missing, and is replaced.
 
     Args:
         path: the file; made if absent.
         weights: digest of the weights that compute the log-probs, see ``weights_digest``.
+
+    Raises:
+        ValueError: the file is damaged or no cache, the disk is full, or it cannot be written.
     """
 
     def __init__(self, path: str | Path, weights: bytes):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self.weights = weights
-        self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
-        self._share()
-        self.file.execute(
-            "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
-        )
+        with writing(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with self._refusals():
+            self.file = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._share()
+            self.file.execute(
+                "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB)"
+                " WITHOUT ROWID"
+            )
+            self.file.execute("SELECT key, value FROM logprobs LIMIT 1")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Raise what SQLite refuses as one sentence."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+            fix = "delete it, and its log-probs are computed again"
+            if "full" in said or "I/O" in said:
+                fix = "free some space and start again, what was computed before is kept"
+            elif "unable to open" in said or "readonly" in said:
+                fix = "give a path that you can write to"
+            elif "locked" in said:
+                fix = "another process holds it: wait for it to end, or give another path"
+            raise ValueError(f"the reference cache {self.path}: {said}; {fix}") from error
 
     def _share(self, timeout_s: float = 60) -> None:
         """Let readers and a writer work at once. SQLite's own timeout does not cover the switch."""
@@ -62,10 +91,14 @@ class LogprobCache:
         """
         found = []
         for key in self._keys(digests):
-            row = self.file.execute("SELECT value FROM logprobs WHERE key = ?", (key,)).fetchone()
-            if row is None:
+            with self._refusals():
+                row = self.file.execute(
+                    "SELECT value FROM logprobs WHERE key = ?", (key,)
+                ).fetchone()
+            value = None if row is None else _unsealed(row[0])
+            if value is None:
                 return None
-            found.append(np.frombuffer(row[0], dtype=np.float32))
+            found.append(np.frombuffer(value, dtype=np.float32))
         return torch.from_numpy(np.concatenate(found))
 
     def put(self, digests: Tensor, logprobs: Tensor, lengths: Tensor) -> None:
@@ -77,10 +110,28 @@ class LogprobCache:
             lengths: (C,) tokens of each.
         """
         values = logprobs.detach().float().cpu().split(lengths.tolist())
-        rows = [(k, v.numpy().tobytes()) for k, v in zip(self._keys(digests), values, strict=True)]
-        self.file.execute("BEGIN IMMEDIATE")
-        self.file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
-        self.file.execute("COMMIT")
+        keys = self._keys(digests)
+        rows = [(k, _sealed(v.numpy().tobytes())) for k, v in zip(keys, values, strict=True)]
+        with self._refusals():
+            try:
+                self.file.execute("BEGIN IMMEDIATE")
+                self.file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
+                self.file.execute("COMMIT")
+            except sqlite3.DatabaseError:
+                if self.file.in_transaction:
+                    self.file.execute("ROLLBACK")
+                raise
+
+
+def _sealed(value: bytes) -> bytes:
+    return value + zlib.crc32(value).to_bytes(4, "big")
+
+
+def _unsealed(stored: object) -> bytes | None:
+    """Return a stored value without its checksum; None if bytes of it have changed."""
+    if not isinstance(stored, bytes) or len(stored) % 4 or len(stored) < 4:
+        return None
+    return stored[:-4] if _sealed(stored[:-4]) == stored else None
 
 
 class CachedReference:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.functional.finite import refuse_nan
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.heads import decoder_of
+from lightning_rlhf.text.reading import reading
 from lightning_rlhf.text.suggest import nearest
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."  # of the names of a model wrapped by PeftModel
 SCORE = PEFT_PREFIX + "score.weight"  # PEFT's name of a sequence classifier's head
 
@@ -283,14 +285,24 @@ def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: the folder has no adapter.
+        ValueError: a file of it is damaged.
     """
     folder = loading.adapter_folder(str(folder)) or folder
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no {WEIGHTS_FILE}: "
-            "give a folder written by save_role or by peft's save_pretrained"
-        )
-    return LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS_FILE)
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {name}: "
+                "give a folder written by save_role or by peft's save_pretrained"
+            )
+    fix = "save the role again, from its checkpoint or its run, or give another folder"
+    with reading(f"the adapter's {folder / CONFIG_FILE}", fix):
+        config = LoraConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{folder} holds a {type(config).__name__}, not a LoRA adapter: give one")
+    with reading(f"the adapter's {folder / WEIGHTS_FILE}", fix):
+        tensors = load_file(folder / WEIGHTS_FILE)
+    refuse_nan(tensors, str(folder), "give another folder")
+    return config, tensors
 
 
 def load(model: nn.Module, role: str, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.functional.memory import free_cached_memory, is_out_of_memory
 from lightning_rlhf.models import lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.decoding import (
@@ -105,6 +107,7 @@ class HFSampler:
 
     def __init__(self, merge: bool | None = None):
         self.merge = merge
+        self._room: int | None = None  # tokens of keys and values that fit, once memory has run out
 
     @torch.no_grad()
     def sample(
@@ -139,17 +142,50 @@ class HFSampler:
             shape = len(rows), sampling.max_new_tokens
             uniform = _uniform(shape, model.device, seeds)
         rules = _rules(backbone, sampling)
-        budget = sampling.kv_tokens or default_kv_tokens(model)
+        budget = min(sampling.kv_tokens or default_kv_tokens(model), self._room or sys.maxsize)
         samples: dict[int, Sample] = {}
         most = len(rows) * sampling.max_new_tokens
         with self._as(backbone, role, most), evaluating(model):
             for chunk in _chunks(prompts, rows, sampling.max_new_tokens, budget):
-                decoder = _start(backbone, role, [list(prompts[rows[r]]) for r in chunk], rules)
+                texts = [list(prompts[rows[r]]) for r in chunk]
                 draws = None if uniform is None else uniform[chunk]
-                decoded = decode(decoder, len(chunk), rules, draws)
-                for row, one in zip(chunk, decoded, strict=True):
-                    samples[row] = Sample(one.ids, one.finished, one.logprobs)
+                for row, one in zip(
+                    chunk, self._decoded(backbone, role, texts, rules, draws=draws), strict=True
+                ):
+                    samples[row] = one
         return [samples[row] for row in range(len(rows))]
+
+    def _decoded(
+        self,
+        backbone: Backbone,
+        role: str,
+        texts: list[list[int]],
+        rules: StopRules,
+        *,
+        draws: torch.Tensor | None,
+    ) -> list[Sample]:
+        """Complete a chunk; where memory runs out, its halves, and later chunks in that size."""
+        try:
+            decoder = _start(backbone, role, texts, rules)
+            decoded = decode(decoder, len(texts), rules, draws)
+            return [Sample(one.ids, one.finished, one.logprobs) for one in decoded]
+        except RuntimeError as error:
+            if len(texts) == 1 or not is_out_of_memory(error):
+                raise
+            decoder = None
+        half = len(texts) // 2
+        self._room = half * (max(map(len, texts)) + rules.longest)
+        log.warning(
+            "memory ran out while %d completions were sampled together: kv_tokens=%d from here on",
+            len(texts),
+            self._room,
+        )
+        free_cached_memory()
+        first, second = (None, None) if draws is None else (draws[:half], draws[half:])
+        return [
+            *self._decoded(backbone, role, texts[:half], rules, draws=first),
+            *self._decoded(backbone, role, texts[half:], rules, draws=second),
+        ]
 
     def _as(self, backbone: Backbone, role: str, most: int) -> AbstractContextManager[None]:
         merge = self.merge

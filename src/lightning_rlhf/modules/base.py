@@ -22,9 +22,9 @@ from lightning_rlhf.models.loading import check_vocabulary
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint_io, guards, hparams, resume
-from lightning_rlhf.training.finite import check_step
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
+from lightning_rlhf.training.step_guard import check_step, explaining_memory
 from lightning_rlhf.training.step_mean import StepMean
 
 
@@ -272,7 +272,8 @@ class AlignmentModule(RoleCheckpoints):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then free the gradients, which Lightning would keep through the next forward."""
-        super().optimizer_step(*args, **kwargs)
+        with explaining_memory(self.trainer):
+            super().optimizer_step(*args, **kwargs)
         for parameter in self._trained_parameters():
             parameter.grad = None
 

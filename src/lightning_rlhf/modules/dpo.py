@@ -117,7 +117,7 @@ class DPOModule(AlignmentModule):
         """(N,) token log-probs under the reference; 0 for a loss without a reference term."""
         if not self.needs_reference:
             return torch.zeros(batch.tokens.target_ids.shape, device=batch.tokens.target_ids.device)
-        if self.reference_cache is None:
+        if self.reference_cache is None or batch.tokens.target_ids.is_meta:  # of a memory plan
             return self.backbone.logprobs(batch.tokens, REFERENCE)
         if self._cached is None:
             precision = str(self._trainer.precision) if self._trainer is not None else "32-true"

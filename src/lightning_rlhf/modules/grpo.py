@@ -18,8 +18,7 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward
-from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.as_rewards import OneReward
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
@@ -46,7 +45,7 @@ class GRPOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: RewardFunction | Reward | list[Reward] | str = "reward",
+        reward: OneReward | list[OneReward] = "reward",
         advantage: Estimator = grpo_advantages,
         *,
         loss_aggregation: LossAggregation = "completion",

@@ -31,9 +31,8 @@ from lightning_rlhf.modules.rollout_metrics import (
 from lightning_rlhf.modules.rollout_progress import RolloutProgress
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.as_rewards import as_rewards
-from lightning_rlhf.rewards.base import Reward
-from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.as_rewards import OneReward, as_rewards
+from lightning_rlhf.rewards.base import checked_scores
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 from lightning_rlhf.training.peak_memory import peak_gib
 from lightning_rlhf.training.random_stream import random_stream
@@ -50,7 +49,7 @@ class OnlineModule(AlignmentModule):
 
     Args:
         backbone: the base and its roles.
-        reward: the name of a reward role, a function of texts, or one or several ``Reward``.
+        reward: the name of a reward role, a function of texts, a ``Reward``, or a list of these.
         sampling: how completions are drawn.
         shaping: how scores become rewards.
         updates: number of updates per rollout, and how far they may go.
@@ -65,7 +64,7 @@ class OnlineModule(AlignmentModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: RewardFunction | Reward | list[Reward] | str,
+        reward: OneReward | list[OneReward],
         *,
         sampling: Sampling,
         shaping: Shaping,
@@ -259,7 +258,7 @@ class OnlineModule(AlignmentModule):
     def _score(self, sampled: SampledBatch, minibatches: list[TokenBatch]) -> dict[str, Tensor]:
         """Score completions by each reward: (C,) by its name."""
         inputs = sampled.reward_inputs(minibatches, self.decode)
-        return {r.name: r.score(self.backbone, inputs).float() for r in self.rewards}
+        return {r.name: checked_scores(r, self.backbone, inputs) for r in self.rewards}
 
     def _report(
         self, rollout: Rollout, scores: dict[str, Tensor], gap: float, seconds: tuple[float, float]

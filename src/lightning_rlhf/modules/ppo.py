@@ -24,8 +24,7 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sample, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import RoleOutputs, Rollout, row_mask
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward
-from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.as_rewards import OneReward
 from lightning_rlhf.rewards.role import RoleReward
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
@@ -90,7 +89,7 @@ class PPOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: RewardFunction | Reward | list[Reward] | str = "reward",
+        reward: OneReward | list[OneReward] = "reward",
         critic: Critic = Critic(),
         *,
         sampling: Sampling = Sampling(),

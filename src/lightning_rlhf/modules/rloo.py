@@ -14,8 +14,7 @@ from lightning_rlhf.models.sampler import CompletionSampler, Sampling
 from lightning_rlhf.modules.online import OnlineModule
 from lightning_rlhf.modules.rollout import Rollout
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
-from lightning_rlhf.rewards.base import Reward
-from lightning_rlhf.rewards.function import RewardFunction
+from lightning_rlhf.rewards.as_rewards import OneReward
 from lightning_rlhf.training.optim import OptimizerOptions, Unpack
 
 
@@ -38,7 +37,7 @@ class RLOOModule(OnlineModule):
     def __init__(
         self,
         backbone: Backbone,
-        reward: RewardFunction | Reward | list[Reward] | str = "reward",
+        reward: OneReward | list[OneReward] = "reward",
         sampling: Sampling = Sampling(num_samples=4),
         *,
         shaping: Shaping = Shaping(),

@@ -20,13 +20,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_rlhf.parsing import wording
 from lightning_rlhf.text.documents import broken
 from lightning_rlhf.text.suggest import did_you_mean, nearest
+from lightning_rlhf.text.writing import refusal, system_error
 from lightning_rlhf.training.hparams import argument_names
 
 OWN = Path(__file__).parents[1]
 LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
-MISTAKES = (
-    ValueError, FileNotFoundError, ImportError, MisconfigurationException, RuntimeError,
-)  # fmt: skip
+MISTAKES = (ValueError, OSError, ImportError, MisconfigurationException, RuntimeError)
 Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, if its options are the verb's
 
 
@@ -194,8 +193,14 @@ def _written_in(option: str, args: list[str]) -> str:
     return ""
 
 
-def written_for_users(error: BaseException | None) -> BaseException | None:
-    """Return the error that this package or Lightning raised, without a parser's wrapping."""
+def written_for_users(error: BaseException | None) -> BaseException | str | None:
+    """Return the error that this package or Lightning raised, without a parser's wrapping.
+
+    Of a refusal by the system, wherever it was met, return a sentence with the file.
+    """
+    refused = system_error(error) if isinstance(error, OSError) else None
+    if refused is not None:
+        return refusal(refused)
     while error is not None:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if any(raised_in.is_relative_to(package) for package in (OWN, *LIGHTNING)):

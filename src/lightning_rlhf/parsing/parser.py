@@ -9,6 +9,7 @@ from pytorch_lightning.cli import LightningCLI
 
 from lightning_rlhf.callbacks import SaveRoles
 from lightning_rlhf.callbacks.memory_guard import MemoryGuard
+from lightning_rlhf.callbacks.save_on_stop import SaveOnStop
 from lightning_rlhf.functional.pairs import Term
 from lightning_rlhf.functional.shaping import Shaping
 from lightning_rlhf.models.lora import LoRA
@@ -73,7 +74,10 @@ def cli_options() -> dict[str, Any]:
         "auto_configure_optimizers": False,  # a module makes its own optimizer
         "seed_everything_default": 0,
         "save_config_kwargs": {"overwrite": True},
-        "trainer_defaults": {"default_root_dir": "runs", "callbacks": [SaveRoles(), MemoryGuard()]},
+        "trainer_defaults": {
+            "default_root_dir": "runs",
+            "callbacks": [SaveRoles(), MemoryGuard(), SaveOnStop()],
+        },
         "parser_kwargs": {
             "prog": "lightning-rlhf",
             "exit_on_error": False,

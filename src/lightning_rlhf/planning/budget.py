@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from lightning_rlhf.data.rows_data import RowsData
+from lightning_rlhf.models import loading
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.modules.base import AlignmentModule
-from lightning_rlhf.planning import meta
 from lightning_rlhf.planning.plan import GIB, Groups, Plan, Stepping, Target, plan_step
 
 TIGHT = 0.9  # of a card: above it, memory that a plan cannot see may decide
@@ -94,7 +94,7 @@ def run_of(
     """
     groups = module.largest_step(data, completions)
     stepping = stepping_of(module.optimizer)._replace(accumulates=accumulates)
-    config = meta.read_config(module.backbone.path)
+    config = loading.read_config(module.backbone.path)
     return Run(
         module=module,
         groups=groups,

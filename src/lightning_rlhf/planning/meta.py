@@ -15,17 +15,13 @@ import torch.nn.functional as F
 from bitsandbytes.functional import QuantState
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lightning_rlhf.models import attention
 from lightning_rlhf.models.loading import disable_dropout
+from lightning_rlhf.models.loading import read_config as read_config
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' block sizes of NF4 and of its second quantization
-
-
-def read_config(path: str) -> PretrainedConfig:
-    """A model's config; no other file is read or fetched."""
-    return AutoConfig.from_pretrained(path)
 
 
 def period(config: PretrainedConfig) -> int:

@@ -82,7 +82,7 @@ def plan_step(
         stepping: memory of the optimizer.
         config: the model's; None reads it.
     """
-    config = config or meta.read_config(module.backbone.path)
+    config = config or loading.read_config(module.backbone.path)
     layers, period = config.get_text_config().num_hidden_layers, meta.period(config)
     shallow = 2 * period if 2 * period < layers else period
     deep = min(2 * shallow, layers)

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 
 from lightning_rlhf.callbacks import SaveRoles, WriteRows
 from lightning_rlhf.callbacks.memory_guard import MemoryGuard
+from lightning_rlhf.callbacks.save_on_stop import SaveOnStop
 from lightning_rlhf.models.backbone import POLICY
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.parsing.parser import AlignmentCLI, cli_options
@@ -36,7 +37,7 @@ def build(spec: dict[str, Any], verb: str, folder: Path, seed: int) -> Alignment
         argparse.ArgumentError: the parser refuses an argument.
         ValueError: a class refuses an argument, or the Trainer has several processes.
     """
-    callbacks: list[Callback] = [SaveRoles(str(folder)), MemoryGuard()]
+    callbacks: list[Callback] = [SaveRoles(str(folder)), MemoryGuard(), SaveOnStop()]
     if verb == "predict" and "rows" not in spec.get("outputs", {}):
         callbacks.append(WriteRows(str(folder / ROWS)))
     options = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,26 @@ def report(recipe: Recipe, stages: list[PreparedStage], console: Console) -> Res
 
 
 def columns(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[ReportColumn]:
-    """Make a column of each stage with figures; a stage ``about`` another adds to its column."""
+    """Make a column of each stage with figures or answers; one ``about`` another adds to its."""
     by_name: dict[str, ReportColumn] = {}
+    names = columns_of(stages)
     for stage in stages:
         figures = shown(stage, done[stage.name]["metrics"])
-        about = stage.spec.get("about")
-        if about in by_name:
-            by_name[about].metrics.update(figures)
+        if names[stage.name] in by_name:
+            by_name[names[stage.name]].metrics.update(figures)
         else:
             by_name[stage.name] = ReportColumn(stage.name, done[stage.name]["seconds"], figures)
-    return [stage for stage in by_name.values() if stage.metrics]
+    answering = {names[stage.name] for stage in stages if done[stage.name]["answers"]}
+    return [c for c in by_name.values() if c.metrics or c.name in answering]
+
+
+def columns_of(stages: list[PreparedStage]) -> dict[str, str]:
+    """Name the column of each stage: its own, or that of the stage it is ``about``."""
+    names: dict[str, str] = {}
+    for stage in stages:  # in their order: a stage is about an earlier one
+        about = stage.spec.get("about")
+        names[stage.name] = stage.name if about is None else names[about]
+    return names
 
 
 def shown(stage: PreparedStage, metrics: dict[str, Any]) -> dict[str, float]:
@@ -59,8 +71,9 @@ def shown(stage: PreparedStage, metrics: dict[str, Any]) -> dict[str, float]:
 def side_by_side(stages: list[PreparedStage], done: dict[str, dict[str, Any]]) -> list[Answers]:
     """Collect the ``answers`` of calls by prompt, under the stage that they are about."""
     rows: dict[str, Answers] = {}
+    names = columns_of(stages)
     for stage in stages:
-        name = stage.spec.get("about", stage.name)
+        name = names[stage.name]
         for prompt, answer, score in done[stage.name]["answers"]:
             row = rows.setdefault(prompt, Answers(prompt, {}, {}))
             row.by_stage[name] = answer
@@ -73,11 +86,8 @@ def curves(stage: PreparedStage) -> list[Curve]:
     logs = sorted(stage.folder.glob("log/version_*/metrics.csv"), key=_version)
     points: dict[str, dict[int, float]] = {}
     for log in logs:  # a resumed stage has several; a later value replaces an earlier one
-        with log.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for metric, value in row.items():
-                    if value and metric not in ("step", "epoch"):
-                        points.setdefault(metric, {})[int(row["step"])] = float(value)
+        for metric, step, value in logged(log):
+            points.setdefault(metric, {})[step] = value
     wanted = stage.spec.get("report", [])
     names = [
         n for n, line in points.items() if len(line) > 1 and any(fnmatch(n, w) for w in wanted)
@@ -88,6 +98,16 @@ def curves(stage: PreparedStage) -> list[Curve]:
         Curve(stage.name, name, [s for s, _ in line], [v for _, v in line])
         for name, line in lines.items()
     ]
+
+
+def logged(log: Path) -> Iterator[tuple[str, int, float]]:
+    """Read metric, step and value from a log; a line that a kill left incomplete is skipped."""
+    with log.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.DictReader(line.replace("\0", "") for line in file):
+            for metric, value in row.items():
+                if isinstance(metric, str) and value and metric not in ("step", "epoch"):
+                    with suppress(TypeError, ValueError):
+                        yield metric, int(row.get("step") or ""), float(value)
 
 
 def _time(done: dict[str, dict[str, Any]]) -> str:

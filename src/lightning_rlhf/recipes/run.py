@@ -21,7 +21,9 @@ from lightning_rlhf.recipes.report import report
 from lightning_rlhf.recipes.state import Step, begin, finish, forget, from_stage, plan
 from lightning_rlhf.reporting.results import Results
 from lightning_rlhf.text.display import PrintableConsole
+from lightning_rlhf.text.writing import claim
 from lightning_rlhf.training.checkpoint import check_file
+from lightning_rlhf.training.checkpoint_io import SUFFIX
 
 Metrics = dict[str, Any]
 
@@ -49,8 +51,18 @@ def run(recipe: Recipe, fresh_from: str | None = None, console: Console | None =
     """
     console = console or PrintableConsole(highlight=False)
     stages = prepare(recipe)
-    if fresh_from is not None:
-        forget(from_stage(stages, fresh_from))
+    again = from_stage(stages, fresh_from) if fresh_from is not None else []
+    lock = claim(recipe.folder / "recipe", "wait for it to end, or give another `folder:`")
+    try:
+        return _run_stages(recipe, stages, again, console)
+    finally:
+        lock.release()
+
+
+def _run_stages(
+    recipe: Recipe, stages: list[PreparedStage], again: list[PreparedStage], console: Console
+) -> Results:
+    forget(again)
     for i, stage in enumerate(stages, 1):
         step = next(s for s in plan(stages) if s.stage.name == stage.name)
         title = f"{i}/{len(stages)} {stage.name}"
@@ -96,14 +108,20 @@ def _run(stage: PreparedStage, resumes: bool) -> StageResult:
 
 
 def fit(cli: AlignmentCLI, stage: PreparedStage, resumes: bool) -> None:
-    """Train; a stopped stage resumes from its last checkpoint."""
-    last = stage.outputs["checkpoint"]
-    from_checkpoint = resumes and Path(last).is_file()
-    if from_checkpoint:
-        check_file(last, cli.model)
-    cli.trainer.fit(
-        cli.model, datamodule=cli.datamodule, ckpt_path=last if from_checkpoint else None
-    )
+    """Train; a stopped stage resumes from its newest checkpoint."""
+    newest = _newest(Path(stage.outputs["checkpoint"]).parent) if resumes else None
+    if newest is not None:
+        try:
+            check_file(newest, cli.model)
+        except ValueError as error:
+            again = f"or run the stage anew with --from {stage.name}"
+            raise ValueError(f"{error}; {again}") from error
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=newest)
+
+
+def _newest(folder: Path) -> str | None:
+    found = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns)) if found else None
 
 
 def measure(cli: AlignmentCLI, stage: PreparedStage) -> None:
@@ -123,11 +141,23 @@ def call(stage: PreparedStage) -> StageResult:
     try:
         figures = json.loads(json.dumps({} if returned is None else returned))
         answers = figures.pop("answers", [])
-    except (TypeError, AttributeError) as error:
+        [float(value) for value in figures.values() if isinstance(value, int)]
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{stage.spec['call']} has to return a dict of figures that JSON can hold: {error}"
         ) from error
+    if not (isinstance(answers, list) and all(map(_is_answer, answers))):
+        raise ValueError(
+            f"{stage.spec['call']} returned answers that are not [prompt, answer, score] each, the "
+            "score a number from 0 to 1"
+        )
     return StageResult(figures, answers)
+
+
+def _is_answer(row: Any) -> bool:
+    if not isinstance(row, list) or len(row) != 3:
+        return False
+    return isinstance(row[0], str) and isinstance(row[1], str) and isinstance(row[2], int | float)
 
 
 def _floats(metrics: dict[str, Any]) -> Metrics:

@@ -14,6 +14,7 @@ from lightning_rlhf.reporting.palette import BADGES, DARK, LIGHT
 from lightning_rlhf.reporting.picture import draw_png
 from lightning_rlhf.reporting.results import Answers, Results, format_figure, words
 from lightning_rlhf.text.display import PrintableConsole, printable
+from lightning_rlhf.text.writing import replacing
 
 TILES = 4  # shares at the top of the page
 
@@ -27,19 +28,27 @@ class Report(NamedTuple):
 
 def draw(results: Results, path: str | Path) -> Path:
     """Draw bars per stage for every share, then a panel per training curve, as one PNG."""
-    Path(path).write_bytes(draw_png(results, LIGHT, narrow=False, title=results.title))
+    _write(Path(path), draw_png(results, LIGHT, narrow=False, title=results.title))
     return Path(path)
 
 
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
 def write_report(results: Results, folder: str | Path) -> Report:
-    """Write `report.png`, `report.html` (one file, nothing else needed) and `results.json`."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Write `report.png`, `report.html` (one file, nothing else needed) and `results.json`.
+
+    Each replaces the one of an earlier start only when it is whole.
+    """
     report = Report(draw(results, Path(folder) / "report.png"), Path(folder) / "report.html")
     page = printable(render_page(results))
-    report.html.write_bytes(page.encode("utf-8", "replace"))  # surrogates
+    _write(report.html, page.encode("utf-8", "replace"))  # surrogates
     items = results._asdict().items()
     fields = {k: [row._asdict() for row in v] if isinstance(v, list) else v for k, v in items}
-    (Path(folder) / "results.json").write_text(json.dumps(fields, indent=1, default=float))
+    text = json.dumps(fields, indent=1, default=float)
+    _write(Path(folder) / "results.json", text.encode())
     return report
 
 

@@ -50,8 +50,9 @@ class Results(NamedTuple):
     facts: dict[str, str]
 
     def colors(self) -> dict[str, str]:
-        """The color of each stage."""
-        return {s.name: _COLORS[i % len(_COLORS)] for i, s in enumerate(self.stages)}
+        """The color of each stage; a stage may have a curve and no figures."""
+        names = dict.fromkeys([s.name for s in self.stages] + [c.stage for c in self.curves])
+        return {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(names)}
 
     def answering(self) -> list[str]:
         """The stages that have answers, in their order."""

@@ -61,3 +61,26 @@ class Reward:
     def score(self, backbone: Backbone, inputs: RewardInputs) -> Tensor:
         """Score completions: (C,) fp32."""
         raise NotImplementedError
+
+
+def checked_scores(reward: Reward, backbone: Backbone, inputs: RewardInputs) -> Tensor:
+    """Score completions by a reward: (C,) fp32.
+
+    Raises:
+        ValueError: the reward does not return one finite number for each completion.
+    """
+    scores, count = reward.score(backbone, inputs), len(inputs.completions)
+    if not isinstance(scores, Tensor) or scores.shape != (count,):
+        given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"the reward {reward.name} returned {given} for {count} completions: its score() has "
+            f"to return a tensor of shape ({count},)"
+        )
+    wrong = (~scores.float().isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        prompt, completion = inputs.prompts[wrong[0]], inputs.completions[wrong[0]]
+        raise ValueError(
+            f"the reward {reward.name} gave {float(scores[wrong[0]])} for {completion[:60]!r} to "
+            f"the prompt {prompt[:60]!r}: its scores have to be finite numbers"
+        )
+    return scores.float()

@@ -13,31 +13,53 @@ from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.text.documents import broken, not_utf8
+from lightning_rlhf.text.writing import replacing, writing
 
 FIX = "fix or remove that line"
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a file anew, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(map(_line, rows))
+    """Write a file anew, and its folder if there is none; until the end the old one stays.
+
+    Raises:
+        ValueError: the disk is full, or the file cannot be written there.
+    """
+    with replacing(path) as file:
+        for row in rows:
+            file.write(_line(row).encode())
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append to a file that is closed on return: a killed process loses none of these rows."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(map(_line, rows))
+    """Append to a file that is closed on return: a killed process loses none of these rows.
+
+    Raises:
+        ValueError: the disk is full, or the file cannot be written there; it is as it was.
+    """
+    _append("".join(map(_line, rows)).encode(), path, synced=False)
 
 
 def append_rows_synced(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append in one write and wait for the disk: a power failure loses none of these rows."""
-    data = "".join(map(_line, rows)).encode()
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Append in one write and wait for the disk: a power failure loses none of these rows.
+
+    Raises:
+        ValueError: the disk is full, or the file cannot be written there; it is as it was.
+    """
+    _append("".join(map(_line, rows)).encode(), path, synced=True)
+
+
+def _append(data: bytes, path: Path, synced: bool) -> None:
+    with writing(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(data)
+            while rest:  # a disk that fills up takes a part
+                rest = rest[file.write(rest) :]
+            if synced:
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)
+            raise
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:

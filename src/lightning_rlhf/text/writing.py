@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,8 @@ def system_error(error: BaseException | None) -> OSError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno is not None:
             return error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors' words
+            return OSError(int(number[1]), os.strerror(int(number[1])))
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
@@ -84,13 +87,24 @@ def system_error(error: BaseException | None) -> OSError | None:
 
 def cannot_write(path: str | Path, error: OSError) -> str:
     """Say why a file cannot be written, and what to do."""
-    reason = f"{path} cannot be written: {os.strerror(error.errno or 0)}"
+    return f"{path} cannot be written: {os.strerror(error.errno or 0)}; {_fix(error, str(path))}"
+
+
+def refusal(error: OSError) -> str:
+    """Say what the system refused, of whatever file, and what to do."""
+    name = str(error.filename2 or error.filename or "a file of this run")
+    return f"{name}: {os.strerror(error.errno or 0)}; {_fix(error, name)}"
+
+
+def _fix(error: OSError, name: str) -> str:
     if error.errno in FULL:
-        return f"{reason}; free some space and start again, what was written before is whole"
-    if error.errno not in IN_THE_WAY:
-        return f"{reason}; give a folder that you can write to"
-    where = error.filename2 or error.filename or path
-    return f"{reason}; something is in the way at {where}: move it away, or give another folder"
+        return "free some space and start again, what was written before is whole"
+    if error.errno in IN_THE_WAY:
+        where = error.filename2 or error.filename or name
+        return f"something is in the way at {where}: move it away, or give another folder"
+    if error.errno == errno.ENOENT:
+        return "give a file that is there"
+    return "give a file or folder that you may read and write"
 
 
 def claim(path: Path, fix: str) -> FileLock:

@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
 
 def data_settings(data: Any) -> dict[str, Any]:
     """Settings of a run's data module, rows left out."""
-    return _short(hparams.describe(data)) if data is not None else {}
+    return _short(hparams.describe(data, leave_out=("tokenizer",))) if data is not None else {}
 
 
 def trainer_settings(trainer: Trainer | None) -> dict[str, Any]:

@@ -15,19 +15,18 @@ from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
-from torch import nn
-
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
-def describe(module: nn.Module) -> dict[str, Any]:
+def describe(module: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """Arguments of a module's constructor; the module keeps each under its own name."""
-    return {"_class_path": _path(type(module)), "_instantiator": INSTANTIATOR, **_arguments(module)}
+    given = _arguments(module, leave_out)
+    return {"_class_path": _path(type(module)), "_instantiator": INSTANTIATOR, **given}
 
 
-def _arguments(thing: Any) -> dict[str, Any]:
-    names = argument_names(type(thing))
+def _arguments(thing: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    names = [name for name in argument_names(type(thing)) if name not in leave_out]
     values = {name: _plain(getattr(thing, name)) for name in names if hasattr(thing, name)}
     return {name: value for name, value in values.items() if value is not _OMITTED}
 

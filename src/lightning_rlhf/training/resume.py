@@ -254,6 +254,14 @@ def check(state: dict[str, Any] | None, processes: int, name: str) -> None:
         )
 
 
+def last_whole(trainer: Trainer) -> bool:
+    """Tell whether a checkpoint written now would be that of the last whole batch."""
+    loop = trainer.fit_loop
+    if not isinstance(loop, ExactFitLoop):
+        return False
+    return loop.exact.whole.recall() is not None
+
+
 def check_loaders(loaders: list[Any], batches: float) -> None:
     """Refuse loaders that cannot go on in the middle of an epoch.
 

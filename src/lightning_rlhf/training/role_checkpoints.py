@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
 
+from lightning_rlhf.functional.finite import refuse_nan
 from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.training import (
@@ -17,7 +18,6 @@ from lightning_rlhf.training import (
     other_processes,
     resume,
 )
-from lightning_rlhf.training.finite import refuse_nan
 from lightning_rlhf.training.hparams import refuse_imports
 
 
