@@ -28,7 +28,6 @@ from support import RULES, number_pairs
 
 OUTCOME = ("*.jsonl", "**/rows.jsonl", "**/rollouts.jsonl", "**/*.safetensors")
 RECIPE = """
-name: killed
 folder: {home}/run
 seed: 3
 defaults:
