@@ -32,6 +32,7 @@ class CommonSet(NamedTuple):
     read: Callable[[Row], Row]
     asked: bool = False
     gather: Gather | None = None
+    also: frozenset[str] = frozenset()
 
 
 def _layout(
@@ -157,7 +158,11 @@ def _vote_sets() -> Sequence[CommonSet]:
     return found
 
 
-COMMON_SETS = (
+ALSO = {  # columns that a layout reads where they are there
+    "orca-pairs": "label margin status", "oasst": "rank deleted review_result", "arena": "turn",
+    "oasst-rankings": "deleted review_result", "shp": "score_A score_B", "alpaca-farm": "input",
+}  # fmt: skip
+SETS = (
     *_feedback_sets(),
     *_strength_sets(),
     *_safe_rlhf_sets(),
@@ -196,3 +201,4 @@ COMMON_SETS = (
     *_set("swift-pairs", "messages rejected_response", exports.earlier_messages,
           exports.last_and_rejected),
 )  # fmt: skip
+COMMON_SETS = tuple(one._replace(also=frozenset(ALSO.get(one.name, "").split())) for one in SETS)
