@@ -8,7 +8,7 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench golden seeds bench-stability wheel clean
+.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-ranks wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -72,6 +72,9 @@ seeds: $(READY)  ## the quickstart over five seeds, and KTO on it
 
 bench-stability: $(READY)  ## PPO, RLOO and GRPO over ten seeds of the micro-world
 	$(BIN)/python benchmarks/stability.py --write true
+
+bench-ranks: $(READY)  ## every method by one process and by two
+	$(BIN)/python benchmarks/two_processes.py --write true
 
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel

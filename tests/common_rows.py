@@ -384,3 +384,19 @@ def choice(selected: str, name: str = "best") -> Row:
 def openai(given: Any, good: str = RHINE, bad: str = OSLO) -> Row:
     sides = [[{"role": "assistant", "content": text}] for text in (good, bad)]
     return {"input": given, "preferred_output": sides[0], "non_preferred_output": sides[1]}
+
+
+WHOLE = {"chosen": said(QUESTION, RHINE), "rejected": said(QUESTION, OSLO)}
+
+
+def collected(preference: Any, first: str = RHINE, second: str = OSLO) -> Row:
+    texts = {"orig_response_A": first, "orig_response_B": second, "orig_criteria": "c"}
+    return {"orig_instruction": QUESTION, **texts, "orig_preference": preference}
+
+
+def nemo(context: list[Row], *answers: tuple[Any, str]) -> Row:
+    completions = [
+        {"rank": rank, "completion": [{"role": "assistant", "content": text}]}
+        for rank, text in answers
+    ]
+    return {"context": context, "completions": completions}

@@ -13,11 +13,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bases import write_tiny_base
 from lightning_rlhf.cli.main import quiet
 from lightning_rlhf.models.lora import LoRA
-from lightning_rlhf.quickstart.model import word_tokenizer
 from runs import Runs
-from support import NUMBERS
 
 FEW = LoRA(r=4, target_modules=["q_proj", "v_proj"])
 
@@ -33,25 +32,7 @@ def _light() -> None:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama of 64 words that any test may load."""
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    tokenizer = word_tokenizer(NUMBERS)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.15,  # narrow models learn nothing from the usual 0.02
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return write_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture

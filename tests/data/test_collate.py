@@ -76,8 +76,9 @@ def test_the_end_token_is_a_target_even_where_it_pads(
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     chat = ChatTemplate(tokenizer)
     rows = [
-        encode_demonstration({"prompt": "one", "completion": completion}, chat, 64)
+        row
         for completion in (" two", " three four five", " six seven")
+        for row in encode_demonstration({"prompt": "one", "completion": completion}, chat, 64)
     ]
     batch = collate.token_batch(rows)
     ends = batch.target_ids == tokenizer.eos_token_id

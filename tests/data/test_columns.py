@@ -17,7 +17,7 @@ from lightning_rlhf.data import reader as reading
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
 from lightning_rlhf.data.known_columns import KIND_OF, table
 from lightning_rlhf.data.layout import Layout
-from lightning_rlhf.data.layouts import FORMATS
+from lightning_rlhf.data.layouts import FORMATS, OTHER_ORDERS
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
@@ -45,6 +45,11 @@ def read(kind: str | type[RowsData], row: dict[str, Any], forced: str = "auto") 
 def layout_of(kind: str | type[RowsData], row: dict[str, Any], forced: str = "auto") -> Layout:
     reader = READERS[kind] if isinstance(kind, str) else kind
     return reader.recognize([*row], "a.jsonl", forced)
+
+
+def tokens_of(kind: type[RowsData], row: dict[str, Any], chat: ChatTemplate) -> list[TokenRow]:
+    made = kind.encode(row, chat, 512)
+    return [one._replace(row="") for one in (made if isinstance(made, list) else [made])]
 
 
 def said(row: TokenRow, chat: ChatTemplate) -> str:
@@ -168,7 +173,7 @@ OTHERS = sorted({c for f in FORMATS for c in f.columns} | {"messages", "text", "
 def test_columns_beside_a_row_change_nothing_in_silence(sample: Sample, chat: ChatTemplate) -> None:
     """Its tokens stay the same, or a known column is in them, or the row is dropped."""
     base = layout_of(sample.kind, sample.row, sample.forced)
-    plain = sample.kind.encode(base.read(sample.row), chat, 512)._replace(row="")
+    plain = tokens_of(sample.kind, base.read(sample.row), chat)
     draw, same, changed, dropped = random.Random(str(sample.row)), 0, 0, 0
     for _ in range(60):
         names = draw.sample([*UNKNOWN, *KIND_OF, *OTHERS], draw.randint(1, 4))
@@ -178,13 +183,15 @@ def test_columns_beside_a_row_change_nothing_in_silence(sample: Sample, chat: Ch
         row = dict(cells)
         if {"prompt", "chosen", "rejected", "completion", "label"} <= row.keys():
             continue  # refused: two layouts claim the label
+        if base.gives == ("completions", "prompt") and OTHER_ORDERS & row.keys():
+            continue  # refused: which column orders them is not clear
         layout = layout_of(sample.kind, row, sample.forced)
         if (layout.name, layout.gives) != (base.name, base.gives):
             continue  # they make another layout
         account = layout.account([*row])
         assert all(name in account for name in row), account
         try:
-            made = sample.kind.encode(layout.read(row), chat, 512)._replace(row="")
+            made = tokens_of(sample.kind, layout.read(row), chat)
         except BadRow:
             assert any(KIND_OF.get(name) or name in layout.reads for name in more)
             dropped += 1
@@ -196,7 +203,7 @@ def test_columns_beside_a_row_change_nothing_in_silence(sample: Sample, chat: Ch
         assert used, more
         assert all(f"does not read {n}" not in account for n in used)
         changed += 1
-        text = said(made, chat)
+        text = "".join(said(one, chat) for one in made)
         for name in used:
             if more[name] == VALUES[0] and layout.known.get(name) in ("system", "passage"):
                 assert VALUES[0] in text

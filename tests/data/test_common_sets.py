@@ -34,6 +34,7 @@ from common_rows import (
     SUMMARIZED,
     TALK,
     TREE,
+    WHOLE,
     WORST,
     Kept,
     Row,
@@ -42,11 +43,13 @@ from common_rows import (
     battle,
     battle_table,
     choice,
+    collected,
     farm,
     feedback,
     helpsteer,
     helpsteer_2,
     helpsteer_3,
+    nemo,
     openai,
     pair,
     ranked,
@@ -63,6 +66,7 @@ from common_rows import (
 )  # fmt: skip
 from lightning_rlhf.data.common_sets import COMMON_SETS, CommonSet
 from lightning_rlhf.data.datamodules import DemonstrationData, PreferenceData, PromptData
+from lightning_rlhf.data.hints import HINTS
 from lightning_rlhf.data.layouts import NAMES
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.templates import ChatTemplate
@@ -332,6 +336,7 @@ SAMPLES = {
             task(side("left"), data={"prompt": QUESTION, "x": RHINE, "y": OSLO}),
             task([choice("Response 1")]),
             task([choice("neither")]),
+            task([{"type": "rating", "value": {"rating": 4}, "from_name": "stars"}]),
             task([choice("left"), choice("right", "tone")]),
             task(side("left"), data={"answer1": RHINE, "answer2": OSLO}),
         ],
@@ -347,6 +352,7 @@ SAMPLES = {
             "labeling interface calls them",
             pair(),
             "judged both bad",
+            "annotations has rating, and only pairwise and choices are read",
             "annotations answers several questions (best, tone); export one of them",
             "data has none of prompt, instruction, question, input, context, messages",
         ],
@@ -379,6 +385,76 @@ SAMPLES = {
              "status": "tie"},
         ],
         [pair("\n\nSystem: Be brief." + ASKED), pair(), "judged a tie"],
+    ),
+    "axolotl-pairs": Sample(
+        "preference",
+        [
+            {"messages": TALK, "chosen": said("", RHINE)[1], "rejected": said("", OSLO)[1]},
+            {"messages": said(QUESTION, RHINE), **WHOLE},
+            {"messages": TALK, "chosen": said("", RHINE)[1], "rejected": None},
+        ],
+        [pair(LATER), pair(), "rejected is NoneType, not text"],
+    ),
+    "orca-feedback": Sample(
+        "preference",
+        [
+            {"system": "Be brief.", "question": QUESTION, "completion": RHINE, "label": True},
+            {"system": "", "question": QUESTION, "completion": OSLO, "label": 0},
+        ],
+        [
+            Kept("\n\nSystem: Be brief." + ASKED, [GOOD], {"ranks": [0], "label": 1}),
+            Kept(ASKED, [BAD], {"ranks": [0], "label": 0}),
+        ],
+    ),
+    "preference-collection": Sample(
+        "preference",
+        [
+            collected("A"),
+            collected("B", OSLO, RHINE),
+            collected(None),
+            collected("C"),
+        ],
+        [
+            pair(),
+            pair(),
+            "nobody voted",
+            "'C' names neither orig_response_A nor orig_response_B, nor a tie",
+        ],
+    ),
+    "ultrainteract": Sample(
+        "preference",
+        [
+            {"id": "1", "parent_id": "0", "chosen": RHINE, "rejected": OSLO, "trajectory": [
+                {"from": "user", "value": "Hi."}, {"from": "assistant", "value": "Hello."},
+                {"from": "user", "value": QUESTION}]},
+            {"id": "2", "parent_id": "1", "chosen": RHINE, "rejected": OSLO, "trajectory": None},
+        ],
+        [pair(LATER), "no prompt"],
+    ),
+    "step-dpo": Sample(
+        "preference",
+        [
+            {"prompt": QUESTION, "initial_reason_steps": "It is", "chosen": f" {RHINE}",
+             "rejected": f" {OSLO}", "answer": "4"},
+            {"prompt": QUESTION, "initial_reason_steps": "", "chosen": RHINE, "rejected": OSLO},
+        ],
+        [
+            Kept(ASKED + " It is", [GOOD, BAD], {"ranks": [0, 1]}),
+            pair(),
+        ],
+    ),
+    "nemo-rankings": Sample(
+        "preference",
+        [
+            nemo(TALK, (1, OSLO), (0, RHINE)),
+            nemo(TALK[2:], (0, RHINE), (0, OSLO)),
+            nemo(TALK, (None, RHINE), (1, OSLO)),
+        ],
+        [
+            ranked([BAD, GOOD], [1, 0], prompt=LATER),
+            "no completion is better than another",
+            "no rank",
+        ],
     ),
     "openai-pairs": Sample(
         "preference",
@@ -521,7 +597,8 @@ def test_sets_in_our_own_columns(name: str, settings: Row) -> None:
     data = PreferenceData([OURS_TOO[name]], **settings)
     data.setup()
     assert kept_rows(data, [pair()]) == [pair()]
-    assert data.readings["the list given as source"].layout == ""
+    note = data.readings["the list given as source"].layout
+    assert note == "" or (name == "capybara" and note.startswith("the text prompt beside whole"))
 
 
 @pytest.mark.parametrize("name", ["safe-rlhf-better", "helpsteer-verbosity"])
@@ -534,6 +611,25 @@ def test_a_choice_that_is_the_users_is_asked_for(name: str, settings: Row) -> No
     assert str(raised.value).endswith(
         f"}}: say what of them is read, with format={' or '.join(names)}"
     )
+
+
+@pytest.mark.parametrize("beside", ["labels", "scores", "rewards", "rank"])
+def test_completions_beside_another_order_are_not_sorted(beside: str, settings: Row) -> None:
+    """Steps with a label each, or answers with their scores, do not stand from best to worst."""
+    row = {"prompt": QUESTION, "completions": [OSLO, RHINE], beside: [0, 1]}
+    with pytest.raises(ValueError) as raised:
+        PreferenceData([row], **settings).setup()
+    assert str(raised.value) == (
+        f"the list given as source has completions beside {beside}: if it orders them, say so with "
+        f"columns={{'{beside}': 'ratings'}} (higher is better) or 'ranks' (lower is); if they "
+        "stand from best to worst, with format=ours"
+    )
+    data = PreferenceData([row], columns={beside: "ratings"}, **settings)
+    data.setup()
+    assert kept_rows(data, [ranked([BAD, GOOD], [1, 0])])[0].facts["ranks"] == [1, 0]
+    data = PreferenceData([row], format="ours", **settings)
+    data.setup()
+    assert kept_rows(data, [ranked([BAD, GOOD], [0, 1])])[0].facts["ranks"] == [0, 1]
 
 
 def test_a_gathered_set_is_not_a_stream(settings: Row, tmp_path: Path) -> None:
@@ -552,6 +648,21 @@ def test_max_rows_cuts_no_tree(settings: Row) -> None:
     data.setup()
     assert data.readings["the list given as source"].layout.endswith("14 rows gathered to 7; ")
     assert kept_rows(data, [pair()]) == [pair()]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        *HINTS.items(),
+        ("prompt answer1 answer2 pw annotator", "answer1 and answer2 are read beside a vote; name "
+         "its column with columns={'yours': 'preference'}"),
+        ("a b", "rename them with columns={'yours': 'ours'}"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_names_the_conversion(columns: str, said: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        PreferenceData.recognize(columns.split(), "rows.jsonl")
+    assert str(raised.value).endswith(f"; {said}")
 
 
 def test_own_names_of_an_export(settings: Row) -> None:
@@ -616,13 +727,20 @@ def test_damaged_rows_are_dropped_with_a_reason(name: str) -> None:
             assert layout.gives - {"prompt"} <= read <= layout.gives | {"label", "margin", "tools"}
 
 
+def as_text(value: Any, draw: random.Random) -> Any:
+    """A cell as a CSV file may have it: a list or an object as JSON, or as Python prints it."""
+    if not isinstance(value, list | dict):
+        return value
+    return json.dumps(value) if draw.random() < 0.5 else str(value)
+
+
 def retyped(value: Any, draw: random.Random, key: str = "") -> Any:
     """The same cell as other writers have it: numbers as floats or text, lists as JSON."""
     if isinstance(value, dict):
         return {k: retyped(v, draw, k) for k, v in value.items()}
     if isinstance(value, list):
         return [retyped(v, draw, key) for v in value]
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and key != "label":
         return draw.choice([value, float(value), str(value), f"{value}.0"])
     return value
 
@@ -649,3 +767,5 @@ def test_other_types_say_the_same(
     assert [isinstance(one, str) for one in expected] == [isinstance(r, str) for r in sample.read]
     for _ in range(4):
         assert read([retyped(row, draw) for row in sample.rows]) == expected
+    texts = [{k: as_text(v, draw) for k, v in row.items()} for row in sample.rows]
+    assert read(texts) == expected

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import LAST_ANSWER, encode_demonstration, encode_preference
+from lightning_rlhf.data.tokens import ONE_ANSWER, encode_demonstration, encode_preference
 from lightning_rlhf.text.messages import BadRow, Message
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|call|>", "<think>", "</think>"]
@@ -135,7 +135,7 @@ def test_every_answer_and_nothing_else_is_trained(
 @settings(max_examples=40, deadline=None)
 @given(texts=said, name=st.sampled_from(["forgets", "thinks"]))
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "unigram"])
-def test_of_a_rewritten_conversation_the_last_answer_is_trained(
+def test_of_a_rewritten_conversation_each_answer_is_a_row(
     chats: dict[tuple[str, str], ChatTemplate], kind: str, texts: list[str], name: str
 ) -> None:
     chat = chats[kind, name]
@@ -145,11 +145,14 @@ def test_of_a_rewritten_conversation_the_last_answer_is_trained(
             f"<think>\nhm\n</think>\n\n{message['content']}" * (name == "forgets")
             or message["content"]
         )
-    row = encode_demonstration({"messages": messages}, chat, 999)
-    assert (row.cut == LAST_ANSWER) == (len(messages) > 2)
-    assert row.prompt_ids == chat.encode_prompt(messages[:-1])
-    assert row.completion_ids == [chat.encode_answer(messages[:-1], messages[-1]["content"])]
-    assert all(row.loss_mask[0])
+    rows = encode_demonstration({"messages": messages}, chat, 999)
+    assert len(rows) == len(messages) // 2
+    for i, row in enumerate(rows):
+        asked, answer = messages[: 2 * i + 1], messages[2 * i + 1]
+        assert (row.cut == ONE_ANSWER) == (len(messages) > 2)
+        assert row.prompt_ids == chat.encode_prompt(asked)
+        assert row.completion_ids == [chat.encode_answer(asked, answer["content"])]
+        assert all(row.loss_mask[0]) and row.opening == messages[0]["content"]
 
 
 ARGUMENTS = {
@@ -169,7 +172,7 @@ def test_arguments_of_calls_in_the_type_that_the_template_takes(
     chat = chat_of(tokenizers["byte_level"], turns("{{ m.content }}" + call + "{% endfor %}"))
     function = {"name": "weigh", "arguments": given_as({"grams": 7})}
     answer = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
-    row = encode_demonstration(
+    (row,) = encode_demonstration(
         {"messages": [{"role": "user", "content": "How heavy?"}, answer]}, chat, 99
     )
     text = "weigh grams=7;" if manner == "items" else 'weigh {"grams": 7}'

@@ -299,14 +299,15 @@ def test_the_tools_column_reaches_the_template(
     """Once, before all else, and the rest of the row is what it is without them."""
     chat = with_template(tokenizers["byte_level"], WRITES)
     assert chat.tools_note == ""
-    without, found = (encode(r, chat, 999) for r in (row, {**row, "tools": column}))
+    tools = (None, column, None, [], "", "[]")
+    made = [encode({**row, "tools": t}, chat, 999) for t in tools]
+    without, found, *others = (m[0] if isinstance(m, list) else m for m in made)
     assert text_of(chat.tokenizer, found.prompt_ids) == (
         "<tool>add" + text_of(chat.tokenizer, without.prompt_ids)
     )
     assert found.completion_ids == without.completion_ids
     assert found.loss_mask == without.loss_mask
-    for none in (None, [], "", "[]"):
-        assert encode({**row, "tools": none}, chat, 999).prompt_ids == without.prompt_ids
+    assert all(other.prompt_ids == without.prompt_ids for other in others)
 
 
 @pytest.mark.parametrize(
@@ -423,20 +424,23 @@ def test_the_default_of_several_chat_templates(
 # ---- what cannot be ----
 
 
-def test_a_prompt_that_is_no_prefix_shows_the_place(tokenizer: PreTrainedTokenizerBase) -> None:
-    chat = with_template(tokenizer, THINKS)
-    with pytest.raises(ValueError) as raised:
-        chat.encode_answer("one", "two three")
-    assert not isinstance(
-        raised.value, BadRow
-    )  # every row has it: no reason to drop rows in silence
-    assert str(raised.value) == (
-        "the chat template does not keep the prompt as a prefix of the conversation: it writes "
-        "'<think>' before an answer but 'two three</s>\\n' once the answer is there; "
-        'give template="plain" or a Jinja file that renders both alike'
-    )
-    with pytest.raises(ValueError, match="prefix of the conversation"):
-        chat.encode_conversation(CONVERSATION)
+def test_what_only_a_prompt_has_is_no_part_of_a_trained_row(
+    exact: PreTrainedTokenizerBase,
+) -> None:
+    """A reasoning model's template opens the thoughts in a prompt: an answer may have none."""
+    chat, plain = with_template(exact, THINKS), with_template(exact, TURN)
+    assert chat.encode_answers("one", ["two three"]) == plain.encode_answers("one", ["two three"])
+    assert chat.encode_conversation(CONVERSATION) == plain.encode_conversation(CONVERSATION)
+    assert chat.encode_prompt("one") == plain._with_bos(chat._text.ids(chat.render("one")))
+    assert "ends a prompt with '<think>' but leaves it out" in chat.opening_note
+    thought, none = "<think>hm</think>two", "three"
+    prompt, (alone,) = chat.encode_answers("one", [thought])
+    assert prompt == chat.encode_prompt("one")
+    # both sides of a pair have one prompt
+    prompt, (first, second) = chat.encode_answers("one", [thought, none])
+    assert prompt == plain.encode_prompt("one")
+    assert [first] == plain.encode_answers("one", [thought])[1] != [alone]
+    assert [second] == plain.encode_answers("one", [none])[1]
 
 
 def test_a_template_that_rewrites_older_turns_shows_the_place(

@@ -115,7 +115,7 @@ def test_of_a_conversation_the_assistants_words_count(
     messages: list[Message] = [
         {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)
     ]
-    row = tokens.encode_demonstration({"messages": messages}, chat, 512)
+    (row,) = tokens.encode_demonstration({"messages": messages}, chat, 512)
     batch = collate.token_batch([row])
     found, places = targets(batch, 0)
     eos = chat.tokenizer.eos_token_id
@@ -144,8 +144,8 @@ def test_what_is_cut_ends_nowhere_and_what_is_not_ends_once(
 ) -> None:
     chat = ChatTemplate(tokenizers[kind], "plain")
     prompt, answer = drawn(data, kind, 2)
-    whole = tokens.encode_demonstration({"prompt": prompt, "completion": answer}, chat, 512)
-    row = tokens.encode_demonstration({"prompt": prompt, "completion": answer}, chat, max_length)
+    (whole,) = tokens.encode_demonstration({"prompt": prompt, "completion": answer}, chat, 512)
+    (row,) = tokens.encode_demonstration({"prompt": prompt, "completion": answer}, chat, max_length)
     (completion,), (uncut,) = row.completion_ids, whole.completion_ids
     assert len(row.prompt_ids) + len(completion) <= max_length
     assert completion == uncut[: len(completion)]

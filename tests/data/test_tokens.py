@@ -149,12 +149,12 @@ def test_bad_preferences(
 
 
 def test_demonstrations_as_token_rows(chat: ChatTemplate) -> None:
-    found = tokens.encode_demonstration({"prompt": "one", "completion": "two"}, chat, 9)
+    (found,) = tokens.encode_demonstration({"prompt": "one", "completion": "two"}, chat, 9)
     assert found.prompt_ids == ids(chat, "one")
     assert found.completion_ids == [ids(chat, "two </s>")]
     assert (found.loss_mask, found.opening) == ([[True, True]], "one")
 
-    text = tokens.encode_demonstration({"text": "one two"}, chat, 9)
+    (text,) = tokens.encode_demonstration({"text": "one two"}, chat, 9)
     assert (text.prompt_ids, text.completion_ids) == ([], [ids(chat, "one two </s>")])
     assert text.opening == "one two"
 
@@ -162,7 +162,7 @@ def test_demonstrations_as_token_rows(chat: ChatTemplate) -> None:
 def test_a_conversation_starts_counting_after_its_first_prompt(chat: ChatTemplate) -> None:
     turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four five")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    found = tokens.encode_demonstration(row, chat, 64)
+    (found,) = tokens.encode_demonstration(row, chat, 64)
     unknown = chat.tokenizer.unk_token_id
     human, speak = ids(chat, "Human:")[0], ids(chat, "Assistant:")[0]
     assert unknown not in (human, speak)
@@ -173,7 +173,7 @@ def test_a_conversation_starts_counting_after_its_first_prompt(chat: ChatTemplat
     assert found.loss_mask == [[True] * 2 + [False] * 3 + [True] * 3]
     assert found.opening == "one"
 
-    short = tokens.encode_demonstration(row, chat, 8)  # 3 of prompt leave room for 5
+    (short,) = tokens.encode_demonstration(row, chat, 8)  # 3 of prompt leave room for 5
     assert short.completion_ids == [found.completion_ids[0][:5]]
     assert short.loss_mask == [found.loss_mask[0][:5]]
     assert short.cut == "completion"

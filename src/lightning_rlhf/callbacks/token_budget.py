@@ -171,6 +171,7 @@ class Trial:
             return False
         weights = [(p, p.detach().clone()) for p in self._trained()]
         generators = rng_state()
+        self.module.is_alone = True
         try:
             self._steps(rows)
             return self._leaves_room()
@@ -179,6 +180,7 @@ class Trial:
                 raise
             return False
         finally:
+            self.module.is_alone = False
             with torch.no_grad():
                 for parameter, before in weights:
                     parameter.grad = None

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from lightning_rlhf.data import arena, exports, preference_sets, trees
+from lightning_rlhf.data import arena, exports, other_tools, preference_sets, trees
 from lightning_rlhf.data.gathering import Gather, read_gathered
 from lightning_rlhf.data.preference_sets import with_system
 from lightning_rlhf.data.votes import Row, is_empty
 from lightning_rlhf.text.messages import BadRow
 
 PAIR, RANKED, RATED = "chosen rejected", "completions ranks", "completions ratings"
-SAFE_RLHF = "prompt response_0 response_1 is_response_0_safe is_response_1_safe"
+ANSWERED = "prompt response_0 response_1"
+SAFE_RLHF = f"{ANSWERED} is_response_0_safe is_response_1_safe"
 ARENA_TABLE = "prompt response_a response_b winner_model_a winner_model_b winner_tie"
 TREE = "message_id parent_id text role"
 QUESTIONS = ("preference", "comparison", "winner", "choice")  # columns of a vote
@@ -33,6 +34,7 @@ class CommonSet(NamedTuple):
     asked: bool = False
     gather: Gather | None = None
     also: frozenset[str] = frozenset()
+    unless: frozenset[str] = frozenset()  # it does not apply where one of them is there
 
 
 def _layout(
@@ -137,12 +139,30 @@ def _safe_rlhf_sets() -> Sequence[CommonSet]:
         for safe in (True, False)
         for one in _set(
             f"safe-rlhf-{label}{'' if safe else '-all'}",
-            f"{SAFE_RLHF} {label}_response_id",
+            f"{SAFE_RLHF if safe else ANSWERED} {label}_response_id",
             "prompt",
             partial(preference_sets.safe_rlhf, label, safe),
             asked=True,
         )
     ]
+
+
+def _after(name: str, column: str) -> Sequence[CommonSet]:
+    """Make the layouts of pairs beside a column with their prompt, or with their own."""
+    columns = f"{column} chosen rejected"
+    prompt = partial(other_tools.prompt_before, column)
+    return (
+        _layout(name, columns, "prompt", partial(_prompt_alone, prompt)),
+        _layout(name, columns, f"prompt {PAIR}", partial(other_tools.sides_after, column)),
+    )
+
+
+def _axolotl_pairs() -> Sequence[CommonSet]:
+    """Make the layouts of sides that follow messages; beside a prompt, messages are its copy."""
+    columns = "messages chosen rejected"
+    shown = _layout("axolotl-pairs", columns, "messages", other_tools.messages_and_chosen)
+    unless = frozenset(("prompt",))
+    return [one._replace(unless=unless) for one in (shown, *_after("axolotl-pairs", "messages"))]
 
 
 def _vote_sets() -> Sequence[CommonSet]:
@@ -175,6 +195,12 @@ SETS = (
           preference_sets.summaries),
     *_set("alpaca-farm", "instruction output_1 output_2 preference",
           preference_sets.alpaca_farm_prompt, preference_sets.alpaca_farm),
+    *_set("preference-collection",
+          "orig_instruction orig_response_A orig_response_B orig_preference", "orig_instruction",
+          other_tools.preference_collection),
+    *_set("ultrainteract", "trajectory chosen rejected", "trajectory", other_tools.both_sides),
+    *_set("step-dpo", "prompt initial_reason_steps chosen rejected", other_tools.first_steps,
+          other_tools.both_sides),
     *_gathered("oasst", TREE, "messages", trees.questions, trees.best_paths),
     *_gathered("oasst-rankings", f"{TREE} rank", f"prompt {RANKED}", trees.questions,
                trees.rankings_of_trees),
@@ -186,19 +212,26 @@ SETS = (
           preference_sets.several_sides, RANKED),
     *_set("stack-exchange", "qid question answers", "question", preference_sets.stack_exchange,
           RATED),
-    _layout("red-team", "transcript task_description", "chosen", exports.transcript),
+    _layout("red-team", "transcript task_description", "chosen", preference_sets.transcript),
     *_vote_sets(),
     *_set("label-studio", "data annotations", exports.task_prompt, exports.task_votes),
-    *_set("orca-pairs", "question chosen rejected", "question", exports.judged_sides),
-    *_set("orca-pairs", "input chosen rejected", "input", exports.judged_sides),
+    *_after("orca-pairs", "question"),
+    *_after("orca-pairs", "input"),
+    *_axolotl_pairs(),
+    *_set("orca-feedback", "question completion label", "question", other_tools.labeled,
+          "completion label"),
     *_set("distilabel", "instruction generations ratings", "instruction",
-          partial(exports.ratings, "ratings"), RATED),
-    *_set("distilabel", "input generations rating", "input", partial(exports.ratings, "rating"),
+          partial(other_tools.ratings, "ratings"), RATED),
+    *_set("distilabel", "input generations rating", "input", partial(other_tools.ratings, "rating"),
           RATED),
-    *_set("openai-pairs", "input preferred_output non_preferred_output", exports.input_messages,
-          exports.outputs),
-    _layout("swift-pairs", "messages rejected_response", "messages", exports.whole_messages),
-    *_set("swift-pairs", "messages rejected_response", exports.earlier_messages,
-          exports.last_and_rejected),
+    *_set("openai-pairs", "input preferred_output non_preferred_output", other_tools.input_messages,
+          other_tools.outputs),
+    _layout("swift-pairs", "messages rejected_response", "messages", other_tools.whole_messages),
+    *_set("swift-pairs", "messages rejected_response", other_tools.earlier_messages,
+          other_tools.last_and_rejected),
+    *_set("swift-pairs", "query response rejected_response", other_tools.query,
+          other_tools.responses),
+    *_set("nemo-rankings", "context completions", "context", other_tools.ranked_completions,
+          RANKED),
 )  # fmt: skip
 COMMON_SETS = tuple(one._replace(also=frozenset(ALSO.get(one.name, "").split())) for one in SETS)

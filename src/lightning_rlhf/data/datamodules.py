@@ -40,8 +40,8 @@ class PreferenceData(RowsData):
         {"prompt", "completions", "ranks"},
         {"prompt", "completions", "ratings"},
         {"prompt", "completions", "order"},
-        {"prompt", "completions"},
         {"prompt", "completion", "label"},
+        {"prompt", "completions"},
         {"messages", "label"},
     )
 
@@ -79,7 +79,14 @@ class PromptData(RowsData):
         if self.max_tokens is not None:
             partition = fill(column(rows, "tokens").to_numpy(), self.max_tokens, self.seed)
         else:  # a batch of all processes holds the rows that one process would take at once
-            partition = fill_by_number(len(rows), self.batch_size * processes, self.seed)
+            shared = len(rows) // processes * processes
+            if not shared:
+                raise ValueError(
+                    f"{name_of(self.source)}: {processes} processes need a prompt each for a "
+                    f"rollout, and there are {len(rows)}: give fewer devices, or more prompts"
+                )
+            size = min(self.batch_size * processes, shared)
+            partition = fill_by_number(len(rows), size, self.seed)
             partition = [batch[rank::processes] for batch in partition]
             rank, processes = 0, 1
         items = Batches(rows, [batch for batch in partition for _ in range(updates)])

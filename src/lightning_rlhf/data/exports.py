@@ -1,4 +1,4 @@
-"""Read exports of annotation tools and rows of other trainers."""
+"""Read exports of annotation tools: one question about two answers, asked of several people."""
 
 from __future__ import annotations
 
@@ -127,11 +127,13 @@ def _asked(results: list[Row]) -> list[Row]:
     """Select an annotator's answer to the question which answer is better.
 
     Raises:
-        BadRow: there are answers to several questions.
+        BadRow: there are answers to several questions, or of another kind.
     """
-    found = [r for r in results if r.get("type") == "pairwise"] or [
-        r for r in results if r.get("type") == "choices"
-    ]
+    kinds = [result.get("type") for result in results]
+    kind = next((kind for kind in ("pairwise", "choices") if kind in kinds), None)
+    if kind is None:
+        raise BadRow(f"annotations has {kinds[0]}, and only pairwise and choices are read")
+    found = [result for result in results if result.get("type") == kind]
     if len(found) > 1:
         asked = ", ".join(str(r.get("from_name")) for r in found)
         raise BadRow(f"annotations answers several questions ({asked}); export one of them")
@@ -151,67 +153,3 @@ def _answers_of(data: Row, results: list[Row]) -> tuple[str, str]:
             "labeling interface calls them"
         )
     return found[0]
-
-
-# ---- distilabel, Orca ----
-
-
-def ratings(column: str, row: Row) -> Row:
-    """Read generations and the rating of each."""
-    texts, given = parsed(row["generations"]), parsed(row[column])
-    if not isinstance(texts, list) or not isinstance(given, list):
-        raise BadRow(f"generations or {column} is not a list")
-    if any(is_empty(rating) for rating in given):
-        raise BadRow("a generation without a rating")
-    return {"completions": texts, "ratings": [read_cell(rating, "a rating") for rating in given]}
-
-
-def judged_sides(row: Row) -> Row:
-    """Read the sides of a pair, unless the judge found them equal."""
-    if row.get("status") == "tie":
-        raise BadRow("judged a tie")
-    more = {k: row[k] for k in ("label", "margin") if row.get(k) is not None}
-    return {"chosen": row["chosen"], "rejected": row["rejected"], **more}
-
-
-# ---- other trainers ----
-
-
-def input_messages(row: Row) -> Any:
-    """Read the messages of OpenAI's preference format."""
-    given = parsed(row["input"])
-    if not isinstance(given, dict):
-        raise BadRow("input is not an object with messages")
-    return given.get("messages")
-
-
-def outputs(row: Row) -> Row:
-    """Read the preferred and the other output of OpenAI's preference format, and the tools."""
-    tools = parsed(row["input"]).get("tools")
-    sides = {"chosen": parsed(row["preferred_output"])}
-    sides["rejected"] = parsed(row["non_preferred_output"])
-    return {**sides, "tools": tools} if tools else sides
-
-
-def earlier_messages(row: Row) -> Any:
-    """Read the prompt of messages that end with the chosen answer."""
-    messages = with_system(row, "messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    if not isinstance(last, dict) or last.get("role") != "assistant":
-        raise BadRow("the last turn is not an assistant's answer")
-    return messages[:-1]
-
-
-def last_and_rejected(row: Row) -> Row:
-    """Read the last message as the chosen side, beside the text of the rejected one."""
-    return {"chosen": parsed(row["messages"])[-1:], "rejected": row["rejected_response"]}
-
-
-def whole_messages(row: Row) -> Row:
-    """Read the messages with the chosen answer, as a demonstration."""
-    return {"messages": with_system(row, "messages")}
-
-
-def transcript(row: Row) -> Row:
-    """Read a red-team transcript, whose prompt is what stands before its last answer."""
-    return {"chosen": row["transcript"]}

@@ -20,6 +20,7 @@ from lightning_rlhf.text.messages import (
     Prompt,
     finished,
     is_message,
+    is_table,
     is_transcript,
     parse_transcript,
     read_messages,
@@ -196,7 +197,9 @@ def read_answers(value: Any) -> tuple[list[Any], list[float] | None, list[float]
 
 def _spoken(value: dict[str, Any]) -> bool:
     """Tell whether an entry is a message, without a judgment beside it."""
-    return is_message(value) and all(value.get(key) is None for key in (*RATINGS, "rank"))
+    return (is_message(value) or is_table(value)) and all(
+        value.get(key) is None for key in (*RATINGS, "rank")
+    )
 
 
 def _described(answers: list[dict[str, Any]]) -> tuple[list[Any], list[float] | None, list[float]]:

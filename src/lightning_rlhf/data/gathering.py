@@ -8,10 +8,12 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from lightning_rlhf.data.trees import COLUMNS
 from lightning_rlhf.text.messages import BadRow
 
 Row = dict[str, Any]
 Gather = Callable[[Iterable[Row]], Iterator[Row]]  # rows of a source -> ours, or their problems
+BLOCK = 1000  # rows that are Python objects at once
 COLUMN = "gathered"  # the JSON text of a row: rows of one set may hold values of several types
 
 
@@ -35,8 +37,13 @@ def gathered(
             f"{source}: {format} looks at all rows of a source at once, and a stream is read in "
             "blocks: give a file, a folder or a hub id without stream:, or a table"
         )
-    renamed = ({names.get(k, k): v for k, v in row.items()} for row in rows)
-    return Dataset.from_dict({COLUMN: [json.dumps(row) for row in gather(renamed)]})
+    read = rows.select_columns([c for c in rows.column_names if names.get(c, c) in COLUMNS])
+    renamed = (
+        dict(zip((names.get(c, c) for c in block), row, strict=True))
+        for block in read.iter(BLOCK)
+        for row in zip(*block.values(), strict=True)
+    )
+    return Dataset.from_dict({COLUMN: [json.dumps(row, default=str) for row in gather(renamed)]})
 
 
 def read_gathered(row: Row) -> Row:

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from lightning_rlhf.data.cells import Cells
 from lightning_rlhf.data.fields import is_number, read_label
 from lightning_rlhf.data.known_columns import KIND_OF
 from lightning_rlhf.data.layout import Layout
+from lightning_rlhf.data.source_columns import Columns
 from lightning_rlhf.text.dialects import ROLES
 from lightning_rlhf.text.messages import BadRow
 
@@ -34,11 +34,11 @@ class Labels(NamedTuple):
     note: str  # clauses for the log
 
 
-def look_at_pairs(cells: Cells, name: str, layout: Layout) -> str:
+def look_at_pairs(there: Columns, name: str, layout: Layout) -> str:
     """Look at what stands beside the pairs of a source.
 
     Args:
-        cells: of the source.
+        there: of the source.
         name: of the source, for messages.
         layout: of the source.
 
@@ -50,7 +50,7 @@ def look_at_pairs(cells: Cells, name: str, layout: Layout) -> str:
     """
     note = ""
     if "label" in layout.reads and "label" not in layout.columns:
-        wrong = [v for v in cells.counts("label") if not _is_share(v)]
+        wrong = [v for v in there.counts("label") if not _is_share(v)]
         if wrong:
             raise ValueError(
                 f"{name}: label has {_listed(wrong)}, and beside a pair it is the probability that "
@@ -58,26 +58,26 @@ def look_at_pairs(cells: Cells, name: str, layout: Layout) -> str:
                 "columns={'label': 'unused'}"
             )
     for field, bound in (("label", 0.5), ("margin", 0)):
-        if field in {*layout.reads} - {*layout.columns} and (n := cells.below(field, bound)):
+        if field in {*layout.reads} - {*layout.columns} and (n := there.below(field, bound)):
             note += f"{field} is below {bound} in {n:,} rows: there rejected is the better; "
     for one, other in SCORES:
-        if one not in layout.columns and (n := cells.below(one, other)):
+        if one not in layout.columns and (n := there.below(one, other)):
             note += f"{other} is above {one} in {n:,} rows; "
     return note
 
 
-def look_at_labels(cells: Cells, name: str) -> Labels:
+def look_at_labels(there: Columns, name: str) -> Labels:
     """Look at the labels of single answers: thumbs or probabilities, in one scale.
 
     Args:
-        cells: of the source.
+        there: of the source.
         name: of the source, for messages.
 
     Raises:
         ValueError: they are something else, such as stars, percentages or classes.
     """
-    counts = cells.counts("label")
-    _check_classes(cells.classes("label"), name)
+    counts = there.counts("label")
+    _check_classes(there.classes("label"), name)
     if not counts:
         return Labels(None, "")
     numbers: Counter[float] = Counter()
@@ -130,7 +130,7 @@ def _check_classes(classes: Sequence[str] | None, name: str) -> None:
         )
 
 
-def refuse_a_tree(cells: Cells, name: str, layout: Layout, columns: Sequence[str]) -> None:
+def refuse_a_tree(there: Columns, name: str, layout: Layout, columns: Sequence[str]) -> None:
     """Refuse texts that are single messages of conversations.
 
     Raises:
@@ -139,9 +139,9 @@ def refuse_a_tree(cells: Cells, name: str, layout: Layout, columns: Sequence[str
     if layout.gives != ("text",):
         return
     for column in columns:
-        if KIND_OF.get(column.lower()) != "tree" or not cells.any_filled(column):
+        if KIND_OF.get(column.lower()) != "tree" or not there.any_filled(column):
             continue
-        if column.lower() == "role" and not cells.counts(column).keys() & ROLES.keys():
+        if column.lower() == "role" and not there.counts(column).keys() & ROLES.keys():
             continue
         raise ValueError(
             f"{name}: {column} says that a row is one message of a conversation, and text is read "

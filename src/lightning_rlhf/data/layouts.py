@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
 from lightning_rlhf.data.gathering import Gather
+from lightning_rlhf.data.hints import hint
 from lightning_rlhf.data.known_columns import known_beside
 from lightning_rlhf.data.layout import BESIDE, Layout
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
@@ -20,6 +21,10 @@ from lightning_rlhf.text.messages import BadRow, Message, read_messages
 Row = dict[str, Any]
 OURS = "ours"
 SIDES = ("chosen", "rejected")
+OTHER_ORDERS = frozenset(  # columns beside completions that are not ours, and may order them
+    "labels label scores score rewards reward rating rank ranking preference preferences winner "
+    "best votes".split()
+)
 
 
 class Format(NamedTuple):
@@ -32,6 +37,7 @@ class Format(NamedTuple):
     asked: bool = False  # used only if it is asked for by name
     gather: Gather | None = None  # rows of a source -> rows that are read
     also: frozenset[str] = frozenset()  # columns that it reads where they are there
+    unless: frozenset[str] = frozenset()  # it does not apply where one of them is there
 
 
 def _ours(*columns: str) -> Format:
@@ -227,11 +233,12 @@ def recognize(
         raise ValueError(f'format must be "auto" or one of {", ".join(NAMES)}, got {forced!r}')
     ours = [wanted for wanted in accepts if wanted <= there and forced in ("auto", OURS)]
     named = [f for f in FORMATS if forced == f.name or (forced == "auto" and not f.asked)]
-    fitting = [f for f in named if f.columns <= there]
+    fitting = [f for f in named if f.columns <= there and not f.unless & there]
     usable = [f for f in fitting if any(wanted <= f.gives for wanted in accepts)]
     best = max(usable, key=lambda f: len(f.columns), default=None)
     if ours and (best is None or max(map(len, ours)) >= len(best.columns)):
         _refuse_two_labels(ours, source)
+        _refuse_unread_order(ours[0], there if forced == "auto" else set(), source)
         return _layout(_ours(*ours[0]), ours[0], columns, accepts)
     if best is not None:
         return _layout(best, next(w for w in accepts if w <= best.gives), columns, accepts)
@@ -267,6 +274,17 @@ def _refuse_two_labels(ours: Sequence[set[str]], source: str) -> None:
         )
 
 
+def _refuse_unread_order(read: set[str], there: set[str], source: str) -> None:
+    """Refuse completions that would be read as sorted beside a column that may order them."""
+    beside = sorted(there & OTHER_ORDERS) if read == {"prompt", "completions"} else []
+    if beside:
+        raise ValueError(
+            f"{source} has completions beside {', '.join(beside)}: if it orders them, say so with "
+            f"columns={{'{beside[0]}': 'ratings'}} (higher is better) or 'ranks' (lower is); if "
+            "they stand from best to worst, with format=ours"
+        )
+
+
 def _mismatch(
     columns: Sequence[str],
     accepts: Sequence[set[str]],
@@ -291,4 +309,5 @@ def _mismatch(
     if named is not None:
         lacking = ", ".join(sorted(named.columns - set(columns)))
         return f"{there}, so it is not {forced}: {{{lacking}}} is missing"
-    return f"{there} but {reader} needs {ours}; rename them with columns={{'yours': 'ours'}}"
+    known = hint(columns) or "rename them with columns={'yours': 'ours'}"
+    return f"{there} but {reader} needs {ours}; {known}"

@@ -15,6 +15,7 @@ from lightning_rlhf.data.votes import (
     read_cell,
     read_flag,
     sides_of_votes,
+    turns_or_text,
     vote_of_index,
     vote_of_sign,
     vote_of_word,
@@ -27,7 +28,7 @@ TURN_MARK = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 def with_system(row: Row, prompt: str) -> Any:
     """Read the prompt in a column, after the system text of its row, if it has any."""
-    question = parsed(row[prompt])
+    question = turns_or_text(row[prompt])
     system = row.get("system_prompt") if is_empty(row.get("system")) else row["system"]
     if is_empty(system) or is_empty(question):
         return question
@@ -127,7 +128,7 @@ def shp(row: Row) -> Row:
 def webgpt_question(row: Row) -> Any:
     """Read the question of WebGPT's comparisons."""
     question = parsed(row["question"])
-    return question.get("full_text") if isinstance(question, dict) else question
+    return question.get("full_text") if isinstance(question, dict) else row["question"]
 
 
 def webgpt(row: Row) -> Row:
@@ -194,3 +195,8 @@ def stack_exchange(row: Row) -> Row:
     answers = objects_of(row["answers"], "answers")
     scores = [read_cell(answer.get("pm_score"), "pm_score") for answer in answers]
     return {"completions": [answer.get("text") for answer in answers], "ratings": scores}
+
+
+def transcript(row: Row) -> Row:
+    """Read a red-team transcript, whose prompt is what stands before its last answer."""
+    return {"chosen": row["transcript"]}

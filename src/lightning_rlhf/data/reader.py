@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_rlhf.data.cells import Cells
+from lightning_rlhf.data.cells import LOOKED_AT, look, reader, sample
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.labels import look_at_labels, look_at_pairs, refuse_a_tree
 from lightning_rlhf.data.layout import Layout
 from lightning_rlhf.data.layouts import OURS, recognize
+from lightning_rlhf.data.source_columns import Columns
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -95,7 +96,7 @@ class Reader:
         columns = [*dict.fromkeys(k for row in raw for k in row)] if streamed else rows.column_names
         names = new_names(columns, self.columns, name)
         renamed = [names.get(column, column) for column in columns]
-        format, note = self._choose(renamed, Cells(raw or rows, names), name)
+        format, note = self._choose(renamed, Columns(raw or rows, names), name)
         account = format.account(renamed)
         rank_zero_info(printable(f"{name}: {account}"))
         maker, layout = self._maker(format, names, renamed)
@@ -104,6 +105,7 @@ class Reader:
             read = len(rows) if not streamed else 0
             rows = gathered(rows, format.gather, maker.names, source=name, format=format.name)
             layout += f"{read:,} rows gathered to {len(rows):,}; "
+        maker, layout = self._looked_at(raw if streamed else sample(rows), maker, layout)
         if streamed:
             table, report = drop_bad_rows(encode_in_memory(raw, maker))
             self.opened = rows, maker
@@ -123,7 +125,16 @@ class Reader:
             )
         return table
 
-    def _choose(self, columns: list[str], cells: Cells, name: str) -> tuple[Layout, str]:
+    def _looked_at(
+        self, rows: list[dict[str, Any]], maker: Maker, layout: str
+    ) -> tuple[Maker, str]:
+        """Let the encoder read cells as what they mean in such rows, and say it."""
+        renamed = [{maker.names.get(k, k): v for k, v in row.items()} for row in rows[:LOOKED_AT]]
+        answers = {"prompt"} not in self.accepts
+        cells = look(renamed, maker.read, self.chat, answers=answers)
+        return maker._replace(read=reader(cells, maker.read, self.chat)), layout + cells.note
+
+    def _choose(self, columns: list[str], there: Columns, name: str) -> tuple[Layout, str]:
         """Choose the layout of a source, and look at the columns that decide what it means.
 
         Returns:
@@ -133,14 +144,14 @@ class Reader:
             ValueError: no layout fits, or its labels or texts are not what they seem.
         """
         layout = recognize(columns, self.accepts, name, reader=self.name, forced=self.format)
-        refuse_a_tree(cells, name, layout, columns)
+        refuse_a_tree(there, name, layout, columns)
         if layout.gather is not None or layout.keeps is None:
             return layout, ""
         if "label" in layout.gives and "label" in columns:
-            signed, note = look_at_labels(cells, name)
+            signed, note = look_at_labels(there, name)
             return replace(layout, signed=signed), note
         if "rejected" in layout.gives and "margin" in layout.keeps:
-            return layout, look_at_pairs(cells, name, layout)
+            return layout, look_at_pairs(there, name, layout)
         return layout, ""
 
     def _maker(

@@ -22,6 +22,7 @@ ROLE_NAMES = {"developer": ("developer",), "tool": ("tool", "ipython", "observat
 ROLE_ELSE = {"developer": "system", "tool": "tool"}
 OWN_KEYS = ("train", "prefix", "reasoning_content")  # of messages, not all of them a template's
 ROLE_TEST = r"role['\"\]]*\s*(?:==|!=|(?:not )?in)\s*[^%}]*?"  # a template's test of a role
+MOST_BEGUN = 99  # characters of an answer that a prompt may have begun
 THOUGHTS_END = "</think>"  # templates leave out what precedes it in earlier answers
 
 
@@ -212,6 +213,12 @@ def _as_dict(arguments: Any) -> Any:
 
 
 # ---- what a template writes ----
+
+
+def begun_in(before: str, content: str) -> str:
+    """Return the beginning of a content that a text ends with, as a prompt may open thoughts."""
+    sizes = range(min(len(before), len(content), MOST_BEGUN), 0, -1)
+    return next((content[:size] for size in sizes if before.endswith(content[:size])), "")
 
 
 def check_written(message: Message, text: str, history: bool = False) -> None:

@@ -24,6 +24,7 @@ from lightning_rlhf.data.streaming import Cutting, TokenStream, run_length
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import Encode, Maker, column, held_out, token_row
 from lightning_rlhf.data.tokens import TokenRow
+from lightning_rlhf.functional.processes import Processes
 
 
 class RowsData(LightningDataModule):
@@ -209,7 +210,8 @@ class RowsData(LightningDataModule):
         """Make the loader of the whole stream; without a Trainer it ends with its source."""
         assert self._opened is not None, "setup has not run"
         source, maker = self._opened
-        share = split_dataset_by_node(source, *self._process())
+        rank, processes = self._process()
+        share = split_dataset_by_node(source, rank, processes)
         kinds = frozenset(column(rows, "kind").unique().to_pylist())
         fraction = self.val_fraction if self.val_source is None else 0.0
         cutting = Cutting(
@@ -221,7 +223,12 @@ class RowsData(LightningDataModule):
         )
         length = run_length(self.trainer) if self.trainer is not None else None
         self._stream = TokenStream(
-            name_of(self.source), share, maker, cutting=cutting, length=length
+            name_of(self.source),
+            share,
+            maker,
+            cutting=cutting,
+            length=length,
+            processes=Processes(rank, processes),
         )
         return self._loader_of(self._stream, rows)
 

@@ -64,7 +64,9 @@ class _Position(Iterator[int]):
 
     def __init__(self, sampler: ResumableSampler):
         self.sampler = sampler
-        self.load_state_dict({"epoch": sampler.epoch, "yielded": 0})
+        self.load_state_dict(
+            {"epoch": sampler.epoch, "yielded": 0, "processes": sampler.num_replicas}
+        )
 
     def __next__(self) -> int:
         if self.yielded == len(self.rows):
@@ -74,12 +76,16 @@ class _Position(Iterator[int]):
         return int(self.rows[self.yielded - 1])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "yielded": self.yielded}
+        processes = self.sampler.num_replicas
+        return {"epoch": self.epoch, "yielded": self.yielded, "processes": processes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch: int = state["epoch"]
         self.yielded: int = state["yielded"]
         self.rows = self.sampler.order(self.epoch)
+        before, now = state.get("processes", 1), self.sampler.num_replicas
+        if before != now:  # processes take rows in turn, so those taken are the first of the order
+            self.yielded = min(self.yielded * before // now, len(self.rows))
         if 0 < len(self.rows) == self.yielded:
             # Lightning counts this epoch as done and asks for the next one's rows
-            self.load_state_dict({"epoch": self.epoch + 1, "yielded": 0})
+            self.load_state_dict({"epoch": self.epoch + 1, "yielded": 0, "processes": now})

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_rlhf.data.fields import read_text
 from lightning_rlhf.text.messages import (
+    SYSTEM,
     BadRow,
     Message,
     Prompt,
@@ -51,7 +52,7 @@ def read_sides(
         raise BadRow("without a prompt, an answer must be a conversation or transcript")
     whole = [continued(prompt, _as_turn(t)) for t in turns]
     first, *others = (bare(turns[:-1]) for turns in whole)
-    if any(other != first for other in others):
+    if not all(_alike(first, other) for other in others):
         raise BadRow("the two sides differ before their last turn")
     if not first:
         raise BadRow(NO_ANSWER)
@@ -97,9 +98,9 @@ def continued(prompt: Any, side: list[Message]) -> list[Message]:
         raise BadRow(f"prompt is {type(prompt).__name__}, not text")
     if before[-1]["role"] == "assistant" and not says_something(before[-1]):
         before = before[:-1]
-    if _begin(side, before) or (side[0]["role"] == "system" and _begin(side[1:], before)):
+    if _begin(side, before) or (side[0]["role"] in SYSTEM and _begin(side[1:], before)):
         return side
-    if before[1:] and before[0]["role"] == "system" and _begin(side, before[1:]):
+    if before[1:] and before[0]["role"] in SYSTEM and _begin(side, before[1:]):
         return [before[0], *side]
     answered = bool(before) and before[-1]["role"] == "assistant"
     if before and side[0]["role"] in (("user", "tool") if answered else ("assistant",)):
@@ -108,16 +109,21 @@ def continued(prompt: Any, side: list[Message]) -> list[Message]:
 
 
 def _begin(side: list[Message], before: list[Message]) -> bool:
-    """Tell whether turns begin with others, but for spaces around them."""
-    if len(side) <= len(before):
-        return False
-    pairs = zip(bare(side), bare(before), strict=False)
-    return all(
-        one == other
-        or {**one, "content": one["content"].strip()}
-        == {**other, "content": other["content"].strip()}
-        for one, other in pairs
-    )
+    """Tell whether turns begin with others, and go on."""
+    return len(side) > len(before) and _alike(side[: len(before)], before)
+
+
+def _alike(turns: list[Message], others: list[Message]) -> bool:
+    """Tell whether turns say the same, but for spaces around them and the name of the system."""
+    if turns == others:
+        return True
+    bared = ([_plainly(m) for m in bare(t)] for t in (turns, others))
+    return len(turns) == len(others) and next(bared) == next(bared)
+
+
+def _plainly(message: Message) -> Message:
+    role = "system" if message["role"] in SYSTEM else message["role"]
+    return {**message, "role": role, "content": message["content"].strip()}
 
 
 def answer_of(message: Message) -> Answer:

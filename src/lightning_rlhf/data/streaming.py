@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.batching import Batches, fill
 from lightning_rlhf.data.token_table import Maker, Report, column, drop_bad_rows, held_out
+from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.text.display import printable
 
 BLOCK = 8192  # rows that are shuffled together, and in memory at once
@@ -40,7 +41,7 @@ def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
 
 
 def encode_in_memory(raw: Sequence[dict[str, Any]], maker: Maker) -> Dataset:
-    """Encode raw rows into a table in memory, one for each."""
+    """Encode raw rows into a table in memory, one or more for each."""
     parts = [maker.table(raw[i : i + CHUNK]) for i in range(0, len(raw), CHUNK)]
     return Dataset(pa.concat_tables(parts))
 
@@ -113,6 +114,7 @@ class TokenStream(torch.utils.data.IterableDataset):
         maker: makes token rows from raw rows.
         cutting: cuts token rows into batches.
         length: number of batches that Lightning sees; None ends with the source.
+        processes: each has a share of the source, and a checkpoint holds the position of each.
     """
 
     def __init__(
@@ -123,12 +125,14 @@ class TokenStream(torch.utils.data.IterableDataset):
         *,
         cutting: Cutting,
         length: int | None,
+        processes: Processes = Processes(),
     ):
         self.name = name
         self.rows = rows
         self.maker = maker
         self.cutting = cutting
         self.length = length
+        self.processes = processes
         self.report = Report(0, 0, Counter(), Counter())  # of this pass
         self._passes, self._block = 0, 0  # blocks of all passes: the number seeds the order
         # where the next block begins; None: at the start
@@ -208,12 +212,13 @@ class TokenStream(torch.utils.data.IterableDataset):
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the block began and how many of its batches were taken."""
-        return {**self._began, "taken": self._taken}
+        """Return where the block began and how many of its batches were taken, of each process."""
+        own = {**self._began, "taken": self._taken}
+        return {"processes": self.processes.gather_states(own)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position; its block is made again."""
-        position = dict(state)
+        position = dict(state["processes"][self.processes.rank])
         taken = position.pop("taken")
         self._go_to(**position)
         if taken:

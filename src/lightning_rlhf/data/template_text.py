@@ -93,7 +93,8 @@ class TemplateText:
         if not begun:
             return before
         whole = self.render(prompt, begun, tools)
-        opening, found, _ = self._tail(before, whole).partition(begun)
+        before, tail = self._meet(before, whole)
+        opening, found, _ = tail.partition(begun)
         return before + opening + begun if found else before + begun
 
     @cached_property
@@ -116,21 +117,31 @@ class TemplateText:
             bos=str(self.tokenizer.bos_token or ""),
         )
 
-    def _tail(self, before: str, whole: str) -> str:
-        """Return the part of ``whole`` after ``before``."""
+    def _meet(self, before: str, whole: str) -> tuple[str, str]:
+        """Return a prompt as it is once its answer is there, and what follows it."""
         if whole.startswith(before):
-            return whole[len(before) :]
-        if self._keeps_prompts:
+            return before, whole[len(before) :]
+        start = before.removesuffix(self.only_asked or "")
+        if whole.startswith(start):
+            return start, whole[len(start) :]
+        if self.only_asked is not None:
             raise BadRow("the chat template rewrites the prompt once the answer is there")
         raise ValueError(not_kept(before, whole))
 
     @cached_property
-    def _keeps_prompts(self) -> bool:
-        """Tell whether the template keeps a prompt as it is once its answer is there."""
+    def only_asked(self) -> str | None:
+        """The end of a prompt that is not there once an answer is; None if more is different.
+
+        Templates of reasoning models open the thoughts in a prompt, and leave out empty thoughts.
+        """
         try:
-            return self.render("question", PROBE).startswith(self.render("question"))
+            before, whole = self.render("question"), self.render("question", PROBE)
         except BadRow:
-            return True  # it has its reasons for each row
+            return ""  # it has its reasons for each row
+        if whole.startswith(before):
+            return ""
+        start = whole.rpartition(PROBE)[0]
+        return before[len(start) :] if before.startswith(start) and start else None
 
 
 def _plain(message: Message) -> str:

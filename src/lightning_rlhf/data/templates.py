@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from lightning_rlhf.data.rendered import ends_once
-from lightning_rlhf.data.rendering import check_written
+from lightning_rlhf.data.rendering import begun_in, check_written
 from lightning_rlhf.data.template_text import PROBE, TemplateText, said
 from lightning_rlhf.data.turns import turn_in_history
 from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, begun_turn
@@ -57,7 +57,10 @@ class ChatTemplate(TemplateText):
         Prompt and continuation are tokenized as one text and cut where they meet; if a token
         crosses that point, the continuation is tokenized alone.
         """
-        lead = self._lead(prompt, self._begun(prompt, begun))
+        text = self._begun(prompt, begun)
+        if tails and not begun:  # as it is once one of them is there
+            text = text.removesuffix(self.only_asked or "")
+        lead = self._lead(prompt, text)
         continuations = []
         for tail in tails:
             both = self._lead(prompt, self._begun(prompt, begun + tail))
@@ -68,19 +71,51 @@ class ChatTemplate(TemplateText):
     def encode_answer(
         self, prompt: Prompt, answer: str | Message, tools: Tools = None
     ) -> list[int]:
-        """Tokenize an answer and its end token: what the whole conversation adds to its prompt.
+        """Tokenize one answer, as ``encode_answers`` does."""
+        return self.encode_answers(prompt, [answer], tools)[1][0]
+
+    def encode_answers(
+        self, prompt: Prompt, answers: Sequence[str | Message], tools: Tools = None
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokenize a prompt, and its answers: what each whole conversation adds to the prompt.
+
+        The prompt is that of ``encode_prompt``, without what the template leaves out once one of
+        these answers is there. Every answer has its end token.
 
         Raises:
-            BadRow: the template does not write all of the answer, or rewrites this prompt once the
-                answer is there.
+            BadRow: the template does not write all of a prompt or an answer, or rewrites this
+                prompt once an answer is there.
             ValueError: the template does so with every prompt, or writes no end token.
         """
-        answer = ends_once(answer, self._ends)
-        before, whole = self.render(prompt, None, tools), self.render(prompt, answer, tools)
-        tail = self._tail(before, whole)
+        before = self.render(prompt, None, tools)
         if self.jinja is not None:
-            check_written(answer if isinstance(answer, dict) else said(answer), tail)
-        return self._ended(self._until_stop(self._text.ids_after(before, tail)))
+            self._check_prompt(prompt, before)
+        replies = [ends_once(answer, self._ends) for answer in answers]
+        wholes = [self.render(prompt, reply, tools) for reply in replies]
+        start = min((self._meet(before, whole)[0] for whole in wholes), key=len)
+        tails = [whole[len(start) :] for whole in wholes]
+        turns = [
+            self._until_stop(*self._said_after(start, tail, reply))
+            for tail, reply in zip(tails, replies, strict=True)
+        ]
+        return self._with_bos(self._lead(prompt, start, tools)), [self._ended(t) for t in turns]
+
+    def _said_after(self, before: str, tail: str, answer: str | Message) -> tuple[list[int], int]:
+        """Tokenize an answer behind a text, and count the tokens that hold what it says.
+
+        The count is 0 if it holds no marks, or if that is not clear.
+        """
+        ids = self._text.ids_after(before, tail)
+        if self.jinja is None:
+            return ids, 0
+        message = answer if isinstance(answer, dict) else said(answer)
+        content = (message["content"] or "").strip()
+        check_written(message, tail if content in tail else begun_in(before, content) + tail)
+        place = tail.rfind(content) if content else -1
+        if place < 0 or sum(i in self._text.marks for i in ids) < 2:
+            return ids, 0
+        spoken = self._text.ids_after(before, tail[: place + len(content)])
+        return ids, len(spoken) if ids[: len(spoken)] == spoken else 0
 
     def encode_conversation(
         self, messages: list[Message], tools: Tools = None
@@ -100,22 +135,20 @@ class ChatTemplate(TemplateText):
         mask: list[bool] = []
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
         earlier: tuple[str, str] | None = None  # text up to the answer before, and with it
-        start, counts = 0, True  # where that answer is in ids, whether it is trained on
+        # where that answer is in ids, whether it is trained on, how many tokens say it
+        start, counts, spoken = 0, True, 0
         for i, message in enumerate(messages[: last + 1]):
             if message["role"] != "assistant":
                 continue
-            before = self.render(messages[:i], None, tools)
             whole = self.render(messages[:i], message, tools)
-            tail = self._tail(before, whole)
-            if self.jinja is not None:
-                check_written(message, tail)
-            answer = self._text.ids_after(before, tail)
+            before, tail = self._meet(self.render(messages[:i], None, tools), whole)
             if earlier is None or before.startswith(earlier[1]):
                 opening = self._added(earlier[1] if earlier else "", before)
             else:
-                turn, opening = turn_in_history(self._text, *earlier, before)
+                turn, opening = turn_in_history(self._text, *earlier, before, spoken=spoken)
                 ids, mask = ids[:start] + turn, mask[:start] + [counts] * len(turn)
-            turn = self._until_stop(answer)
+            answer, spoken = self._said_after(before, tail, message)
+            turn = self._until_stop(answer, spoken)
             rest = answer[len(turn) :]  # text of the template after the end token
             if i == last and self._ended(turn) != turn:
                 turn, rest = self._ended(turn), []
@@ -137,10 +170,15 @@ class ChatTemplate(TemplateText):
         if self.jinja is None:
             return ""
         try:
-            tail = self._tail(self.render("question"), self.render("question", PROBE))
+            _, tail = self._meet(self.render("question"), self.render("question", PROBE))
         except ValueError:
             return ""
         opening = tail.partition(PROBE)[0]
+        if self.only_asked:
+            return (
+                f"the chat template ends a prompt with {self.only_asked!r} but leaves it out once "
+                "there is an answer without it: such answers are trained on without it; "
+            )
         if not opening.strip() or opening == tail:
             return ""
         return (
@@ -192,18 +230,21 @@ class ChatTemplate(TemplateText):
         assert self._text.eos is not None, "_until_stop has checked it"
         return turn if turn[-1:] == [self._text.eos] else [*turn, self._text.eos]
 
-    def _until_stop(self, ids: list[int]) -> list[int]:
-        """Cut off what a template writes after the last end token; add eos if there is none."""
+    def _until_stop(self, ids: list[int], spoken: int = 0) -> list[int]:
+        """Cut off what a template writes after the last end token; add eos if there is none.
+
+        The first ``spoken`` tokens are not an end, the answer itself says them.
+        """
         if self._text.eos is None:
             raise ValueError("the tokenizer has no eos_token: set one, else no answer can end")
-        for i in range(len(ids) - 1, -1, -1):
+        for i in range(len(ids) - 1, spoken - 1, -1):
             if ids[i] in self.end_ids:
                 return ids[: i + 1]
         if self.jinja is not None:  # a call may end with a token of its own
             i = len(ids)
-            while i and self._text.is_blank(ids[i - 1]):
+            while i > spoken and self._text.is_blank(ids[i - 1]):
                 i -= 1
-            if i and ids[i - 1] in self._text.marks:
+            if i > spoken and ids[i - 1] in self._text.marks:
                 return ids[:i]
         return [*ids, self._text.eos]
 
@@ -240,7 +281,7 @@ class ChatTemplate(TemplateText):
 
     def _added(self, before: str, whole: str) -> list[int]:
         """Tokenize the part of ``whole`` after ``before``."""
-        return self._text.ids_after(before, self._tail(before, whole))
+        return self._text.ids_after(before, whole[len(before) :])
 
     def keeps_first(self, ids: list[int]) -> bool:
         """Tell whether a prompt starts with a BOS, not with a mark that starts every turn."""

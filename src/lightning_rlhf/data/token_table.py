@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from lightning_rlhf.data.templates import ChatTemplate
-from lightning_rlhf.data.tokens import LAST_ANSWER, TokenRow
+from lightning_rlhf.data.tokens import ONE_ANSWER, TokenRow
 from lightning_rlhf.text import messages
 from lightning_rlhf.text.messages import BadRow
 
@@ -43,6 +43,7 @@ TOKEN_ROW = Features(
         "kind": Value("string"),  # of batch it fits: "prompt", "single", "pair" or "ranking"
         "split_key": Value("uint64"),  # hash of its opening: decides its side of a split
         "dropped": Value("string"),  # why the row cannot be used, or ""
+        "part": Value("int32"),  # 0, 1, ... of the token rows that one row of the source became
     }
 )
 # the code that token rows come from: where it changes, rows that were kept are made again
@@ -52,7 +53,7 @@ CODE = "".join(
     for path in sorted(Path(module).parent.glob("*.py"))
 )
 ROWS_PER_PROCESS = 25_000  # fewer are tokenized before a second process has started
-Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow]
+Encode = Callable[[dict[str, Any], ChatTemplate, int], TokenRow | list[TokenRow]]
 
 
 class Maker(NamedTuple):
@@ -65,19 +66,29 @@ class Maker(NamedTuple):
     max_length: int
 
     def table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
-        """Encode rows into a table of ``TOKEN_ROW``, one for each."""
-        made = [self._row({self.names.get(k, k): v for k, v in row.items()}) for row in rows]
+        """Encode rows into a table of ``TOKEN_ROW``, one or more for each."""
+        made = [
+            columns
+            for row in rows
+            for columns in self._rows({self.names.get(k, k): v for k, v in row.items()})
+        ]
         return pa.Table.from_pylist(made, schema=TOKEN_ROW.arrow_schema)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         try:
             made = self.encode(self.read(row), self.chat, self.max_length)
         except BadRow as reason:
-            return {"dropped": str(reason)}
-        tokens = len(made.prompt_ids) + sum(map(len, made.completion_ids))
-        facts = {"tokens": tokens, "kind": kind_of(made), "split_key": split_key(made.opening)}
-        return {**made._asdict(), **facts, "dropped": ""}
+            return [{"dropped": str(reason), "part": 0}]
+        parts = made if isinstance(made, list) else [made]
+        return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
+
+
+def _columns(row: TokenRow) -> dict[str, Any]:
+    """Turn a token row into a row of the table."""
+    tokens = len(row.prompt_ids) + sum(map(len, row.completion_ids))
+    facts = {"tokens": tokens, "kind": kind_of(row), "split_key": split_key(row.opening)}
+    return {**row._asdict(), **facts, "dropped": ""}
 
 
 def kind_of(row: TokenRow) -> str:
@@ -116,8 +127,8 @@ class Report(NamedTuple):
     """Counts of the rows of a source: kept, cut and dropped."""
 
     read: int
-    kept: int
-    cut: Counter[str]  # side -> rows
+    kept: int  # token rows: one row of the source may become several
+    cut: Counter[str]  # side -> token rows
     dropped: Counter[str]  # reason -> rows
     first: Mapping[str, int] = MappingProxyType({})  # reason -> its first row, from 1
 
@@ -136,11 +147,10 @@ class Report(NamedTuple):
 
 def cut_sentence(cut: str, rows: int, max_length: str) -> str:
     """Write the clause on rows that were cut, by the value of their ``cut``."""
-    side = cut.removeprefix(LAST_ANSWER).strip()
+    side = cut.removeprefix(ONE_ANSWER).strip()
     clauses = [f"cut to {max_length} ({side})"] * bool(side)
     if cut != side:
-        last = "trained on their last answer alone, the chat template rewrites earlier turns"
-        clauses.insert(0, last)
+        clauses.insert(0, "with one answer each, as the chat template rewrites earlier turns")
     return f"{rows:,} {' and '.join(clauses)}"
 
 
@@ -185,8 +195,10 @@ def drop_bad_rows(table: Dataset) -> tuple[Dataset, Report]:
     dropped = pc.not_equal(column(table, "dropped"), "").to_numpy()
     kept = table.select(np.flatnonzero(~dropped)) if dropped.any() else table
     cut, reasons = _counted(column(kept, "cut")), _counted(column(table, "dropped"))
-    first = {r: pc.index(column(table, "dropped"), r).as_py() + 1 for r in reasons}
-    return kept, Report(read=len(table), kept=len(kept), cut=cut, dropped=reasons, first=first)
+    starts = pc.equal(column(table, "part"), 0).to_numpy().cumsum()  # rows of the source so far
+    first = {r: int(starts[pc.index(column(table, "dropped"), r).as_py()]) for r in reasons}
+    read = int(starts[-1]) if len(starts) else 0
+    return kept, Report(read=read, kept=len(kept), cut=cut, dropped=reasons, first=first)
 
 
 def processes(rows: int) -> int | None:

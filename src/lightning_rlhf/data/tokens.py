@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lightning_rlhf.data.formats import (
@@ -16,10 +17,18 @@ from lightning_rlhf.data.formats import (
 )
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.turns import RewrittenHistory
-from lightning_rlhf.text.messages import BadRow, Message, Prompt, Tools, prompt_of, read_tools
+from lightning_rlhf.text.messages import (
+    SYSTEM,
+    BadRow,
+    Message,
+    Prompt,
+    Tools,
+    prompt_of,
+    read_tools,
+)
 
-# a value of TokenRow.cut, before the sides that were cut: only its last answer is trained on
-LAST_ANSWER = "last answer"
+# a value of TokenRow.cut, before the sides that were cut: the row is one answer of a conversation
+ONE_ANSWER = "one answer"
 
 
 class TokenRow(NamedTuple):
@@ -33,7 +42,7 @@ class TokenRow(NamedTuple):
     label: float | None = None
     margin: float | None = None
     opening: str = ""  # first user turn: rows that share it fall on the same side of a split
-    # sides that were cut: "", "prompt", "completion" or "both"; after LAST_ANSWER, if it is that
+    # sides that were cut: "", "prompt", "completion" or "both"; after ONE_ANSWER, if it is that
     cut: str = ""
     row: str = ""  # of a prompt: its whole row as JSON, for rewards
 
@@ -67,34 +76,42 @@ def _last(ids: list[int], size: int, keep_first: bool) -> list[int]:
 def _fit(
     chat: ChatTemplate,
     asked: Prompt,
+    answers: Sequence[str | Message],
     tools: Tools,
     *,
-    prompt: list[int],
-    completions: list[list[int]],
+    encoded: tuple[list[int], list[list[int]]],
     max_length: int,
 ) -> tuple[list[int], list[list[int]], str]:
     """Cut a row to ``max_length``; a prompt loses whole turns, if what is left fits."""
+    prompt, completions = encoded
     keep_first = chat.keeps_first(prompt)
     fitted = fit_length(prompt, completions, max_length, keep_first=keep_first)
     new_prompt, kept, cut = fitted
     if len(new_prompt) == len(prompt):
         return fitted
-    return _without_turns(chat, asked, tools, len(new_prompt)) or new_prompt, kept, cut
+    return _without_turns(chat, asked, answers, tools, len(new_prompt)) or new_prompt, kept, cut
 
 
-def _without_turns(chat: ChatTemplate, asked: Prompt, tools: Tools, size: int) -> list[int]:
+def _without_turns(
+    chat: ChatTemplate, asked: Prompt, answers: Sequence[str | Message], tools: Tools, size: int
+) -> list[int]:
     """Tokenize a prompt without its oldest turns, so that it fits; empty if it never does.
 
     It begins with the system turn, if that fits too, and a user's turn.
     """
     if isinstance(asked, str):
         return []
-    system = [m for m in asked[:1] if m["role"] == "system"]
+    system = [m for m in asked[:1] if m["role"] in SYSTEM]
     starts = [i for i, m in enumerate(asked) if m["role"] == "user" and i > len(system)]
     for opening in (system, []) if system else ([],):
         for start in starts:
+            turns = [*opening, *asked[start:]]
             try:
-                ids = chat.encode_prompt([*opening, *asked[start:]], tools)
+                ids = (
+                    chat.encode_answers(turns, answers, tools)[0]
+                    if answers
+                    else chat.encode_prompt(turns, tools)
+                )
             except BadRow:
                 continue
             if len(ids) <= size:
@@ -102,66 +119,54 @@ def _without_turns(chat: ChatTemplate, asked: Prompt, tools: Tools, size: int) -
     return []
 
 
-def encode_demonstration(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
+def encode_demonstration(
+    row: dict[str, Any], chat: ChatTemplate, max_length: int
+) -> list[TokenRow]:
     """Encode a demonstration; its prompt is what precedes the first token under the loss mask.
 
-    Of a conversation whose earlier turns the chat template rewrites, the last answer is trained on.
+    A conversation whose earlier turns the chat template rewrites becomes one row for each answer,
+    behind its own prompt.
     """
     shown, tools = read_demonstration(row), read_tools(row.get("tools"))
     if not isinstance(shown, Conversation):
         reply = shown.reply if isinstance(shown.reply, str) else shown.reply["content"]
-        opening = first_user_turn(shown.prompt) or reply
-        return _one_answer(
-            chat, shown.prompt, shown.reply, tools=tools, max_length=max_length, opening=opening
-        )
+        made = _one_answer(chat, shown.prompt, shown.reply, tools=tools, max_length=max_length)
+        return [made._replace(opening=first_user_turn(shown.prompt) or reply)]
     messages, opening = shown.messages, first_user_turn(shown.messages)
     counting = [i for i, m in enumerate(messages) if counts(m)]
     try:
-        ids, loss_mask = chat.encode_conversation(messages, tools)
+        encoded = chat.encode_conversation(messages, tools)
     except RewrittenHistory:
-        last = counting[-1]
-        made = _one_answer(
-            chat,
-            messages[:last],
-            messages[last],
-            tools=tools,
-            max_length=max_length,
-            opening=opening,
+        rows = (
+            _one_answer(chat, messages[:i], messages[i], tools=tools, max_length=max_length)
+            for i in counting
         )
-        return made._replace(cut=f"{LAST_ANSWER} {made.cut}".strip())
-    start = loss_mask.index(True)
+        return [
+            row._replace(opening=opening, cut=f"{ONE_ANSWER} {row.cut}".strip()) for row in rows
+        ]
+    ids, loss_mask = encoded
+    start, first = loss_mask.index(True), counting[0]
     prompt, (completion,), cut = _fit(
         chat,
-        messages[: counting[0]],
+        messages[:first],
+        [messages[first]],
         tools,
-        prompt=ids[:start],
-        completions=[ids[start:]],
+        encoded=(ids[:start], [ids[start:]]),
         max_length=max_length,
     )
     loss_mask = loss_mask[start:][: len(completion)]
-    return TokenRow(prompt, [completion], [loss_mask], [0], opening=opening, cut=cut)
+    return [TokenRow(prompt, [completion], [loss_mask], [0], opening=opening, cut=cut)]
 
 
 def _one_answer(
-    chat: ChatTemplate,
-    asked: Prompt,
-    reply: str | Message,
-    *,
-    tools: Tools,
-    max_length: int,
-    opening: str,
+    chat: ChatTemplate, asked: Prompt, reply: str | Message, *, tools: Tools, max_length: int
 ) -> TokenRow:
     """Encode one answer to a prompt."""
+    encoded = chat.encode_answers(asked, [reply], tools)
     prompt, (completion,), cut = _fit(
-        chat,
-        asked,
-        tools,
-        prompt=chat.encode_prompt(asked, tools),
-        completions=[chat.encode_answer(asked, reply, tools)],
-        max_length=max_length,
+        chat, asked, [reply], tools, encoded=encoded, max_length=max_length
     )
-    mask = [True] * len(completion)
-    return TokenRow(prompt, [completion], [mask], [0], opening=opening, cut=cut)
+    return TokenRow(prompt, [completion], [[True] * len(completion)], [0], cut=cut)
 
 
 def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> TokenRow:
@@ -178,10 +183,9 @@ def encode_preference(row: dict[str, Any], chat: ChatTemplate, max_length: int) 
         asked, answers, ranks = pair.prompt, [pair.chosen, pair.rejected], [0, 1]
         label, margin = pair.label, pair.margin
     tools = read_tools(row.get("tools"))
-    prompt = chat.encode_prompt(asked, tools)
-    completions = [chat.encode_answer(asked, answer, tools) for answer in answers]
+    encoded = chat.encode_answers(asked, answers, tools)
     prompt, completions, cut = _fit(
-        chat, asked, tools, prompt=prompt, completions=completions, max_length=max_length
+        chat, asked, answers, tools, encoded=encoded, max_length=max_length
     )
     if len(answers) > 1 and len({tuple(c) for c in completions}) < 2:
         raise BadRow("identical once cut to max_length" if cut else "identical once tokenized")
@@ -208,7 +212,7 @@ def encode_prompt(row: dict[str, Any], chat: ChatTemplate, max_length: int) -> T
         raise BadRow("empty prompt")
     kept = _last(ids, max_length, chat.keeps_first(ids))
     if len(kept) < len(ids):
-        kept = _without_turns(chat, prompt, tools, max_length) or kept
+        kept = _without_turns(chat, prompt, [], tools, max_length) or kept
     cut = "prompt" if len(kept) < len(ids) else ""
     whole = json.dumps(row, ensure_ascii=False, default=str)
     return TokenRow(kept, [], [], [], opening=first_user_turn(prompt), cut=cut, row=whole)

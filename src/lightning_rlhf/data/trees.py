@@ -15,8 +15,11 @@ from lightning_rlhf.data.votes import Row, is_empty, read_cell
 from lightning_rlhf.text.messages import BadRow
 
 ROLES = {"prompter": "user", "user": "user", "human": "user", "assistant": "assistant"}
-ALONE = "an answer alone has nothing to be compared with"
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # of HelpSteer
+# of a source, all that is read here
+MESSAGE = "message_id parent_id text role rank deleted review_result".split()
+COLUMNS = frozenset((*MESSAGE, "prompt", "response", *ATTRIBUTES))
+ALONE = "an answer alone has nothing to be compared with"
 
 
 def problem(reason: str) -> Row:

@@ -11,7 +11,7 @@ class RewrittenHistory(BadRow):
 
 
 def turn_in_history(
-    tokenizer: TextTokenizer, before: str, whole: str, after: str
+    tokenizer: TextTokenizer, before: str, whole: str, after: str, *, spoken: int = 0
 ) -> tuple[list[int], list[int]]:
     """Tokenize an answer as a longer conversation has it, with its end, and what follows.
 
@@ -22,6 +22,7 @@ def turn_in_history(
         before: the text up to the answer.
         whole: with the answer as the last turn.
         after: up to the next answer.
+        spoken: number of tokens of what the answer says, none of which is its end.
 
     Raises:
         RewrittenHistory: more than the end is different, or there is no end in the history.
@@ -31,7 +32,7 @@ def turn_in_history(
         raise rewritten
     own, now = (tokenizer.ids_after(before, text[len(before) :]) for text in (whole, after))
     body = len(own)
-    while body and (own[body - 1] in tokenizer.marks or tokenizer.is_blank(own[body - 1])):
+    while body > spoken and (own[body - 1] in tokenizer.marks or tokenizer.is_blank(own[body - 1])):
         body -= 1
     same = next((k for k, (a, b) in enumerate(zip(own, now, strict=False)) if a != b), len(own))
     if same < body:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from ast import literal_eval
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import mean
 from typing import Any
 
@@ -122,13 +124,21 @@ def is_empty(value: Any) -> bool:
 
 
 def parsed(value: Any) -> Any:
-    """Parse a cell that is the JSON text of a list or an object; return any other as it is."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+    """Parse a cell that is a list or an object written as JSON, or as Python prints it."""
+    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
+        return value
+    for parse in (json.loads, literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(value.strip())
     return value
+
+
+def turns_or_text(value: Any) -> Any:
+    """Parse a cell that is a message or a list of them; leave any other text as it is."""
+    turns = parsed(value)
+    listed = turns if isinstance(turns, list) else [turns]
+    said = all(isinstance(one, dict) and ("role" in one or "from" in one) for one in listed)
+    return turns if listed and said else value
 
 
 def objects_of(value: Any, field: str) -> list[Row]:

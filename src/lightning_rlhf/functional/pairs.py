@@ -229,7 +229,7 @@ def preference_loss(
         label: (P,) probability that "chosen" is the better side, or None for certainty. The value
             is the expectation ``p l(pair) + (1 - p) l(swapped pair)``: cDPO for the sigmoid loss.
         weight: (P,) weight of each pair (WPO), or None.
-        processes: in training, a loss that compares across pairs sees those of all of them.
+        processes: a loss that compares across pairs sees those of all of them.
 
     Raises:
         ValueError: soft labels with a loss that compares across the batch.
@@ -240,7 +240,7 @@ def preference_loss(
             f"{loss_name(comparing[0])} compares across pairs: it takes no soft labels"
         )
     own = len(pairs.chosen)
-    if comparing and processes.size > 1 and pairs.chosen.requires_grad:
+    if comparing and processes.size > 1:
         pairs = pairs.of(processes)
         weight = processes.join(weight) if weight is not None else None
     total = torch.zeros_like(pairs.chosen)

@@ -59,7 +59,7 @@ class OnlineModule(AlignmentModule):
         **optim: ``warmup``, ``optimizer`` and ``lr_scheduler``, see ``AlignmentModule``.
     """
 
-    compares_forwards = True
+    compares_forwards, makes_rollouts = True, True
     adam_eps = 1e-5
 
     def __init__(

@@ -54,6 +54,11 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and _named(value) in ROLES
 
 
+def is_table(value: Any) -> bool:
+    """Tell whether a value has a list of roles: messages with a list for each of their keys."""
+    return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in ROLE_KEYS)
+
+
 def read_message(raw: Any) -> Message:
     """Read a message into ``{"role", "content"}``, both text, and what else it says.
 

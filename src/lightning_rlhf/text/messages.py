@@ -10,7 +10,14 @@ import json
 import re
 from typing import Any
 
-from lightning_rlhf.text.dialects import BadRow, Message, is_message, read_message, without_none
+from lightning_rlhf.text.dialects import (
+    BadRow,
+    Message,
+    is_message,
+    is_table,
+    read_message,
+    without_none,
+)
 
 Prompt = str | list[Message]
 Tools = list[dict[str, Any]] | None  # their schemas, as a chat template wants them
@@ -19,6 +26,7 @@ SPEAKERS = {
     "user": "Human", "assistant": "Assistant", "system": "System", "developer": "System",
     "tool": "Tool",
 }  # fmt: skip
+SYSTEM = ("system", "developer")
 PROMPT_COLUMNS = ("prompt", "messages", "text", "chosen")  # the first that a row has
 TRANSCRIPT_START = re.compile(r"(?:\n\nSystem: ?(.*?))?(?=\n\n(?:Human|Assistant):)", re.DOTALL)
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -79,7 +87,7 @@ def checked_prompt(row: dict[str, Any], where: str) -> Prompt:
     for message in prompt:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise ValueError(f"{where}: a message of the prompt lacks role or content as text")
-    if prompt[-1].get("role") in (None, "assistant", "system"):
+    if prompt[-1].get("role") in (None, "assistant", *SYSTEM):
         raise ValueError(
             f"{where}: the prompt ends with the role {prompt[-1].get('role')!r}; it must end with "
             "a user's turn"
@@ -140,8 +148,8 @@ def bare(turns: list[Message]) -> list[Message]:
 
 
 def read_turns(value: Any) -> list[Message] | None:
-    """Read the messages of a list or of a transcript; None for anything else."""
-    if isinstance(value, list) or is_message(value):
+    """Read the messages of a list, of a table of them, or of a transcript; None for all else."""
+    if isinstance(value, list) or is_message(value) or is_table(value):
         return read_messages(value)
     return parse_transcript(value) if is_transcript(value) else None
 
@@ -165,12 +173,14 @@ def parse_transcript(text: str) -> list[Message]:
 
 
 def read_messages(value: Any) -> list[Message]:
-    """Read messages in any spelling: a list of them, one alone, or a list for each of their keys.
+    """Read messages: a list of them, one alone, a list for each of their keys, a transcript.
 
     What is kept of each, ``read_message`` says.
     """
     if isinstance(value, dict):
-        value = [value] if is_message(value) else _transposed(value)
+        value = _transposed(value) if is_table(value) else [value]
+    if is_transcript(value):
+        return parse_transcript(value)
     if not value:
         raise BadRow("no messages")
     return [read_message(message) for message in value]
@@ -178,10 +188,9 @@ def read_messages(value: Any) -> list[Message]:
 
 def _transposed(lists: dict[str, Any]) -> list[Message]:
     """Make messages of lists of their values, as tables may store them."""
-    filled = {key: values for key, values in lists.items() if values is not None}
-    sizes = {len(values) if isinstance(values, list) else -1 for values in filled.values()}
-    if len(sizes) != 1 or -1 in sizes:
-        raise BadRow("messages is neither a list nor lists of one length")
+    filled = {key: values for key, values in lists.items() if isinstance(values, list)}
+    if len(set(map(len, filled.values()))) > 1:
+        raise BadRow("the lists of the roles and texts of messages have different lengths")
     return [dict(zip(filled, row, strict=True)) for row in zip(*filled.values(), strict=True)]
 
 

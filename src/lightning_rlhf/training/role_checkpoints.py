@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 
 from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.training import belonging, checkpoint, checkpoint_io
+from lightning_rlhf.training import belonging, checkpoint, checkpoint_io, other_processes
 from lightning_rlhf.training.finite import refuse_nan
 from lightning_rlhf.training.hparams import refuse_imports
 
@@ -23,20 +23,24 @@ class RoleCheckpoints(LightningModule):
     """
 
     trained: ClassVar[tuple[str, ...]]  # roles that receive gradients
+    makes_rollouts: ClassVar[bool] = False  # trains on what each process has sampled
 
     def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
         # a checkpoint holds no frozen weight; what it must hold is checked by name
         self.strict_loading = False
+        self.is_alone = False  # in a trial step, of which other processes make another number
         self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
     @property
     def processes(self) -> Processes:
-        """This process among those of the run."""
+        """This process among those of the run, or alone in what others do not do with it."""
         trainer = self._trainer
-        return Processes() if trainer is None else Processes(self.global_rank, trainer.world_size)
+        if trainer is None or self.is_alone:
+            return Processes()
+        return Processes(self.global_rank, trainer.world_size)
 
     def setup(self, stage: str) -> None:
         self._resumed = None
@@ -45,6 +49,8 @@ class RoleCheckpoints(LightningModule):
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
         refuse_nan(self._roles_in(checkpoint_), "the run", "they are not saved")
         checkpoint_["rng"] = self.processes.gather_states(checkpoint.rng_state())
+        if self._trainer is not None:
+            checkpoint_[other_processes.KEY] = list(other_processes.step_of(self.trainer))
         checkpoint_[belonging.KEY] = belonging.stamp(self.backbone, self._trainer)
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
@@ -55,6 +61,7 @@ class RoleCheckpoints(LightningModule):
             checkpoint.check_class(checkpoint_.get("hyper_parameters", {}), self, name)
             checkpoint.check_resumable(checkpoint_, name)
             checkpoint.refuse_overridden(checkpoint.in_callbacks(checkpoint_, self.trainer), name)
+            other_processes.adapt(checkpoint_, self.trainer, self.makes_rollouts, name)
             self._resumed = checkpoint_
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         belonging.check(checkpoint_, self.backbone, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from methods import METHODS, low_numbers
 from support import NUMBERS
 
 STEPS = 8
+SAVED, SAVED_ONLINE = 6, 5  # steps of checkpoints; the second one is within a rollout
 ROWS = 4  # of a step, in all processes
 
 
@@ -43,7 +44,7 @@ def ragged(kind: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
             return {
                 "prompt": words(8),
                 "completions": [words(11) for _ in range(k)],
-                "ratings": [float(number(0, 4)) for _ in range(k)],
+                "ratings": [5.0, *(float(number(0, 4)) for _ in range(k - 1))],
             }
         return {"prompt": words(8), "completion": words(11), "label": bool(number(0, 2))}
 
@@ -111,22 +112,16 @@ CASES = {
         options={
             **SINGLE,
             "updates": rlhf.UpdateSchedule(epochs=2, entropy=0.01),
-            "critic": rlhf.Critic(score_at="after", whiten_rewards=True, coef=0.5),
-        },
-    ),
-    "PPO, critic warm-up": Case(
-        "ppo",
-        options={
-            **SINGLE,
-            "updates": rlhf.UpdateSchedule(epochs=2),
-            "critic": rlhf.Critic(warmup_updates=3),
+            "critic": rlhf.Critic(
+                score_at="after", whiten_rewards=True, coef=0.5, warmup_updates=1
+            ),
         },
     ),
     "PPO, head": Case(
         "ppo",
         options={
             **SINGLE,
-            "updates": rlhf.UpdateSchedule(epochs=2, target_kl=0.003),
+            "updates": rlhf.UpdateSchedule(epochs=2),
             "critic": rlhf.Critic(kind="head"),
         },
     ),
@@ -141,16 +136,28 @@ CASES = {
             "updates": rlhf.UpdateSchedule(epochs=2, entropy=0.01),
         },
     ),
-    "RLOO": Case("rloo", options={**GROUPS, "updates": rlhf.UpdateSchedule(epochs=2)}),
+    "RLOO": Case(
+        "rloo", options={**GROUPS, "updates": rlhf.UpdateSchedule(epochs=2, target_kl=0.5)}
+    ),
 }
 
 
 class Watch(Callback):
-    """Gradients as the optimizer gets them, and what was logged at each step."""
+    """Gradients as the optimizer gets them, what was logged at each step, and what was sent."""
 
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
         self.logged: list[dict[str, float]] = []
+        self.sent: list[int] = []  # bytes of each gathering in a step, without gradients
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.gather = torch.distributed.all_gather
+
+        def counted(into: list[torch.Tensor], values: torch.Tensor) -> None:
+            self.sent.append(values.numel() * values.itemsize)
+            self.gather(into, values)
+
+        torch.distributed.all_gather = counted
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.parameters = pl_module._trained_parameters()
@@ -167,19 +174,20 @@ class Watch(Callback):
         self.gradients.append(torch.cat([part.flatten().clone() for part in parts]))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        torch.distributed.all_gather = self.gather
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items()}
         self.logged.append({n: v for n, v in metrics.items() if not n.startswith("val/")})
 
 
-def make(name: str, base: str, lr: float = 5e-3, eps: float = 1e-8) -> Any:
+def make(name: str, base: str, eps: float, dropout: float) -> Any:
     case = CASES[name]
     seed_everything(0, verbose=False)
     options = dict(case.options)
     if case.method in ("ppo", "grpo", "rloo"):
         options["sampler"] = ScriptedSampler()
     adam = partial(torch.optim.Adam, eps=eps)
-    backbone = Backbone(base, dtype="float32", lora=LoRA(r=4))
-    return METHODS[case.method].module(backbone, lr=lr, optimizer=adam, **options)
+    backbone = Backbone(base, dtype="float32", lora=LoRA(r=4, dropout=dropout))
+    return METHODS[case.method].module(backbone, lr=5e-3, optimizer=adam, **options)
 
 
 def fit(
@@ -191,8 +199,10 @@ def fit(
     base: str,
     saves: str,
     resume: str | None = None,
-    seen: Callable[[Any, Trainer, Watch], None] | None = None,
-    rows: int = 2 * ROWS * STEPS,
+    eps: float = 1e-5,
+    dropout: float = 0.0,
+    rows: int = 5 * ROWS,
+    source: str | None = None,
     data: dict[str, Any] | None = None,
     **trainer: Any,
 ) -> None:
@@ -206,19 +216,27 @@ def fit(
         base: folder of the model.
         saves: name of the results.
         resume: checkpoint, by its name.
-        seen: called before the results are written.
-        rows: number of them.
+        eps: of Adam; an entry whose gradient is rounding alone does not move where it is larger.
+        dropout: of LoRA.
+        rows: number of them; five steps an epoch.
+        source: a file to stream them from.
         data: further options of the data.
         **trainer: further flags.
     """
     case, watch = CASES[name], Watch()
-    module = make(name, base)
+    module = make(name, base, eps, dropout)
     online = case.method in ("ppo", "grpo", "rloo")
-    options = {"batch_size": ROWS // processes, "val_fraction": 0.0, **(data or {})}
-    given = METHODS[case.method].data(ragged(case.rows, rows), **options)
-    keep = ModelCheckpoint(folder / saves, every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    options = {"batch_size": ROWS // processes, **(data or {})}
+    held_out = ragged(case.rows, 6, seed=1)
+    train = ragged(case.rows, rows) if source is None else f"stream:{folder / source}"
+    given = METHODS[case.method].data(train, held_out, **options)
+    every = SAVED_ONLINE if online else SAVED
+    keep = ModelCheckpoint(
+        folder / saves, every_n_train_steps=every, save_top_k=-1, filename="{step}"
+    )
     flags = {
-        "max_steps": STEPS, "max_epochs": -1, "accelerator": "cpu", "logger": False,
+        "max_steps": STEPS, "max_epochs": -1, "val_check_interval": 5,
+        "accelerator": "cpu", "logger": False,
         "enable_progress_bar": False, "enable_model_summary": False,
         "devices": processes, "strategy": "ddp" if processes > 1 else "auto",
         "default_root_dir": folder,
@@ -230,6 +248,7 @@ def fit(
         "gradients": torch.stack(watch.gradients),
         "logged": watch.logged,
         "steps": fitting.global_step,
+        "sent": watch.sent,
         "metrics": {n: float(v) for n, v in fitting.callback_metrics.items()},
     }
     if online:
