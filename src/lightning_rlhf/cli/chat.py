@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.models.backbone import POLICY, REFERENCE
 from lightning_rlhf.models.generation import generate
@@ -32,7 +33,7 @@ def chat(
     dtype: DType = "auto",
     temperature: float = 0.7,
     max_new_tokens: int = 256,
-    template: str = "auto",
+    template: Template = "auto",
 ) -> None:
     """Talk to a role; every answer is shown beside that of its reference.
 

@@ -19,6 +19,7 @@ from lightning_rlhf.data.datamodules import (
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import Mixture, load_rows
 from lightning_rlhf.data.streaming import first_rows
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.models.loading import load_tokenizer, resolve
 from lightning_rlhf.reporting.data_view import show_data
 from lightning_rlhf.text.display import PrintableConsole
@@ -85,6 +86,7 @@ def parse_file_arguments(args: list[str]) -> FileArguments:
     del options["rows"]
     source, tokenizer, kind = (options.pop(k) for k in ("source", "tokenizer", "kind"))
     options["val_fraction"] = 0.0
+    options["template"] = _template(options["template"])
     return FileArguments(_mixture(source) or source, tokenizer, kind, options)
 
 
@@ -102,6 +104,12 @@ def _mixture(source: str) -> Mixture | None:
     if not numbers:
         raise ValueError(f"{source} is not a mixture: write {{one.jsonl: 1.0, other.jsonl: 0.5}}")
     return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _template(text: str) -> Template:
+    """Parse a template as it is typed for ``--data.template``."""
+    read = yaml.safe_load(text) if text.startswith("{") else text
+    return read if isinstance(read, dict) else text
 
 
 def data_of(file: FileArguments, console: PrintableConsole) -> RowsData:

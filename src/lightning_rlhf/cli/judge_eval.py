@@ -16,6 +16,7 @@ from lightning_rlhf.data.formats import read_pair
 from lightning_rlhf.data.gathering import gathered
 from lightning_rlhf.data.layouts import recognize
 from lightning_rlhf.data.sources import load_rows
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
 from lightning_rlhf.generators.journal import Journaled
 from lightning_rlhf.generators.role import RoleGenerator
@@ -44,7 +45,7 @@ def evaluate_judge(
     quantization: Quantization | None = None,
     dtype: DType = "auto",
     max_new_tokens: int = 256,
-    template: str = "auto",
+    template: Template = "auto",
 ) -> JudgeReport:
     """Measure a judge on pairs with human labels, before it labels anything.
 

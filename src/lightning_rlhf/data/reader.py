@@ -159,7 +159,7 @@ class Reader:
     ) -> tuple[Maker, str]:
         """Make the encoder of rows of a layout, and say it as the beginning of a sentence."""
         said = "" if layout.name == OURS else f"read as {layout.name}; "
-        said += self.chat.opening_note + self.chat.ending_note
+        said += self.chat.opening_note + self.chat.ending_note + self.chat.date_note
         if any(layout.known.get(column) == "tools" for column in columns):
             said += self.chat.tools_note
         maker = Maker(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import date
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data.sandbox import Excess, bounded
 from lightning_rlhf.text.dialects import PLAIN, REASONING, BadRow, Message
+from lightning_rlhf.text.display import printable
 from lightning_rlhf.text.messages import Tools
 
 QUESTION, ANSWER, THOUGHT = "probe-question", "probe-answer", "probe-thought"
@@ -22,6 +25,8 @@ ROLE_NAMES = {"developer": ("developer",), "tool": ("tool", "ipython", "observat
 ROLE_ELSE = {"developer": "system", "tool": "tool"}
 OWN_KEYS = ("train", "prefix", "reasoning_content")  # of messages, not all of them a template's
 ROLE_TEST = r"role['\"\]]*\s*(?:==|!=|(?:not )?in)\s*[^%}]*?"  # a template's test of a role
+MOST_EXCESSES = 3  # conversations with which a template may do too much; each takes its time
+LONGEST_REASON = 300  # characters
 MOST_BEGUN = 99  # characters of an answer that a prompt may have begun
 THOUGHTS_END = "</think>"  # templates leave out what precedes it in earlier answers
 
@@ -40,11 +45,49 @@ class JinjaRenderer:
     Args:
         tokenizer: of the model.
         jinja: the template; None for the tokenizer's own, of which it may have several.
+        arguments: more names that the template may read.
+        today: the date for a template that asks for it; None for the day on which this is made.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, jinja: str | None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        jinja: str | None,
+        arguments: dict[str, Any] | None = None,
+        *,
+        today: date | None = None,
+    ):
         self.tokenizer = tokenizer
         self.jinja = jinja
+        self.arguments = arguments or {}
+        # tokens are kept by what makes them, so only a template that asks has the day in it
+        self.today = today or (date.today() if "strftime_now" in self._source else None)
+        self._excesses = 0
+
+    @property
+    def _source(self) -> str:
+        """The text of all templates there are."""
+        given: Any = self.jinja or self.tokenizer.chat_template or ""
+        return " ".join(given.values()) if isinstance(given, dict) else str(given)
+
+    @cached_property
+    def date_note(self) -> str:
+        """Clause for the log on the date that a template writes; "" for none."""
+        turns, today = _probe_turns(), self.today
+        if today is None:
+            return ""
+        texts = []
+        for self.today in (date(2001, 2, 3), date(2014, 5, 16), today):
+            try:
+                texts.append(self._apply(turns))
+            except BadRow:
+                return ""
+        if texts[0] == texts[1]:
+            return ""
+        return (
+            f"the chat template writes the date, {today}: to have it on another day as well, give "
+            f"template={{date: {today}}}; "
+        )
 
     def render(self, messages: list[Message], generation_prompt: bool, tools: Tools) -> str:
         """Render messages, in the shapes that the template can take.
@@ -74,9 +117,7 @@ class JinjaRenderer:
     @cached_property
     def _roles(self) -> dict[str, str]:
         """The names of the roles that a template compares with; ours where it takes any."""
-        given: Any = self.jinja or self.tokenizer.chat_template or ""
-        source = " ".join(given.values()) if isinstance(given, dict) else str(given)
-        roles = {}
+        source, roles = self._source, {}
         for role, names in ROLE_NAMES.items():
             known = (name for name in names if re.search(ROLE_TEST + f"['\"]{name}['\"]", source))
             roles[role] = next(known, ROLE_ELSE[role])
@@ -96,18 +137,26 @@ class JinjaRenderer:
         self, messages: list[Message], generation_prompt: bool = False, tools: Tools = None
     ) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=tools,
-                chat_template=self.jinja,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-            )
+            with bounded(self.today):
+                text = self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=tools,
+                    chat_template=self.jinja,
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
+                    **self.arguments,
+                )
+        except Excess as reason:
+            self._excesses += 1
+            sentence = f"the chat template does too much: {reason}"
+            if self._excesses < MOST_EXCESSES and not _is_probe(messages):
+                raise BadRow(sentence) from reason
+            raise ValueError(f"{sentence}; give template a Jinja file of your own") from reason
         except TemplateError as reason:
-            raise BadRow(f"the chat template refuses: {reason}") from reason
+            raise BadRow(f"the chat template refuses: {_plainly(reason)}") from reason
         except Exception as reason:  # the template's code may raise anything
             name = type(reason).__name__
-            raise BadRow(f"the chat template refuses: {name}: {reason}") from reason
+            raise BadRow(f"the chat template refuses: {name}: {_plainly(reason)}") from reason
         assert isinstance(text, str)
         return text
 
@@ -157,6 +206,16 @@ class JinjaRenderer:
         except BadRow:
             return False
         return all(t in found for t in texts) and not any(t in found for t in wrong)
+
+
+def _is_probe(messages: list[Message]) -> bool:
+    return messages[0]["content"] == QUESTION
+
+
+def _plainly(reason: Exception) -> str:
+    """Return what a template says of an error: on one line, without what steers a terminal."""
+    text = " ".join(printable(str(reason)).split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
 def _probe_turns(call: bool = False) -> list[Message]:

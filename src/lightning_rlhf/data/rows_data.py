@@ -21,6 +21,7 @@ from lightning_rlhf.data.reader import Reader, Reading
 from lightning_rlhf.data.sampler import ResumableSampler
 from lightning_rlhf.data.sources import Mixture, Source, is_stream, name_of
 from lightning_rlhf.data.streaming import Cutting, TokenStream, run_length
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import Encode, Maker, column, held_out, token_row
 from lightning_rlhf.data.tokens import TokenRow
@@ -63,7 +64,7 @@ class RowsData(LightningDataModule):
         batch_size: int = 8,
         max_tokens: int | None = None,
         max_length: int = 1024,
-        template: str = "auto",
+        template: Template = "auto",
         columns: dict[str, str] | None = None,
         format: str = "auto",
         max_rows: int | None = None,

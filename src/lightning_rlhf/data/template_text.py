@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data.rendered import RenderedPrompts
 from lightning_rlhf.data.rendering import JinjaRenderer
+from lightning_rlhf.data.template_settings import Template, TemplateSettings
 from lightning_rlhf.data.text_tokenizer import TextTokenizer
 from lightning_rlhf.data.turns import not_kept
 from lightning_rlhf.text.messages import (
@@ -33,28 +33,36 @@ class TemplateText:
         template: "auto" (the tokenizer's chat template; without one, string prompts are kept as
             they are and messages go through "plain"), "plain" (``\\n\\nHuman: ...``,
             ``\\n\\nAssistant: ...``), "raw" (contents joined, nothing added), or a path to a Jinja
-            file. All but "plain" keep text without a prompt as it is.
+            file. All but "plain" keep text without a prompt as it is. Or a dict: one of these as
+            ``name``, arguments of the chat template (``enable_thinking``), and a ``date`` for one
+            that asks for today's.
 
     Raises:
         FileNotFoundError: the template is neither a name nor a file.
+        ValueError: it has no use for an argument.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template = "auto"):
         self.tokenizer = tokenizer
-        self.template = template
+        settings = TemplateSettings.read(template)
+        self.template = settings.name
         self._text = TextTokenizer(tokenizer)
-        self.jinja: str | None = None
-        if template == "auto":
-            self.jinja = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        elif template not in ("plain", "raw"):
-            if not Path(template).is_file():
-                raise FileNotFoundError(
-                    f'template {template!r} is neither "auto", "plain", "raw" nor a file: '
-                    "give one of these"
-                )
-            self.jinja = Path(template).read_text(encoding="utf-8")
+        self.jinja = settings.text(tokenizer)
         # a tokenizer may have two templates: it chooses
-        self._renderer = JinjaRenderer(tokenizer, None if template == "auto" else self.jinja)
+        own = None if self.template == "auto" else self.jinja
+        self._renderer = JinjaRenderer(tokenizer, own, settings.arguments, today=settings.date)
+
+    @cached_property
+    def date_note(self) -> str:
+        """Clause for the log on the date that a template writes; "" for none."""
+        return self._renderer.date_note if self.jinja is not None else ""
+
+    @cached_property
+    def identity(self) -> str:
+        """All that a template's text depends on but the messages, for keys of kept results."""
+        arguments, day = self._renderer.arguments, self._renderer.today if self.date_note else None
+        given = json.dumps([arguments, str(day)], sort_keys=True) if arguments or day else ""
+        return (self.jinja or self.template) + given
 
     def render(
         self, prompt: Prompt, answer: str | Message | None = None, tools: Tools = None

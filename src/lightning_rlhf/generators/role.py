@@ -11,6 +11,7 @@ import torch
 from lightning_rlhf.batches import cut_by_budget, to_device
 from lightning_rlhf.constitution.generator import Completion, Request
 from lightning_rlhf.data.collate import completion_batch
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.functional.masking import segment_sum
 from lightning_rlhf.models.backbone import Backbone
@@ -41,7 +42,7 @@ class RoleGenerator:
         role: str,
         sampling: Sampling = Sampling(max_new_tokens=256),
         *,
-        template: str = "auto",
+        template: Template = "auto",
     ):
         if sampling.num_samples != 1:
             raise ValueError(
@@ -55,7 +56,7 @@ class RoleGenerator:
             "model": backbone.public_name,
             "role": role,
             "weights": weights_digest(backbone.forward_weights(role)).hex()[:16],
-            "template": hashlib.sha256((self.chat.jinja or template).encode()).hexdigest()[:16],
+            "template": hashlib.sha256(self.chat.identity.encode()).hexdigest()[:16],
             "sampling": str(asdict(sampling)),
         }
 

@@ -13,6 +13,7 @@ from lightning_rlhf.constitution.pairs import PairKind, sampled_pairs
 from lightning_rlhf.constitution.pairs import pairs as pairs_of
 from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.verdicts import Verdict
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.writing import WritingModule
@@ -48,7 +49,7 @@ class AIFeedbackModule(WritingModule):
         generator: str | Generator = POLICY,
         judge: str | Generator = POLICY,
         sampling: Sampling = Sampling(max_new_tokens=256),
-        template: str = "auto",
+        template: Template = "auto",
         journal: str | None = None,
     ):
         super().__init__(backbone, sampling, template, journal=journal)

@@ -7,6 +7,7 @@ from typing import Any
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.principles import Constitution
 from lightning_rlhf.constitution.self_critique import SelfCritique
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.writing import WritingModule
@@ -34,7 +35,7 @@ class SelfCritiqueModule(WritingModule):
         generator: str | Generator = POLICY,
         *,
         sampling: Sampling = Sampling(max_new_tokens=256),
-        template: str = "auto",
+        template: Template = "auto",
         journal: str | None = None,
     ):
         super().__init__(backbone, sampling, template, journal=journal)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.principles import Constitution
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.generators.journal import Journaled
 from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import Backbone
@@ -33,7 +34,7 @@ class WritingModule(AlignmentModule):
     trained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, backbone: Backbone, sampling: Sampling, template: str, *, journal: str | None
+        self, backbone: Backbone, sampling: Sampling, template: Template, *, journal: str | None
     ):
         super().__init__(backbone, lr=0.0)
         self.sampling = sampling

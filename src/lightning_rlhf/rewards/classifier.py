@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from lightning_rlhf.data.sandbox import bounded
 from lightning_rlhf.models import loading
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.rewards.base import Reward, RewardInputs
@@ -107,5 +108,6 @@ def _rendered(tokenizer: Any, prompt: Prompt, completion: str) -> str:
     """Render a prompt and its answer with the classifier's own template."""
     begun = begun_turn(prompt) is not None
     turns = answered(prompt, completion.rstrip() if begun else completion.strip())
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    with bounded():
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     return text

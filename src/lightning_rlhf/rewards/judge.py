@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_rlhf.constitution.generator import Generator
 from lightning_rlhf.constitution.rating import RATE, rate
+from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.generators.role import RoleGenerator
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.sampler import Sampling
@@ -31,7 +32,7 @@ class JudgeReward(Reward):
         question: str = RATE,
         end: str = ".",
         *,
-        template: str = "auto",
+        template: Template = "auto",
         weight: float = 1.0,
     ):
         super().__init__(judge if isinstance(judge, str) else "judge", weight)
