@@ -758,7 +758,9 @@ def test_other_types_say_the_same(
         for row in layout.gather(rows) if layout.gather else rows:
             try:
                 row = row if layout.gather else layout.read(row)
-                made.append(KINDS[sample.kind].encode(row, chat, 512)._replace(row=""))
+                encoded = KINDS[sample.kind].encode(row, chat, 512)
+                parts = encoded if isinstance(encoded, list) else [encoded]
+                made.append([part._replace(row="") for part in parts])
             except (BadRow, KeyError) as reason:
                 made.append(re.sub(r"(?<=\d)\.0|\W", "", str(reason)))
         return made

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import gc
+import random
 import re
 import weakref
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from lightning_rlhf import (
 )
 from lightning_rlhf.constitution.testing import ScriptedGenerator
 from lightning_rlhf.data.collate import completion_batch
+from lightning_rlhf.models.classifier import ClassifierFiles
+from lightning_rlhf.models.export import reward_tokenizer
 from lightning_rlhf.rewards.as_rewards import as_rewards
 from lightning_rlhf.rewards.base import RewardInputs
 from lightning_rlhf.rewards.judge import JudgeReward
@@ -140,14 +146,16 @@ def test_rewards_need_different_names() -> None:
 # ---- classifiers ----
 
 
-def expected(folder: str, said: list[tuple[str, str]]) -> list[float]:
+def expected(
+    folder: str, said: list[tuple[str, str]], finished: Sequence[bool] = (True,) * 99
+) -> list[float]:
     """Each text alone, unpadded, with ids made by hand."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     place = tokenizer.get_vocab()
     scores = []
-    for prompt, completion in said:
-        words = f"{prompt} {completion}".split()
+    for (prompt, completion), done in zip(said, finished, strict=False):
+        words = f"{prompt} {completion}{' [eos]' * done}".split()
         if tokenizer.chat_template:
             words = ["user", *prompt.split(), "assistant", *completion.split()]
         with torch.no_grad():
@@ -183,16 +191,16 @@ def test_a_classifier_is_held_only_while_it_scores(
 ) -> None:  # fmt: skip
     made: list[weakref.ref] = []
     four_bit: list[bool] = []
-    load = ClassifierReward._load
+    load = ClassifierFiles.load
 
-    def watched(self: ClassifierReward, *args: Any) -> Any:
+    def watched(self: ClassifierFiles, *args: Any) -> Any:
         model = load(self, *args)
         made.append(weakref.ref(model))
         kinds = {type(m).__name__ for n, m in model.named_modules() if n.endswith("_proj")}
         four_bit.append(kinds == {"Linear4bit"})
         return model
 
-    monkeypatch.setattr(ClassifierReward, "_load", watched)
+    monkeypatch.setattr(ClassifierFiles, "load", watched)
     reward = ClassifierReward(classifier, quantization, keep=keep)
     first = reward.score(backbone, reward_inputs(backbone, SAID))
     second = reward.score(backbone, reward_inputs(backbone, SAID))
@@ -205,7 +213,7 @@ def test_a_classifier_is_held_only_while_it_scores(
 
 def test_a_classifier_of_two_outputs(backbone: Backbone, tmp_path: Path) -> None:
     LlamaConfig(num_labels=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has 2 outputs and a reward has one"):
+    with pytest.raises(ValueError, match="has 2 outputs: give label=, one of LABEL_0, LABEL_1"):
         ClassifierReward(str(tmp_path)).prepare(backbone)
     with pytest.raises(FileNotFoundError, match="no model at"):
         ClassifierReward(str(tmp_path / "absent")).prepare(backbone)
@@ -237,6 +245,132 @@ def test_classifier_and_judge_see_the_turns_of_a_transcript(
     assert judge.questions == [[{"role": "user", "content": shown}]]
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Backbone, Path]:
+    """A reward role with weights of its own, and the folder of its three written forms."""
+    backbone = Backbone(tiny_base, lora=LoRA(r=4), dtype="float32").load()
+    backbone.add_role("reward", head=True)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in backbone.role_parameters("reward"):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("reward")
+    backbone.save_role("reward", folder / "adapter")
+    backbone.save_merged("reward", folder / "merged", "float32")
+    return backbone, folder
+
+
+def sampled_inputs(backbone: Backbone, seed: int, samples: int) -> RewardInputs:
+    """Random prompts and completions; each is finished by eos, by another token, or cut."""
+    draw, eos = random.Random(seed), backbone.tokenizer.eos_token_id
+    words = [backbone.tokenizer(word).input_ids[-1] for word in NUMBERS]
+    prompts = [draw.choices(words, k=draw.randint(1, 5)) for _ in range(3)]
+    each = [p for p in prompts for _ in range(samples)]
+    completions = [draw.choices(words, k=draw.randint(1, 6)) for _ in each]
+    finished = [draw.random() < 0.7 for _ in each]
+    for ids, done in zip(completions, finished, strict=True):
+        if done and draw.random() < 0.5:
+            ids.append(eos)
+    decode = partial(backbone.tokenizer.decode, skip_special_tokens=True)
+    return RewardInputs(
+        prompts=[decode(ids) for ids in each],
+        completions=[decode(ids) for ids in completions],
+        rows=[{} for _ in each],
+        tokens=[completion_batch(prompts, completions, g) for g in ([0], [1, 2])],
+        texts=[decode(p + c) for p, c in zip(each, completions, strict=True)],
+        prompt_ids=each,
+        completion_ids=completions,
+        finished=finished,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reward_role_and_its_classifiers_agree(trained: tuple[Backbone, Path], seed: int) -> None:
+    """As an adapter and merged: the same token is read, the end token that training read."""
+    backbone, folder = trained
+    inputs = sampled_inputs(backbone, seed, samples=1 + seed)
+    role = RoleReward("reward").score(backbone, inputs)
+    for form in ("adapter", "merged"):
+        reward = ClassifierReward(str(folder / form), quantization=None, batch_size=4)
+        reward.prepare(backbone)
+        torch.testing.assert_close(reward.score(backbone, inputs), role, atol=1e-4, rtol=0)
+    eos = backbone.tokenizer.eos_token_id
+    one = [
+        torch.tensor([p + c + [eos] * (done and c[-1] != eos)])
+        for p, c, done in zip(
+            inputs.prompt_ids, inputs.completion_ids, inputs.finished, strict=True
+        )
+    ]
+    plain = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
+    with torch.no_grad():
+        expected = torch.cat([plain(input_ids=ids).logits[0] for ids in one])
+    torch.testing.assert_close(role, expected, atol=1e-4, rtol=0)
+
+
+LINE_ENDS = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}[end]\n{% endfor %}"
+
+
+def test_the_text_of_a_written_reward_ends_where_it_is_read(tiny_base: str) -> None:
+    """Plain transformers read a score at the last token, which a template's line end would be."""
+    tokenizer = copy.deepcopy(Backbone(tiny_base).tokenizer)
+    tokenizer.chat_template = LINE_ENDS
+    turns = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+    text = reward_tokenizer(tokenizer).apply_chat_template(turns, tokenize=False)
+    assert text == f"<user> w1[end]\n<assistant> w2[end]{tokenizer.eos_token}"
+    tokenizer.chat_template = LINE_ENDS.replace("[end]", "{{ eos_token }}")
+    text = reward_tokenizer(tokenizer).apply_chat_template(turns, tokenize=False)
+    assert text == f"<user> w1{tokenizer.eos_token}\n<assistant> w2{tokenizer.eos_token}"
+    assert tokenizer.chat_template == LINE_ENDS.replace("[end]", "{{ eos_token }}")
+
+
+def test_a_classifier_without_a_trained_head(backbone: Backbone, tiny_base: str) -> None:
+    with pytest.raises(ValueError, match="holds no weights of a classification head"):
+        ClassifierReward(tiny_base, None, label="LABEL_0").prepare(backbone)
+
+
+def test_an_output_is_chosen_by_its_name(backbone: Backbone, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(backbone.tokenizer), hidden_size=32, intermediate_size=32,
+        num_hidden_layers=1, num_attention_heads=2, label2id={"kind": 0, "true": 1, "long": 2},
+        id2label={0: "kind", 1: "true", 2: "long"}, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    backbone.tokenizer.save_pretrained(tmp_path)
+    inputs = reward_inputs(backbone, SAID)
+    scores = {}
+    for label in ("kind", "true", "long"):
+        reward = ClassifierReward(str(tmp_path), None, label=label)
+        reward.prepare(backbone)
+        scores[label] = reward.score(backbone, inputs)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    for i, text in enumerate(inputs.texts):
+        ids = [*backbone.tokenizer(text).input_ids, backbone.tokenizer.eos_token_id]
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([ids])).logits[0]
+        for output, label in enumerate(scores):
+            assert scores[label][i].item() == pytest.approx(expected[output].item(), abs=1e-5)
+    with pytest.raises(ValueError, match="no output 'fair': give one of kind, true, long"):
+        ClassifierReward(str(tmp_path), None, label="fair").prepare(backbone)
+
+
+def test_a_text_that_is_too_long_loses_its_beginning(
+    backbone: Backbone, classifier: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model = LlamaForSequenceClassification.from_pretrained(classifier)
+    model.config.max_position_embeddings = 6
+    model.save_pretrained(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(classifier)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    score = ClassifierReward(str(tmp_path), None).score(backbone, reward_inputs(backbone, SAID))
+    assert "takes 6 tokens: 2 of 3 texts lose their beginning" in caplog.text
+    ids = tokenizer("w5 w6 w7 w8 w9 [eos]").input_ids[-6:]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=torch.tensor([ids])).logits[0, 0]
+    assert score[1].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 # ---- in a run ----
 
 
@@ -262,8 +396,9 @@ def test_a_weighted_sum_logs_each(runs: Runs, classifier: str) -> None:
     assert [r[-2] for r in table.rows] == length([], said, [])
     texts = [(r[0], r[1]) for r in table.rows]
     judged = torch.tensor([r[-1] for r in table.rows])
+    finished = [r[table.columns.index("finished")] for r in table.rows]
     torch.testing.assert_close(
-        judged, torch.tensor(expected(classifier, texts)), atol=1e-4, rtol=1e-4
+        judged, torch.tensor(expected(classifier, texts, finished)), atol=1e-4, rtol=1e-4
     )
 
 

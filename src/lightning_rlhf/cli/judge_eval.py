@@ -11,10 +11,11 @@ from rich.text import Text
 
 from lightning_rlhf.cli.arguments import call_with
 from lightning_rlhf.constitution.ai_feedback import AIFeedback
+from lightning_rlhf.data import cells
 from lightning_rlhf.data.datamodules import PreferenceData
 from lightning_rlhf.data.formats import read_pair
 from lightning_rlhf.data.gathering import gathered
-from lightning_rlhf.data.layouts import recognize
+from lightning_rlhf.data.layouts import SIDES, recognize
 from lightning_rlhf.data.sources import load_rows
 from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.evaluation.judge_eval import JudgeReport, judge_eval
@@ -27,7 +28,7 @@ from lightning_rlhf.models.saved import load_role
 from lightning_rlhf.reporting.calibration import draw_calibration
 from lightning_rlhf.text.display import PrintableConsole
 from lightning_rlhf.text.jsonl import write_rows
-from lightning_rlhf.text.messages import BadRow
+from lightning_rlhf.text.messages import BadRow, begun_turn
 
 
 def main(args: list[str]) -> None:
@@ -96,11 +97,15 @@ def human_pairs(
         raw = gathered(raw, layout.gather, {}, source=source, format=layout.name)
     rows: list[dict[str, Any]] = []
     dropped = 0
+    read = cells.reader(cells.look(cells.sample(raw), layout.read, None), layout.read, None)
     for row in raw if max_rows is None else raw.select(range(min(max_rows, len(raw)))):
         try:
-            pair = read_pair(layout.read(row))._asdict()
+            pair = read_pair(read(row))._asdict()
         except BadRow:
             dropped += 1
+            continue
+        if begun_turn(pair["prompt"]) or not all(isinstance(pair[s], str) for s in SIDES):
+            dropped += 1  # a judge reads whole texts
             continue
         rows.append({k: pair[k] for k in ("prompt", "chosen", "rejected", "label")})
     if not rows:

@@ -17,8 +17,9 @@ Row = dict[str, Any]
 Read = Callable[[Row], Row]
 LOOKED_AT = 200  # rows of a source
 MOST = 0.9  # share of them that decides
+SHORTEST = 8  # characters of a prompt that no answer begins with by chance
 FOREIGN = ("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_of_turn>",
-           "<|user|>", "[INST]", "<s>[INST]")  # fmt: skip
+           "<|user|>", "[INST]", "<s>[INST]", "Human: ")  # fmt: skip
 
 
 class Cells(NamedTuple):
@@ -35,13 +36,15 @@ def sample(rows: Dataset) -> list[Row]:
     return list(rows.select(range(0, len(rows), step)))
 
 
-def look(rows: Sequence[Row], read: Read, chat: ChatTemplate, *, answers: bool = True) -> Cells:
+def look(
+    rows: Sequence[Row], read: Read, chat: ChatTemplate | None, *, answers: bool = True
+) -> Cells:
     """Look at rows of a source.
 
     Args:
         rows: some of them, their columns renamed.
         read: layout of the rows -> our columns.
-        chat: what they will be written with.
+        chat: what they will be written with; None if they are not.
         answers: whether their answers are read.
     """
     written, notes = _written(rows)
@@ -56,11 +59,11 @@ def look(rows: Sequence[Row], read: Read, chat: ChatTemplate, *, answers: bool =
     return Cells(tuple(sorted(written)), repeats, "".join(f"{note}; " for note in notes))
 
 
-def reader(cells: Cells, read: Read, chat: ChatTemplate) -> Read:
+def reader(cells: Cells, read: Read, chat: ChatTemplate | None) -> Read:
     """Make a function that reads a row with what its cells mean."""
     if not cells.written and not cells.repeats:
         return read
-    return partial(_read, read=read, cells=cells, strip=chat.jinja is not None)
+    return partial(_read, read=read, cells=cells, strip=chat is None or chat.jinja is not None)
 
 
 def _read(row: Row, read: Read, cells: Cells, strip: bool) -> Row:
@@ -142,7 +145,7 @@ def _rest(prompt: str, answer: str, strip: bool) -> str | None:
         rest = answer[len(start) :]
         if not start.strip() or not answer.startswith(start) or not rest.strip():
             continue
-        if not (start[-1].isalnum() and rest[0].isalnum()):  # not inside a word
+        if rest[0].isspace() or not start[-1].isalnum():  # not inside a word or sentence
             return rest.lstrip() if strip or start != prompt else rest
     return None
 
@@ -150,6 +153,7 @@ def _rest(prompt: str, answer: str, strip: bool) -> str | None:
 def _repeats(rows: Sequence[Row]) -> tuple[bool, list[str]]:
     """Tell whether all answers of a source begin with their prompt."""
     texts = [(row["prompt"], found) for row in rows if (found := _answers(row))]
+    texts = [(prompt, found) for prompt, found in texts if len(prompt.strip()) >= SHORTEST]
     count = sum(
         all(_rest(prompt, answer, False) is not None for answer in found.values())
         for prompt, found in texts
@@ -176,7 +180,7 @@ def _without_prompt(row: Row, strip: bool) -> Row:
 # ---- prompts ----
 
 
-def _prompts(rows: Sequence[Row], chat: ChatTemplate) -> list[str]:
+def _prompts(rows: Sequence[Row], chat: ChatTemplate | None) -> list[str]:
     """Say what of the prompts is taken in a way that one may not expect."""
     counts: Counter[str] = Counter()
     for row in rows:
@@ -184,7 +188,7 @@ def _prompts(rows: Sequence[Row], chat: ChatTemplate) -> list[str]:
     return [f"{manner} ({count} of {len(rows)} rows looked at)" for manner, count in counts.items()]
 
 
-def _manners(row: Row, chat: ChatTemplate) -> list[str]:
+def _manners(row: Row, chat: ChatTemplate | None) -> list[str]:
     prompt, chosen = row.get("prompt"), row.get("chosen")
     try:
         turns, side = read_turns(prompt), read_turns(chosen)
@@ -200,7 +204,7 @@ def _manners(row: Row, chat: ChatTemplate) -> list[str]:
     if side is not None and side[0]["role"] in ("user", *SYSTEM):
         told = any(m["content"].strip() == prompt.strip() for m in side)
         return [] if told else ["the text prompt beside whole conversations is not read"]
-    if chat.rendered is not None and chat.rendered.holds(prompt):
+    if chat is not None and chat.rendered is not None and chat.rendered.holds(prompt):
         return ["prompts have the chat template's marks and are taken as they are"]
     mark = next((mark for mark in FOREIGN if prompt.lstrip().startswith(mark)), None)
     if mark is None:

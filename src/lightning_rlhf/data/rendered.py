@@ -9,22 +9,33 @@ class RenderedPrompts:
     """Tell rendered prompts from others, and join them with their answers.
 
     Args:
-        question: a word that a user says.
-        asked: the template's text of it, up to the answer.
+        words: a question, an answer and a second question.
+        asked: the template's text of the question, up to the answer.
         unasked: the same without the opening of the answer.
-        closing: what the template writes behind an answer.
+        whole: its text of the question and the answer.
+        longer: its text of all three.
         marks: the special tokens' texts.
         bos: the text of the first token of a document; "" if there is none.
     """
 
     def __init__(
-        self, question: str, asked: str, unasked: str, *, closing: str, marks: list[str], bos: str
+        self,
+        words: tuple[str, str, str],
+        asked: str,
+        unasked: str,
+        *,
+        whole: str,
+        longer: str,
+        marks: list[str],
+        bos: str,
     ):
-        head = asked.partition(question)[0]
-        start = max((head.rfind(mark) for mark in marks if mark in head), default=0)
-        self.user = head[start:].strip()  # what stands before a user's words
-        self.closing = closing
+        _, answer, second = words
+        self.closing = whole.rpartition(answer)[2]
         self.opening = asked[len(unasked) :] if asked.startswith(unasked) else ""
+        # what a template writes before an answer once it is there, and before a user's words
+        self.lead = whole[len(asked) :].partition(answer)[0] if whole.startswith(asked) else ""
+        between = longer.rpartition(answer)[2].partition(second)[0]
+        self.user = between.removeprefix(self.closing).strip()
         self.bos = bos if bos and asked.startswith(bos) else ""
         self._starts = tuple(mark for mark in [*marks, self.user] if mark and mark in asked)
 
@@ -47,13 +58,23 @@ class RenderedPrompts:
             prompt = prompt.rstrip()[: -len(opening)] + self.opening.lstrip()
         if answer is None:
             return prompt
+        said = self.own_words(answer)
+        return prompt + self.lead * (not said.startswith(self.lead)) + said + self.closing
+
+    def own_words(self, answer: str | Message) -> str:
+        """Return the text of an answer without the opening that it may bring along.
+
+        Raises:
+            BadRow: the answer is more than text.
+        """
         if isinstance(answer, dict):
             if answer.keys() - {"role", "content"}:
                 raise BadRow("the prompt is text with the template's marks, its answer is a call")
             answer = answer["content"] or ""
+        opening = self.opening.strip() or self.lead.strip()
         if opening and answer.lstrip().startswith(opening):
-            answer = answer.lstrip().removeprefix(opening).lstrip()
-        return prompt + answer + self.closing
+            return answer.lstrip().removeprefix(opening).lstrip()
+        return answer
 
 
 def ends_once(answer: str | Message, ends: list[str]) -> str | Message:

@@ -21,6 +21,7 @@ from lightning_rlhf.text.messages import (
 )
 
 Answer = str | Message  # a message where it holds more than text: tool calls, reasoning
+GOES_ON = {"assistant": ("user", "tool"), **dict.fromkeys(SYSTEM, ("user", "assistant"))}
 NO_ANSWER = "the last turn is not an assistant's answer"
 
 
@@ -102,8 +103,7 @@ def continued(prompt: Any, side: list[Message]) -> list[Message]:
         return side
     if before[1:] and before[0]["role"] in SYSTEM and _begin(side, before[1:]):
         return [before[0], *side]
-    answered = bool(before) and before[-1]["role"] == "assistant"
-    if before and side[0]["role"] in (("user", "tool") if answered else ("assistant",)):
+    if before and side[0]["role"] in GOES_ON.get(before[-1]["role"], ("assistant",)):
         return [*before, *side]
     raise BadRow("the prompt is not the beginning of its answers")
 

@@ -110,17 +110,23 @@ class TemplateText:
         """Prompts with the template's marks; None if it has none."""
         if self.jinja is None:
             return None
-        asked = [{"role": "user", "content": "question"}]
+        words = ("question", PROBE, "another")
+        turns = [
+            said(word, role)
+            for word, role in zip(words, ("user", "assistant", "user"), strict=True)
+        ]
         try:
-            texts = [self._renderer.render(asked, opens, None) for opens in (True, False)]
-            whole = self._renderer.render([*asked, said(PROBE)], False, None)
+            asked, unasked = (self._renderer.render(turns[:1], o, None) for o in (True, False))
+            whole, longer = (self._renderer.render(turns[:n], False, None) for n in (2, 3))
         except BadRow:
             return None
         marks = [str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(self._text.marks)]
         return RenderedPrompts(
-            "question",
-            *texts,
-            closing=whole.rpartition(PROBE)[2],
+            words,
+            asked,
+            unasked,
+            whole=whole,
+            longer=longer,
             marks=marks,
             bos=str(self.tokenizer.bos_token or ""),
         )

@@ -90,7 +90,10 @@ class ChatTemplate(TemplateText):
         before = self.render(prompt, None, tools)
         if self.jinja is not None:
             self._check_prompt(prompt, before)
+        rendered = self.rendered if isinstance(prompt, str) else None
+        own = rendered.own_words if rendered is not None and rendered.holds(str(prompt)) else None
         replies = [ends_once(answer, self._ends) for answer in answers]
+        replies = replies if own is None else [own(reply) for reply in replies]
         wholes = [self.render(prompt, reply, tools) for reply in replies]
         start = min((self._meet(before, whole)[0] for whole in wholes), key=len)
         tails = [whole[len(start) :] for whole in wholes]

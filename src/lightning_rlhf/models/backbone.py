@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_rlhf.models import export, loading, lora, parity
-from lightning_rlhf.models.files import replacing
+from lightning_rlhf.models import export, loading, lora, saving
 from lightning_rlhf.models.heads import ScalarHead
 from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.offload import Offload, embedding_to_host
@@ -36,8 +35,9 @@ class Backbone(RoleModel):
         name_or_path: a hub id, a local folder, or a ``.gguf`` file.
         quantization: "nf4" holds the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314).
         lora: the adapters' shape, or None to train the whole model.
-        dtype: of the frozen base and its computation; adapters and heads are always fp32.
-        adapters: role -> PEFT folder that it starts from, e.g. ``{"policy": "runs/sft"}``.
+        dtype: of the frozen base and its computation; adapters, heads and a base that is trained
+            whole are always fp32.
+        adapters: role -> PEFT folder or hub id it starts from, e.g. ``{"policy": "runs/sft"}``.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third slower.
         attention: transformers' name of an attention implementation, over padded rows; None uses
             packed rows with shared prompts if the model takes them.
@@ -69,6 +69,11 @@ class Backbone(RoleModel):
         if quantization is not None and lora is None:
             raise ValueError(
                 "4-bit weights cannot be trained: give lora=LoRA(), or quantization=None"
+            )
+        if lora is None and dtype == "bfloat16":
+            raise ValueError(
+                "lora=None trains the base's own weights, and in bf16 a small step changes few of "
+                'them: leave dtype, and give Trainer(precision="bf16-mixed") for speed'
             )
         if lora is None and adapters:
             raise ValueError(f"adapters for {sorted(adapters)} need LoRA: give lora=LoRA()")
@@ -114,12 +119,14 @@ class Backbone(RoleModel):
             named = self.lora is not None and self.lora.target_modules != "all-linear"
             if self.lora is not None and (self.adapters or named):
                 lora.validate_adapters(loading.skeleton(self.path), self.lora, self.adapters)
-            dtype = loading.torch_dtype(self.dtype)
+            dtype = torch.float32 if self.lora is None else loading.torch_dtype(self.dtype)
             self.attach(
                 loading.load_causal_lm(
                     self.path, self.quantization, dtype, torch.device(device), self.attention
                 )
             )
+            if self.quantization is not None:
+                loading.report_unquantized(self.base)
         return self
 
     def attach(self, model: PreTrainedModel) -> None:
@@ -128,7 +135,15 @@ class Backbone(RoleModel):
         if "embedding" in self.offload:
             embedding_to_host(model)
         offloads = "activations" in self.offload
-        self._runner = Runner.of(model, self.attention is None, offloads)
+        try:
+            self._runner = Runner.of(model, self.attention is None, offloads)
+        except (RuntimeError, KeyError) as reason:  # the first forward
+            self.model = None
+            if self.quantization is None:
+                raise
+            raise ValueError(
+                f"{type(model).__name__} does not run in 4 bits ({reason}): give quantization=None"
+            ) from reason
         if self.gradient_checkpointing:
             old_name = model.gradient_checkpointing_enable  # before transformers 5.21
             enable = getattr(model, "activation_checkpointing_enable", old_name)
@@ -292,21 +307,10 @@ class Backbone(RoleModel):
             ValueError: no such role, it is the bare base, it has no adapter of its own, or what was
                 written differs from it.
         """
-        folder, role = Path(folder), self._saved_role(name)
         if self.lora is None and name in self.heads:
             return self.save_merged(name, folder, "float32")
-        with replacing(folder) as partial:
-            if role.adapter:
-                head = self.head(name) if name in self.heads else None
-                export.save_adapter(self.base, name, partial, self.public_name, head)
-            else:
-                self.model_of(name).save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
-            if check and role.adapter:
-                parity.check_adapter(self, name, partial, self.tokenizer)
-            elif check:
-                parity.check_model(self, name, partial, self.tokenizer)
-        return folder
+        tokenizer, base = self.tokenizer, self.public_name
+        return saving.save_role(self, name, Path(folder), tokenizer, base=base, check=check)
 
     def save_merged(self, name: str, folder: str | Path, dtype: loading.DType = "bfloat16") -> Path:
         """Write base and adapter as one plain transformers model, dequantized before merging.
@@ -323,28 +327,5 @@ class Backbone(RoleModel):
         """
         if "embedding" in self.offload:
             raise ValueError("merging needs the embedding table: load without offload, then merge")
-        role = self._saved_role(name, bare=True)
-        head = self.head(name) if name in self.heads else None
         written = loading.torch_dtype(dtype)
-        with replacing(Path(folder)) as partial:
-            export.save_merged(
-                self.model_of(name), name if role.adapter else None, partial, written, head
-            )
-            self.tokenizer.save_pretrained(partial)
-            parity.check_model(self, name, partial, self.tokenizer)
-        return Path(folder)
-
-    def _saved_role(self, name: str, bare: bool = False) -> Role:
-        """Return a role that can be written; with ``bare`` also one that is the bare base."""
-        role = self.roles.get(name)
-        if not self.is_loaded or role is None:
-            there = ", ".join(self.roles) or "none yet: call load(), or fit a module"
-            raise ValueError(f"no role {name!r} to save; the backbone has {there}")
-        if role.shares is not None:
-            raise ValueError(
-                f"role {name!r} runs through the adapter of {role.shares!r} and has only a head of "
-                "its own: it is saved by its checkpoint"
-            )
-        if not (bare or role.adapter or role.whole):
-            raise ValueError(f"role {name!r} is the bare base {self.name_or_path}: nothing to save")
-        return role
+        return saving.save_merged(self, name, Path(folder), self.tokenizer, dtype=written)

@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_rlhf.batches import cut_by_budget
 from lightning_rlhf.functional.sampling import draw
+from lightning_rlhf.models.heads import decoder_of
 from lightning_rlhf.models.layout import positions
 from lightning_rlhf.models.packing import ATTENTION_KINDS, cache_name, run_packed
 from lightning_rlhf.models.runner import Runner
@@ -221,6 +222,8 @@ def why_uncached(model: PreTrainedModel) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION_KINDS
     if cache_name(model) is None:
         return "its forward takes no cache"
+    if not model._supports_default_dynamic_cache():
+        return "its cache is of its own kind"
     if getattr(model, "_is_stateful", False) or kinds:
         return f"not all its layers are attention ({', '.join(sorted(kinds)) or 'stateful'})"
     if getattr(config, "num_kv_shared_layers", None):
@@ -234,6 +237,8 @@ def why_uncached(model: PreTrainedModel) -> str | None:
 class RecomputedRows:
     """Rows that run through the model whole at every step: slow, but right for any model.
 
+    They are padded on the right, where no causal model sees it: some ignore the attention mask.
+
     Args:
         runner: the model, switched to the role.
         prompts: to be continued.
@@ -241,18 +246,37 @@ class RecomputedRows:
     """
 
     def __init__(self, runner: Runner, prompts: Prompts, pad_id: int):
-        self.model = runner.model
-        rows = [prompts.ids[i] for i in prompts.of_row]
-        self.ids, self.mask = left_pad(rows, pad_id, self.model.device)
-        self.logits = _forward(self.model, self.ids, self.mask, _places(self.mask))
+        self.model, self.pad_id = runner.model, pad_id
+        self.rows = [list(prompts.ids[i]) for i in prompts.of_row]
+        self.logits = self._logits()
 
     def step(self, tokens: Tensor) -> None:
-        self.ids = torch.cat([self.ids, tokens[:, None]], 1)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-        self.logits = _forward(self.model, self.ids, self.mask, _places(self.mask))
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.append(token)
+        self.logits = self._logits()
 
     def keep(self, rows: Tensor) -> None:
-        self.ids, self.mask = self.ids[rows], self.mask[rows]
+        self.rows = [self.rows[i] for i in rows.tolist()]
+
+    def _logits(self) -> Tensor:
+        """Run the rows; returns the logits of the next token of each: (B, V)."""
+        device, length = self.model.device, max(map(len, self.rows))
+        padded = [row + [self.pad_id] * (length - len(row)) for row in self.rows]
+        ids = torch.tensor(padded, device=device)
+        lengths = torch.tensor([len(row) for row in self.rows], device=device)
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": (torch.arange(length, device=device) < lengths[:, None]).long(),
+        }
+        if "position_ids" in inspect.signature(decoder_of(self.model).forward).parameters:
+            inputs["position_ids"] = torch.arange(length, device=device).expand_as(ids)
+        ends, column = torch.unique(lengths - 1, return_inverse=True)
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            inputs["logits_to_keep"] = ends
+        else:
+            column = lengths - 1
+        logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits[torch.arange(len(self.rows), device=device), column]
 
 
 def _forward(
@@ -260,15 +284,17 @@ def _forward(
     ids: Tensor,
     mask: Tensor,
     places: Tensor,
-    cache: DynamicCache | None = None,
+    cache: DynamicCache,
 ) -> Tensor:
     """Run left-padded rows; returns the logits of the next token: (B, V)."""
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if "position_ids" in inspect.signature(model.get_decoder().forward).parameters:
+    inputs: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        str(cache_name(model)): cache,
+    }
+    if "position_ids" in inspect.signature(decoder_of(model).forward).parameters:
         inputs["position_ids"] = places
-    if cache is not None:
-        inputs[str(cache_name(model))] = cache
-    logits: Tensor = model(**inputs, use_cache=cache is not None, logits_to_keep=1).logits
+    logits: Tensor = model(**inputs, use_cache=True, logits_to_keep=1).logits
     return logits[:, -1]
 
 

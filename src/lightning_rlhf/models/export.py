@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -53,6 +53,33 @@ def save_adapter(
     if head is not None:
         tensors, config = head_as_peft(head)
     lora.save(model, role, folder, tensors, base_model_name_or_path=base, **config)
+
+
+# The text of a chat template, up to its last mark, and eos after it
+UNTIL_EOS = (
+    "{% set text %}TEMPLATE{% endset %}{{ text.rstrip() }}"
+    "{% if not text.rstrip().endswith(eos_token) %}{{ eos_token }}{% endif %}"
+)
+SCORES_AT_EOS = "scores_at_eos"  # the mark of such a tokenizer in its config
+
+
+def reward_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Copy a tokenizer for a reward role, which reads its score at the end token.
+
+    Plain transformers read it at the last token of the text. Many chat templates write a line end
+    there; this tokenizer's ends with eos. They take the last token that is not padding; this
+    tokenizer pads with another token than eos.
+    """
+    own = copy.deepcopy(tokenizer)
+    if own.pad_token_id in (None, own.eos_token_id):
+        others = (own.unk_token_id, own.bos_token_id, 0, 1)
+        own.pad_token = own.convert_ids_to_tokens(
+            next(i for i in others if i not in (None, own.eos_token_id))
+        )
+    if isinstance(own.chat_template, str):
+        own.chat_template = UNTIL_EOS.replace("TEMPLATE", own.chat_template)
+    own.init_kwargs[SCORES_AT_EOS] = True
+    return own
 
 
 def read_head(head: ScalarHead, tensors: dict[str, Tensor], folder: str) -> None:
@@ -167,7 +194,12 @@ def _add_biases(model: nn.Module, role: str | None, state: dict[str, Tensor]) ->
 
 
 def merged_model(
-    model: PreTrainedModel, role: str | None, dtype: torch.dtype, head: ScalarHead | None = None
+    model: PreTrainedModel,
+    role: str | None,
+    dtype: torch.dtype,
+    *,
+    head: ScalarHead | None = None,
+    pad_id: int | None = None,
 ) -> PreTrainedModel:
     """Build a plain transformers model with a role's adapter merged, on the CPU.
 
@@ -175,22 +207,25 @@ def merged_model(
         model: the adapted base.
         role: the adapter to merge; None for the bare base.
         dtype: of its weights.
-        head: makes it a sequence classifier of one output, read at the last token.
+        head: makes it a sequence classifier of one output, read at the last token that is not
+            padding.
+        pad_id: the padding token of a classifier.
 
     Raises:
         ValueError: transformers has no such plain model, or a weight has no place in it.
     """
     try:
         state = merged_state_dict(model, role, dtype)
-        plain = _without_data(model, role, dtype, classifier=head is not None)
+        plain = _without_data(model, role, dtype, classifier=head is not None, pad_id=pad_id)
         _turn_conv1d(model, plain, state)
         if head is not None:
-            state["score.weight"] = head.weight.detach().to(dtype).cpu()
             output = model.get_output_embeddings()
             names = {_plain_name(f"{n}.") for n, m in model.named_modules() if m is output}
             state = {n: t for n, t in state.items() if not n.startswith(tuple(names))}
         lost = plain.load_state_dict(state, strict=False, assign=True).unexpected_keys
         plain.tie_weights()
+        if head is not None:
+            _set_head(plain, head.weight.detach().to(dtype).cpu())
         empty = [name for name, tensor in plain.state_dict().items() if tensor.is_meta]
         if empty or lost:
             raise ValueError(f"no weights for {empty[0]!r}" if empty else f"{lost[0]!r} is left")
@@ -203,19 +238,13 @@ def merged_model(
     return plain.eval()
 
 
-def save_merged(
+def _without_data(
     model: PreTrainedModel,
     role: str | None,
-    folder: Path,
     dtype: torch.dtype,
-    head: ScalarHead | None = None,
-) -> None:
-    """Write ``merged_model`` as a folder that ``from_pretrained`` reads, unquantized."""
-    merged_model(model, role, dtype, head).save_pretrained(folder)
-
-
-def _without_data(
-    model: PreTrainedModel, role: str | None, dtype: torch.dtype, classifier: bool
+    *,
+    classifier: bool,
+    pad_id: int | None,
 ) -> PreTrainedModel:
     """Build the plain model on meta; untied if only one of the tied weights is adapted."""
     config = copy.deepcopy(model.config)
@@ -226,8 +255,7 @@ def _without_data(
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     if classifier:
         config.num_labels = 1
-        for one in (config, config.get_text_config()):
-            one.pad_token_id = one.pad_token_id if one.pad_token_id is not None else _end_id(one)
+        config.pad_token_id = config.get_text_config().pad_token_id = pad_id
     auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     if type(config) not in auto._model_mapping:
         raise ValueError(f"transformers has no {auto.__name__} for {config.model_type}")
@@ -236,9 +264,12 @@ def _without_data(
     return plain
 
 
-def _end_id(config: PretrainedConfig) -> int | None:
-    end = config.eos_token_id
-    return end[0] if isinstance(end, list) else end
+def _set_head(plain: PreTrainedModel, weight: Tensor) -> None:
+    """Set the only weight that a classifier has beside its decoder, whatever its name is."""
+    empty = [name for name, parameter in plain.named_parameters() if parameter.is_meta]
+    if len(empty) != 1 or plain.get_parameter(empty[0]).shape != weight.shape:
+        raise ValueError(f"its classifier has more than one linear head: {empty}")
+    plain.load_state_dict({empty[0]: weight}, strict=False, assign=True)
 
 
 def _turn_conv1d(model: PreTrainedModel, plain: PreTrainedModel, state: dict[str, Tensor]) -> None:

@@ -32,6 +32,14 @@ class ScalarHead(nn.Module):
             return (hidden.float() @ self.weight.float().T).squeeze(-1)
 
 
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a causal LM that computes its hidden states."""
+    decoder: PreTrainedModel = model.get_decoder()
+    if decoder is model:  # Llama 4's text model gives itself
+        decoder = model.model
+    return decoder
+
+
 def head_of(model: PreTrainedModel, temperature: float = 1.0) -> Head | None:
     """Describe a causal LM's output head, with its scale and soft cap.
 
@@ -58,7 +66,7 @@ def head_is_plain(model: PreTrainedModel, tolerance: float = 1e-2) -> bool:
         return True  # a model without data cannot be tested
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     whole = model(input_ids=ids, use_cache=False).logits.float()
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     head = head_of(model)
     if head is not None:
         ours = head.logits(hidden).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from pathlib import Path
@@ -10,7 +11,8 @@ from urllib.parse import urlparse
 
 import bitsandbytes as bnb
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, file_exists, snapshot_download, try_to_load_from_cache
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,10 +22,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lightning_rlhf.models import gguf
 
 log = logging.getLogger(__name__)
+ADAPTER_CONFIG = "adapter_config.json"
 Quantization = Literal["nf4"]
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -88,6 +92,30 @@ def resolve(name_or_path: str) -> str:
     )
 
 
+def adapter_folder(name_or_path: str) -> Path | None:
+    """Find the folder of a PEFT adapter by its path or hub id; None if it names no adapter."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path if (path / ADAPTER_CONFIG).is_file() else None
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        return None
+    cached = isinstance(try_to_load_from_cache(name_or_path, ADAPTER_CONFIG), str)
+    if cached or (hub_reachable() and file_exists(name_or_path, ADAPTER_CONFIG)):
+        return Path(snapshot_download(name_or_path, ignore_patterns=["*.bin", "*.pt", "*/*"]))
+    return None
+
+
+def tensor_names(path: str) -> set[str] | None:
+    """List the names of a folder's weights without reading them; None if they are elsewhere."""
+    index, single = (Path(path) / f for f in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME))
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if single.is_file():
+        with safe_open(single, "pt") as file:
+            return set(file.keys())
+    return None
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer; it pads with its end token if it has no pad token.
 
@@ -117,13 +145,28 @@ def skeleton(path: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
 
 
-def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+def _kept_whole(model: PreTrainedModel) -> list[str] | None:
+    """Name the linear layers that must not be quantized; None for transformers' own choice.
+
+    A Mamba layer multiplies by the weight of its ``dt_proj`` itself.
+    """
+    found = [n for n, m in model.named_modules() if hasattr(m, "conv1d") and hasattr(m, "dt_proj")]
+    if not found:
+        return None
+    output = model.get_output_embeddings()
+    head = [name for name, module in model.named_modules() if module is output]
+    return [*head, *(f"{name}.dt_proj" for name in found)]
+
+
+def nf4_config(dtype: torch.dtype, skipped: list[str] | None = None) -> BitsAndBytesConfig:
     """Configure NF4 weights with double quantization (QLoRA, arXiv 2305.14314).
 
     Args:
         dtype: of the computation.
+        skipped: layers that keep their weights; None for the output head alone.
     """
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -145,7 +188,7 @@ def load_causal_lm(
     kwargs: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
         _refuse_prequantized(path)
-        kwargs["quantization_config"] = nf4_config(dtype)
+        kwargs["quantization_config"] = nf4_config(dtype, _kept_whole(skeleton(path)))
     if device.type != "cpu":
         kwargs["device_map"] = {"": device}
     if attention is not None:
@@ -185,3 +228,39 @@ def guard_4bit_on_cpu(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the embedding has a row for every token.
+
+    Raises:
+        ValueError: tokens were added to the tokenizer and the model was not resized.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: "
+            "call model.resize_token_embeddings(len(tokenizer)), save both, and give that folder"
+        )
+
+
+def report_unquantized(model: PreTrainedModel) -> None:
+    """Warn if a good part of the weights of a model in 4 bits is not in 4 bits."""
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    whole: dict[str, int] = {}  # by the kind of module
+    packed = 0
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if isinstance(weight, bnb.nn.Params4bit):
+                packed += weight.numel() * weight.element_size()
+            elif id(module) not in ends:
+                kind, size = type(module).__name__, weight.numel() * weight.element_size()
+                whole[kind] = whole.get(kind, 0) + size
+    share = sum(whole.values()) / max(1, packed + sum(whole.values()))
+    if share > 0.5:
+        kind = max(whole, key=whole.__getitem__)
+        log.warning(
+            "%.0f %% of the bytes of %s's layers are not in 4 bits, most of them of %s: "
+            "bitsandbytes quantizes linear layers alone",
+            100 * share, type(model).__name__, kind,
+        )  # fmt: skip

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.models import loading
+from lightning_rlhf.models.heads import decoder_of
 from lightning_rlhf.text.suggest import nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -88,12 +90,12 @@ def _left_alone(model: nn.Module) -> str | None:
     """Match the linear layers that "all-linear" does not adapt; None if there are none.
 
     They are those outside of the text decoder (vision and audio towers), the routers of experts,
-    and the output projections of state spaces, whose fused kernels skip adapters.
+    and the projections of state spaces whose weights are used without their forward.
     """
     if not isinstance(model, PreTrainedModel):
         return None
     output = model.get_output_embeddings()  # PEFT leaves it out
-    inside = {id(m) for m in model.get_decoder().modules()}
+    inside = {id(m) for m in decoder_of(model).modules()}
     mamba = {n for n, m in model.named_modules() if hasattr(m, "conv1d") and hasattr(m, "out_proj")}
     names = [
         name.replace(".base_layer", "")
@@ -103,7 +105,7 @@ def _left_alone(model: nn.Module) -> str | None:
         and (
             id(module) not in inside
             or name.rsplit(".", 1)[-1] in ("router", "gate", "shared_expert_gate")
-            or (name.endswith(".out_proj") and name.removesuffix(".out_proj") in mamba)
+            or (name.rpartition(".")[0] in mamba and name.endswith((".out_proj", ".dt_proj")))
         )
     ]
     return "|".join(map(re.escape, names)) or None
@@ -277,11 +279,12 @@ def save(
 
 
 def read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Read a PEFT folder's config and tensors.
+    """Read the config and tensors of a PEFT folder or hub id.
 
     Raises:
         FileNotFoundError: the folder has no adapter.
     """
+    folder = loading.adapter_folder(str(folder)) or folder
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} holds no {WEIGHTS_FILE}: "

@@ -15,6 +15,7 @@ from transformers import Cache, PreTrainedModel
 
 from lightning_rlhf.batches import Groups, TokenBatch
 from lightning_rlhf.models.attention import OVER_EAGER, OVER_SDPA, PackedRow
+from lightning_rlhf.models.heads import decoder_of
 from lightning_rlhf.models.layout import positions, unpacked
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -85,7 +86,7 @@ def _known_misfit(model: PreTrainedModel, attention: str) -> str | None:
 @torch.no_grad()
 def _probe(model: PreTrainedModel) -> str | None:
     """Compare packed with unpacked rows on a few tokens; completions must not see each other."""
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     device = model.device
     groups = ((4, 3, 2), (3, 2, 4))
     vocabulary = model.config.get_text_config().vocab_size

@@ -94,7 +94,7 @@ def check_adapter(
         written = _outputs(backbone, WRITTEN, rows)
     finally:
         backbone.remove_role(WRITTEN)
-    return _compared(live, written, [torch.float32], folder)
+    return _compared(live, written, [torch.float32], role)
 
 
 def check_model(
@@ -117,7 +117,7 @@ def check_model(
     with torch.no_grad():
         logits = plain(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     written = logits[:, 0] if scored else logits[:, :-1].flatten(0, 1)
-    return _compared(live, written, [plain.dtype, backbone.model_of(role).dtype], folder)
+    return _compared(live, written, [plain.dtype, backbone.model_of(role).dtype], role)
 
 
 def _rows(backbone: RoleModel, tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
@@ -137,13 +137,13 @@ def _outputs(backbone: RoleModel, role: str, rows: Sequence[TokenRow]) -> Tensor
         return backbone.logits(tokens, role)
 
 
-def _compared(live: Tensor, written: Tensor, dtypes: Sequence[torch.dtype], folder: Path) -> float:
+def _compared(live: Tensor, written: Tensor, dtypes: Sequence[torch.dtype], role: str) -> float:
     error = relative_error(live, written)
     limit = max(LIMIT[dtype] for dtype in dtypes)
     if not error <= limit:
         raise ValueError(
-            f"what was written to {folder} is not the role in training: its outputs differ by "
-            f"{error:.1%}, and rounding explains {limit:.1%}; the files were deleted. Keep the "
+            f"what was written for role {role!r} is not the role in training: its outputs differ "
+            f"by {error:.1%}, and rounding explains {limit:.1%}; the files were deleted. Keep the "
             "checkpoint, and report the model's name and the adapter's settings"
         )
     return error

@@ -17,7 +17,7 @@ from lightning_rlhf.batches import TokenBatch
 from lightning_rlhf.functional.head import Head, TokenStatistics, head_logprobs, head_statistics
 from lightning_rlhf.functional.logprobs import token_logprobs, token_statistics
 from lightning_rlhf.models import packing
-from lightning_rlhf.models.heads import head_is_plain, head_of
+from lightning_rlhf.models.heads import decoder_of, head_is_plain, head_of
 from lightning_rlhf.models.layout import unpacked
 from lightning_rlhf.models.offload import activations_on_host
 
@@ -49,7 +49,7 @@ class Runner(NamedTuple):
 
     def run(self, tokens: TokenBatch, whole: bool = False) -> Any:
         """Run a laid out batch through the decoder, or through the whole model with its logits."""
-        decoder = self.model.get_decoder()
+        decoder = decoder_of(self.model)
         inputs = {"input_ids": tokens.input_ids}
         if "position_ids" in inspect.signature(decoder.forward).parameters:
             inputs["position_ids"] = tokens.position_ids

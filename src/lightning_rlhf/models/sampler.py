@@ -126,10 +126,12 @@ class HFSampler:
                 global generator.
 
         Raises:
-            ValueError: a prompt is empty, or the role cannot be merged as asked.
+            ValueError: a prompt is empty, or too long for its completion to fit the model, or the
+                role cannot be merged as asked.
         """
         if empty := [i for i, p in enumerate(prompts) if len(p) == 0]:
             raise ValueError(f"prompt {empty[0]} is empty: start it with a BOS token")
+        check_fits(backbone, max(map(len, prompts), default=0), sampling.max_new_tokens)
         rows = [i for i in range(len(prompts)) for _ in range(sampling.num_samples)]
         model = backbone.model_of(role)
         uniform = None
@@ -154,6 +156,28 @@ class HFSampler:
         if merge is None:
             merge = merging_pays(backbone, role, most)
         return backbone.merged(role) if merge else backbone.role(role)
+
+
+def check_fits(backbone: Backbone, prompt: int, new: int) -> None:
+    """Check that a model has a position for every token of a prompt and its completion.
+
+    GPT-2 would end in an IndexError, Llama would give text at positions it was never trained on.
+
+    Args:
+        backbone: names the number of positions.
+        prompt: tokens of the longest prompt.
+        new: most tokens of a completion.
+
+    Raises:
+        ValueError: it has not.
+    """
+    there = backbone.context_length
+    if there is not None and prompt > 0 and prompt + new > there:
+        raise ValueError(
+            f"a prompt of {prompt} tokens and {new} new ones go beyond the {there} positions of "
+            f"{backbone.name_or_path} (max_position_embeddings): give max_new_tokens="
+            f"{max(there - prompt, 1)} or less, or shorter prompts (max_length)"
+        )
 
 
 def _uniform(
@@ -195,8 +219,9 @@ def default_kv_tokens(model: PreTrainedModel) -> int:
     does not depend on what else the device holds, so it is the same on every run.
     """
     config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    all_heads = getattr(config, "num_attention_heads", None) or 1  # none in a state space
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     room = CPU_CACHE_BYTES
     if model.device.type != "cpu":

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
-from lightning_rlhf.models.loading import DType, Quantization
+from lightning_rlhf.models.loading import DType, Quantization, check_vocabulary
 
 
 def load_role(
@@ -33,6 +33,7 @@ def load_role(
             )
         adapters[REFERENCE] = reference
     backbone = Backbone(base, quantization, dtype=dtype, adapters=adapters).load()
+    check_vocabulary(backbone.base, backbone.tokenizer)
     backbone.add_role(REFERENCE if POLICY in adapters else POLICY, trainable=False)
     backbone.train_roles()
     return backbone

@@ -18,6 +18,7 @@ from lightning_rlhf.data.collate import example_rows, preference_batch
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.functional.loss import Loss, across_processes
 from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
+from lightning_rlhf.models.loading import check_vocabulary
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.training import checkpoint_io, guards, hparams
@@ -143,7 +144,7 @@ class AlignmentModule(RoleCheckpoints):
         if not isinstance(batch, PromptBatch):
             name, given = type(self).__name__, type(batch).__name__
             raise ValueError(f"{name} completes prompts, not a {given}: give it PromptData")
-        return samples.complete(self.backbone, batch)
+        return samples.complete(self.backbone, batch, getattr(self, "sampling", None))
 
     def sample_table(self, data: RowsData, n: int, max_new_tokens: int) -> Table:
         """Greedy completions of n held-out prompts, a column for every role that generates."""
@@ -172,6 +173,7 @@ class AlignmentModule(RoleCheckpoints):
             checkpoint_io.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
+        check_vocabulary(self.backbone.base, self.backbone.tokenizer)
         self.add_roles()
         self.backbone.train_roles(*self.trained)
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode

@@ -46,6 +46,9 @@ class SampledBatch(NamedTuple):
             rows=[row for row in self.rows for _ in range(k)],
             tokens=minibatches,
             texts=[decode(self.prompts[i // k] + s.ids) for i, s in enumerate(self.samples)],
+            prompt_ids=[ids for ids in self.prompts for _ in range(k)],
+            completion_ids=[sample.ids for sample in self.samples],
+            finished=[sample.finished for sample in self.samples],
         )
 
 

@@ -47,15 +47,26 @@ class Run(NamedTuple):
         return self._replace(groups=[groups[i % len(groups)] for i in range(many)])
 
     def plan(self) -> Plan:
-        """Plan of the largest step."""
-        return plan_step(
-            self.module,
-            self.groups,
-            self.precision,
-            target=self.target,
-            stepping=self.stepping,
-            config=self.config,
-        )
+        """Plan of the largest step.
+
+        Raises:
+            ValueError: the family's code does not run without data.
+        """
+        try:
+            return plan_step(
+                self.module,
+                self.groups,
+                self.precision,
+                target=self.target,
+                stepping=self.stepping,
+                config=self.config,
+            )
+        except (RuntimeError, NotImplementedError, AttributeError) as reason:
+            raise ValueError(
+                f"a step of {self.config.model_type} cannot be planned, since its code does not "
+                f"run without data ({reason}): run fit with --trainer.max_steps 2 and read the "
+                "peak memory in its log"
+            ) from reason
 
 
 class Change(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 import bitsandbytes as bnb
 import torch
@@ -42,12 +44,17 @@ def meta_model(
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
+    if text.to_dict().get("layer_types"):  # elsewhere it is computed from other fields
         text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=kernel or "sdpa"
-        )
+        try:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=kernel or "sdpa"
+            )
+        except ValueError:  # the family has no such kernel
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="eager"
+            )
     disable_dropout(model)
     if four_bit:
         _quantize(model, dtype)
@@ -102,36 +109,70 @@ def storages(model: nn.Module) -> list[Tensor]:
     return tensors
 
 
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attend with the memory of a flash kernel."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
+    out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]
+    return out
+
+
+def _histc(values: Tensor, bins: int = 100, **limits: Any) -> Tensor:
+    """Count the tokens of each expert; meta has no such kernel for integers."""
+    return torch.empty(bins, device="meta")
+
+
+def _grouped_mm(rows: Tensor, weight: Tensor, *, offs: Tensor, **more: Any) -> Tensor:
+    """Multiply by the experts' weights; the kernel on meta takes bf16 alone."""
+    out: Tensor = torch.ops.transformers.grouped_mm_fallback(rows, weight, offs=offs)
+    return out
+
+
+def _autocast(device_type: str, **options: Any) -> AbstractContextManager[None]:
+    """Enter no autocast: there is none on meta, where PEFT switches it off around experts."""
+    return nullcontext()
+
+
+# functions that run in another way on meta: (module, name, what runs there)
+ON_META: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (F, "scaled_dot_product_attention", _attend),
+    (F, "grouped_mm", _grouped_mm),
+    (torch, "histc", _histc),
+    (torch, "autocast", _autocast),
+)
+
+
+def _for_meta(stock: Callable[..., Any], on_meta: Callable[..., Any]) -> Callable[..., Any]:
+    """Choose by the device of the first argument: a tensor, or a device's name."""
+
+    def chosen(first: Any, *args: Any, **options: Any) -> Any:
+        device = first.device.type if isinstance(first, Tensor) else first
+        return (on_meta if device == "meta" else stock)(first, *args, **options)
+
+    return chosen
+
+
 @contextmanager
-def attention_as_on(target: str) -> Iterator[None]:
-    """Give attention on meta the memory of a flash kernel, not of a T x T matrix of scores.
+def kernels_as_on(target: str) -> Iterator[None]:
+    """Give operations on meta the memory of the target's kernels.
 
-    Both patched attributes are looked up at every call, also when checkpointing recomputes a layer.
+    Attention takes that of a flash kernel, not of a T x T matrix of scores. The patched attributes
+    are looked up at every call, also when checkpointing recomputes a layer.
     """
-    stock, takes_varlen = F.scaled_dot_product_attention, attention.takes_varlen
-
-    def attend(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
-        if query.device.type != "meta":
-            return stock(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p,
-                         is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)  # fmt: skip
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
-        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
-        )[0]
-        return out
-
-    F.scaled_dot_product_attention = attend
-    if target == "cuda":
-        attention.takes_varlen = lambda query: query.dtype == torch.bfloat16
-    try:
+    with ExitStack() as patched:
+        for module, name, on_meta in ON_META:
+            chosen = _for_meta(getattr(module, name), on_meta)
+            patched.enter_context(patch.object(module, name, chosen))
+        if target == "cuda":
+            bf16 = lambda query: query.dtype == torch.bfloat16  # noqa: E731
+            patched.enter_context(patch.object(attention, "takes_varlen", bf16))
         yield
-    finally:
-        F.scaled_dot_product_attention, attention.takes_varlen = stock, takes_varlen
 
 
 class Autocast:

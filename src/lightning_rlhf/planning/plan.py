@@ -131,7 +131,7 @@ def _run(
     )
     trained = [p for role in trial.trained for p in backbone.role_parameters(role)]
     _hold(tracker, backbone, trained, stepping)
-    with meta.attention_as_on(target), tracker:
+    with meta.kernels_as_on(target), tracker:
         with autocast:
             loss = trial.objective(batch).value
         stage = "backward"
@@ -173,7 +173,9 @@ def on_meta(
 
 
 def base_dtype(backbone: Backbone, target: Target) -> torch.dtype:
-    """Dtype of the frozen base where it will run; "auto" is bf16 on a GPU."""
+    """Dtype of the base where it will run: fp32 if it is trained; "auto" is bf16 on a GPU."""
+    if backbone.lora is None:
+        return torch.float32
     if backbone.dtype == "auto" and target == "cuda":
         return torch.bfloat16
     return loading.torch_dtype(backbone.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -19,6 +20,17 @@ class RewardInputs(NamedTuple):
     rows: list[dict[str, Any]]  # C rows of the data, as they were read
     tokens: list[TokenBatch]  # the same completions, cut into batches that fit
     texts: list[str]  # C prompts with their completions, joined as their tokens are
+    prompt_ids: Sequence[list[int]] = ()  # C prompts
+    completion_ids: Sequence[list[int]] = ()  # C completions as sampled, with their end token
+    finished: Sequence[bool] = ()  # C, False where a completion was cut at its largest length
+
+    def ended_ids(self, eos: int) -> list[list[int]]:
+        """Return the C completions with eos after every finished one, as data rows have it.
+
+        A model may stop at another token, such as the end of a turn.
+        """
+        each = zip(self.completion_ids, self.finished, strict=True)
+        return [[*ids, eos] if done and ids[-1:] != [eos] else ids for ids, done in each]
 
     def conversations(self) -> list[Prompt]:
         """Read the C prompts from their rows, with several turns where a row has several.

@@ -183,6 +183,8 @@ def read_messages(value: Any) -> list[Message]:
         return parse_transcript(value)
     if not value:
         raise BadRow("no messages")
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"messages is {type(value).__name__}, not a list of them")
     return [read_message(message) for message in value]
 
 
