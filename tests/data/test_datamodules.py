@@ -185,7 +185,7 @@ def test_wrong_columns(words: PreTrainedTokenizerBase) -> None:
     assert refused(PreferenceData(rows, tokenizer=words)) == (
         have + "PreferenceData needs {chosen, prompt, rejected} or {chosen, rejected} or "
         "{completions, prompt, ranks} or {completions, prompt, ratings} or "
-        "{completions, order, prompt} or {completion, label, prompt} or {completions, prompt} or "
+        "{completions, order, prompt} or {completions, prompt} or {completion, label, prompt} or "
         "{label, messages}" + mend
     )
     clash = PromptData([{"a": "one", "prompt": "two"}], columns={"a": "prompt"}, tokenizer=words)

@@ -227,14 +227,14 @@ DATA = [
         "rows.jsonl has the columns {question, good, bad} but PreferenceData needs "
         "{chosen, prompt, rejected} or {chosen, rejected} or {completions, prompt, "
         "ranks} or {completions, prompt, ratings} or {completions, order, prompt} or "
-        "{completion, label, prompt} or {completions, prompt} or {label, messages}; "
+        "{completions, prompt} or {completion, label, prompt} or {label, messages}; "
         "rename them with columns={'yours': 'ours'}",
     ),
     Mistake(
         "a prompt column under another name",
         typed(rows=[{"asked": "w1", "chosen": "w2", "rejected": "w3"}]),
         "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (without a "
-        "prompt, an answer must be a conversation or transcript, first in row 1)",
+        "prompt column, both sides must be messages or transcripts, first in row 1)",
     ),
     Mistake(
         "a number where text should be",

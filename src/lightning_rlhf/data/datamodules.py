@@ -40,8 +40,8 @@ class PreferenceData(RowsData):
         {"prompt", "completions", "ranks"},
         {"prompt", "completions", "ratings"},
         {"prompt", "completions", "order"},
-        {"prompt", "completion", "label"},
         {"prompt", "completions"},
+        {"prompt", "completion", "label"},
         {"messages", "label"},
     )
 

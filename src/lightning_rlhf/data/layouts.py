@@ -216,7 +216,7 @@ def recognize(
 ) -> Layout:
     """Choose the layout that accounts for most columns of a source; of equals, ours.
 
-    Of several sets of our own columns the first in ``accepts`` is read.
+    Of several sets of our own columns the first in ``accepts`` is read, of preferences the largest.
 
     Args:
         columns: of the source, renamed.
@@ -238,8 +238,9 @@ def recognize(
     best = max(usable, key=lambda f: len(f.columns), default=None)
     if ours and (best is None or max(map(len, ours)) >= len(best.columns)):
         _refuse_two_labels(ours, source)
-        _refuse_unread_order(ours[0], there if forced == "auto" else set(), source)
-        return _layout(_ours(*ours[0]), ours[0], columns, accepts)
+        wanted = max(ours, key=len) if _labels(accepts) else ours[0]
+        _refuse_unread_order(wanted, there if forced == "auto" else set(), source)
+        return _layout(_ours(*wanted), wanted, columns, accepts)
     if best is not None:
         return _layout(best, next(w for w in accepts if w <= best.gives), columns, accepts)
     raise ValueError(
@@ -247,12 +248,16 @@ def recognize(
     )
 
 
+def _labels(accepts: Sequence[set[str]]) -> bool:
+    """Tell whether a reader reads labels, as that of preferences does."""
+    return any("label" in wanted for wanted in accepts)
+
+
 def _layout(
     format: Format, gives: set[str], columns: Sequence[str], accepts: Sequence[set[str]]
 ) -> Layout:
-    labels = any("label" in wanted for wanted in accepts)  # else labels are not looked at
     beside = {name for column in gives for name in BESIDE.get(column, ())}
-    keeps = {*gives, *beside, "tools"} - (set() if labels else {"label", "margin"})
+    keeps = {*gives, *beside, "tools"} - (set() if _labels(accepts) else {"label", "margin"})
     return Layout(
         name=format.name,
         columns=tuple(sorted(format.columns)),
