@@ -665,6 +665,22 @@ def test_what_is_not_read_names_the_conversion(columns: str, said: str) -> None:
     assert str(raised.value).endswith(f"; {said}")
 
 
+@pytest.mark.parametrize("kind", [PreferenceData, PromptData])
+def test_half_of_a_character_pair_is_dropped(
+    kind: type[RowsData], settings: Row, tmp_path: Path
+) -> None:
+    """In a stream, and in JSON within a cell, where no reader of files has seen it."""
+    file = tmp_path / "rows.jsonl"
+    rows = [battle_table("model_a"), battle_table("model_a", ("\ud83d",))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for source in (str(file), f"stream:{file}"):
+        data = kind(source, **settings)
+        data.setup()
+        report = data.readings[source].report
+        assert report.kept == 1
+        assert report.dropped == {"a text holds half of a character pair (\\ud83d alone)": 1}
+
+
 def test_own_names_of_an_export(settings: Row) -> None:
     row = {"question": QUESTION, "one": OSLO, "two": RHINE, "best": [response("two")]}
     names = {"question": "prompt", "one": "response1", "two": "response2", "best": "preference"}

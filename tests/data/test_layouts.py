@@ -29,7 +29,7 @@ COMMON = {one.name for one in COMMON_SETS}  # test_common_sets.py has samples of
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sharegpt-pairs": (
         {"conversations": TURNS, "chosen": GPT, "rejected": {"from": "gpt", "value": "Oslo."}},
-        {"prompt": MESSAGES, "chosen": "The Rhine.", "rejected": "Oslo."},
+        {"prompt": MESSAGES, "chosen": GPT, "rejected": {"from": "gpt", "value": "Oslo."}},
     ),
     "sharegpt": (
         {"conversations": [*TURNS, GPT]},

@@ -15,6 +15,7 @@ from lightning_rlhf.data.formats import (
     read_pair,
     read_ranking,
 )
+from lightning_rlhf.data.layouts import FORMATS
 from lightning_rlhf.text.messages import BadRow, Message
 
 
@@ -126,3 +127,23 @@ def test_sides_that_do_not_fit_are_dropped(row: dict[str, Any], reason: str) -> 
         rejected = "no"
     with pytest.raises(BadRow, match=reason):
         read_pair({**row, "rejected": rejected})
+
+
+def test_sides_of_sharegpt_pairs_are_carried_whole() -> None:
+    (format,) = (f for f in FORMATS if f.name == "sharegpt-pairs")
+    turns = [{"from": "human", "value": "How heavy?"}]
+    call = {"from": "function_call", "value": '{"name": "weigh", "arguments": {"grams": 7}}'}
+    no = {"from": "gpt", "value": "No."}
+    for good in (call, [call]):
+        pair = read_pair(format.read({"conversations": turns, "chosen": good, "rejected": [no]}))
+        assert pair.prompt == [user("How heavy?")]
+        assert (pair.chosen, pair.rejected) == (assistant("", tool_calls=[CALL]), "No.")
+    longer = [no, {"from": "human", "value": "Why?"}]
+    row = {"conversations": turns, "chosen": [*longer, call], "rejected": [*longer, no]}
+    pair = read_pair(format.read(row))
+    assert pair.prompt == [user("How heavy?"), assistant("No."), user("Why?")]
+    made = format.read({"conversations": turns, "chosen": call, "rejected": {**no, "weight": 0}})
+    with pytest.raises(BadRow, match="the loss of an answer is switched off"):
+        read_pair(made)
+    pair = read_pair({"prompt": turns, "chosen": ["Yes."], "rejected": "No."})
+    assert (pair.chosen, pair.rejected) == ("Yes.", "No.")

@@ -69,12 +69,8 @@ def _sharegpt_feedback(row: Row) -> Row:
 
 
 def _sharegpt_pair(row: Row) -> Row:
-    sides = {}
-    for side in SIDES:
-        value = row[side] if isinstance(row[side], list) else [row[side]]
-        sides[side] = value[0] if isinstance(value[0], str) else _turns(value)[-1]["content"]
     prompt = _turns(row["conversations"], row.get("system"))
-    return {"prompt": prompt, **sides, **_judgment(row)}
+    return {"prompt": prompt, **{side: row[side] for side in SIDES}, **_judgment(row)}
 
 
 def _asked(row: Row) -> str | list[Message]:

@@ -62,6 +62,8 @@ def read_sides(
 
 
 def _side(value: Any, field: str) -> str | list[Message]:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     turns = None if type(value) is str and value[:2] != "\n\n" else read_turns(value)
     return read_text(value, field) if turns is None else turns
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
+from lightning_rlhf.data.diagnosis import surrogate
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import ONE_ANSWER, TokenRow
 from lightning_rlhf.text import messages
@@ -76,17 +77,25 @@ class Maker(NamedTuple):
 
     def _rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
+        read = row
         try:
-            made = self.encode(self.read(row), self.chat, self.max_length)
+            read = self.read(row)
+            made = self.encode(read, self.chat, self.max_length)
+            parts = made if isinstance(made, list) else [made]
+            return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
         except BadRow as reason:
             return [{"dropped": str(reason), "part": 0}]
-        parts = made if isinstance(made, list) else [made]
-        return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
+        except (TypeError, UnicodeEncodeError):  # a tokenizer's, or Arrow's
+            half = surrogate(read)
+            if half is None:
+                raise
+            return [{"dropped": f"a text holds {half}", "part": 0}]
 
 
 def _columns(row: TokenRow) -> dict[str, Any]:
     """Turn a token row into a row of the table."""
     tokens = len(row.prompt_ids) + sum(map(len, row.completion_ids))
+    row.row.encode()  # raises for half of a character pair, as the hash does
     facts = {"tokens": tokens, "kind": kind_of(row), "split_key": split_key(row.opening)}
     return {**row._asdict(), **facts, "dropped": ""}
 
