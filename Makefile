@@ -76,6 +76,10 @@ bench-stability: $(READY)  ## PPO, RLOO and GRPO over ten seeds of the micro-wor
 bench-ranks: $(READY)  ## every method by one process and by two
 	$(BIN)/python benchmarks/two_processes.py --write true
 
+bench-kills: $(READY)  ## kill fits, predicts and a recipe wherever the draw says; they end in the same bits
+	$(BIN)/python benchmarks/kills.py --write true
+	$(BIN)/python benchmarks/checkpoint_cost.py --write true
+
 wheel: $(READY)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 

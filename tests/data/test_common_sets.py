@@ -643,6 +643,19 @@ def test_a_gathered_set_is_not_a_stream(settings: Row, tmp_path: Path) -> None:
     )
 
 
+def test_a_gathered_set_loses_no_system_column(settings: Row) -> None:
+    rows = [{**row, "system": "Be brief.", "tools": None} for row in TREE]
+    with pytest.raises(ValueError) as raised:
+        PreferenceData(rows, **settings).setup()
+    assert str(raised.value) == (
+        "the list given as source: oasst-rankings does not read system, and without it a row says "
+        "something else: leave it out with columns={'system': 'unused'}"
+    )
+    data = PreferenceData(rows, columns={"system": "unused"}, **settings)
+    data.setup()
+    assert kept_rows(data, [pair(), pair(LATER)]) == [pair(), pair(LATER)]
+
+
 def test_max_rows_cuts_no_tree(settings: Row) -> None:
     data = PreferenceData(TREE, max_rows=5, **settings)
     data.setup()

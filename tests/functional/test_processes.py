@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,6 +41,7 @@ def of_all(losses: Sequence[Loss], weights: Sequence[float]) -> list[StepLoss]:
     ]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(NUMBERS, min_size=1, max_size=6), min_size=2, max_size=4))
 def test_ddps_mean_of_processes_is_the_mean_of_all_tokens(parts: list[list[float]]) -> None:
     whole = sft_loss(torch.tensor([x for part in parts for x in part]))
@@ -52,6 +53,7 @@ def test_ddps_mean_of_processes_is_the_mean_of_all_tokens(parts: list[list[float
         assert float(one.metrics["perplexity"]) == pytest.approx(perplexity, rel=1e-5)
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_sides_without_rows_in_a_process_are_those_of_the_others(data: st.DataObject) -> None:
     """KTO on labels: a process may have no good or no bad completion, or neither side anywhere."""

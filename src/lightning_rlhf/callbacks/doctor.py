@@ -18,6 +18,7 @@ from lightning_rlhf.callbacks.rollout_file import reopen
 from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
 from lightning_rlhf.modules.samples import Table
 from lightning_rlhf.text.jsonl import append_rows
+from lightning_rlhf.training.resume import save_when_whole
 
 ACTIONS = ("warn", "checkpoint", "stop")
 DEFAULT = Limits()
@@ -183,7 +184,7 @@ class Doctor(Callback):
             self.saved.append(name)
             folder = checkpoint_folder(trainer) or run_folder(trainer) / "checkpoints"
             path = folder / f"doctor-{name}-step={trainer.global_step}.ckpt"
-            trainer.save_checkpoint(path)
+            save_when_whole(trainer, path)
             self._say(trainer, f"{name}: a checkpoint is in {path}")
 
     def _say(self, trainer: Trainer, text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
@@ -10,7 +12,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_rlhf.callbacks.run_folder import run_folder
 from lightning_rlhf.modules.base import AlignmentModule
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.text.jsonl import append_rows
+from lightning_rlhf.text.jsonl import append_rows, truncate
+
+FILE = "samples.jsonl"
 
 
 class SampleTable(Callback):
@@ -30,6 +34,8 @@ class SampleTable(Callback):
         self.max_new_tokens = max_new_tokens
         self.every_n_validations = every_n_validations
         self.seen = 0
+        self._file: Path | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, AlignmentModule):
@@ -37,6 +43,28 @@ class SampleTable(Callback):
                 f"SampleTable cannot show {type(pl_module).__name__}: use a module of this "
                 "package, or take the callback out"
             )
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take back the rows written after the checkpoint; set another run's file aside."""
+        self._file = run_folder(trainer).resolve() / FILE
+        state, self._resumed = self._resumed, None
+        path = self._file
+        if state is None:
+            if path.exists() and trainer.global_step == 0:
+                path.replace(path.with_name(f"{path.name}.old"))
+            return
+        before = Path(state["file"])
+        if before.is_file() and not path.exists():
+            shutil.copyfile(before, path)
+        if path.exists():
+            truncate(path, min(state["bytes"], path.stat().st_size))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "file": str(self._file or ""), "bytes": _size(self._file)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seen, self._resumed = state_dict["seen"], state_dict if state_dict["file"] else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -52,11 +80,16 @@ class SampleTable(Callback):
     @rank_zero_only
     def _show(self, trainer: Trainer, table: Table) -> None:
         step = trainer.global_step
-        write_table(run_folder(trainer) / "samples.jsonl", table, step)
+        assert self._file is not None
+        write_table(self._file, table, step)
         for logger in trainer.loggers:
             if hasattr(logger, "log_table"):
                 rows = [[step, *row] for row in table.rows]
                 logger.log_table("samples", columns=["step", *table.columns], data=rows, step=step)
+
+
+def _size(file: Path | None) -> int:
+    return file.stat().st_size if file is not None and file.exists() else 0
 
 
 def write_table(path: Path, table: Table, step: int) -> None:

@@ -13,6 +13,8 @@ from lightning_rlhf.text.messages import BadRow
 
 Row = dict[str, Any]
 Gather = Callable[[Iterable[Row]], Iterator[Row]]  # rows of a source -> ours, or their problems
+# columns that no gathered set has, and that may not be lost
+BESIDE = frozenset("system system_prompt context history tools image images".split())
 BLOCK = 1000  # rows that are Python objects at once
 COLUMN = "gathered"  # the JSON text of a row: rows of one set may hold values of several types
 
@@ -30,12 +32,18 @@ def gathered(
         format: its name, for messages.
 
     Raises:
-        ValueError: the source is a stream.
+        ValueError: the source is a stream, or has a column that changes what its rows say.
     """
     if isinstance(rows, IterableDataset):
         raise ValueError(
             f"{source}: {format} looks at all rows of a source at once, and a stream is read in "
             "blocks: give a file, a folder or a hub id without stream:, or a table"
+        )
+    unread = [c for c in rows.column_names if names.get(c, c) in BESIDE and any(rows[c])]
+    if unread:
+        raise ValueError(
+            f"{source}: {format} does not read {', '.join(unread)}, and without it a row says "
+            f"something else: leave it out with columns={{'{unread[0]}': 'unused'}}"
         )
     read = rows.select_columns([c for c in rows.column_names if names.get(c, c) in COLUMNS])
     renamed = (

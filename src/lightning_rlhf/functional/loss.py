@@ -60,7 +60,8 @@ def across_processes(loss: Loss, weight: float, processes: Processes) -> StepLos
     total = every[:, 0].sum(0).clamp(min=1e-30)
     share = processes.size * weights[0] / total[0]
     logged = (every[:, 0, 0] * every[:, 1, 0]).sum() / total[0]
-    columns = {name: every[:, :, i] for i, name in enumerate(names, 1)}
+    table = every.cpu() if loss.weights else every  # whether a metric has a weight is asked here
+    columns = {name: table[:, :, i] for i, name in enumerate(names, 1)}
     return StepLoss(
         loss.value * share.to(loss.value.dtype),
         logged.float(),

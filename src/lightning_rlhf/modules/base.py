@@ -21,7 +21,7 @@ from lightning_rlhf.models.backbone import POLICY, REFERENCE, Backbone
 from lightning_rlhf.models.loading import check_vocabulary
 from lightning_rlhf.modules import samples
 from lightning_rlhf.modules.samples import Table
-from lightning_rlhf.training import checkpoint_io, guards, hparams
+from lightning_rlhf.training import checkpoint_io, guards, hparams, resume
 from lightning_rlhf.training.finite import check_step
 from lightning_rlhf.training.optim import fused_adamw, planned_steps, warmup_cosine
 from lightning_rlhf.training.role_checkpoints import RoleCheckpoints
@@ -171,9 +171,11 @@ class AlignmentModule(RoleCheckpoints):
         trainer = self._trainer
         if trainer is not None:
             checkpoint_io.install(trainer)
+            resume.install(trainer)
         device = trainer.strategy.root_device if trainer is not None else self.device
         self.backbone.load(device)
-        check_vocabulary(self.backbone.base, self.backbone.tokenizer)
+        if "tokenizer" in vars(self.backbone):  # the data was tokenized with it
+            check_vocabulary(self.backbone.base, self.backbone.tokenizer)
         self.add_roles()
         self.backbone.train_roles(*self.trained)
         self.backbone.train()  # Lightning leaves an eval-mode model in eval mode
@@ -266,12 +268,20 @@ class AlignmentModule(RoleCheckpoints):
         if self._is_weighed():
             batches = self.trainer.accumulate_grad_batches
             self._step_mean.bring_to_scale(self._trained_parameters(), batches)
+        resume.weights_change(self.trainer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then free the gradients, which Lightning would keep through the next forward."""
         super().optimizer_step(*args, **kwargs)
         for parameter in self._trained_parameters():
             parameter.grad = None
+
+    def progress_state(self) -> dict[str, Any]:
+        return {**super().progress_state(), "step_mean": self._step_mean.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint_)
+        self._step_mean.load_state_dict(checkpoint_["step_mean"])
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log through the module that the Trainer runs: this one, or the one that holds it."""

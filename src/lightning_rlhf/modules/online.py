@@ -241,13 +241,8 @@ class OnlineModule(AlignmentModule):
             return self.no_part_of_step()
         return self.part_of_step(loss.value, loss.weight)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self._progress.pending = False
-
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the time of an update: only here have backward and step ended too."""
-        self._progress.pending = False
         if not self._progress.stopped:
             self.log("time/update", time.perf_counter() - self._update_began, batch_size=1)
 
@@ -324,18 +319,18 @@ class OnlineModule(AlignmentModule):
 
     # ---- checkpoints: the rollout in hand, and the running state ----
 
-    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint_)
+    def progress_state(self) -> dict[str, Any]:
         own = {
             "progress": self._progress.state_dict(),
             "table": self._table._asdict() if self._table is not None else None,
             "seed": self._seed,
         }
-        checkpoint_["online"] = {
+        online = {
             "processes": self.processes.gather_states(own),
             "rollouts_made": self.rollouts_made,
             "shaper": self._shaper.state_dict(),  # the same in all processes
         }
+        return {**super().progress_state(), "online": online}
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint_)

@@ -10,16 +10,11 @@ from lightning_rlhf.modules.rollout import Rollout
 
 
 class RolloutProgress:
-    """The rollout in hand, and the updates made on it.
-
-    An update is pending from its beginning until its optimizer step has been made. A checkpoint
-    counts a pending update as not made, so that a resumed run repeats it.
-    """
+    """The rollout in hand, and the updates made on it."""
 
     def __init__(self) -> None:
         self.rollout: Rollout | None = None
         self.update = 0  # number of updates that have begun
-        self.pending = False
         self.stopped = False  # the remaining updates are skipped
 
     def start(self, rollout: Rollout) -> None:
@@ -28,14 +23,14 @@ class RolloutProgress:
 
     def next_update(self) -> int:
         """Begin an update, and return its number."""
-        update, self.update, self.pending = self.update, self.update + 1, True
+        update, self.update = self.update, self.update + 1
         return update
 
     def state_dict(self) -> dict[str, Any]:
         """Collect what a checkpoint holds of this process."""
         return {
             "rollout": self.rollout.state() if self.rollout is not None else None,
-            "update": self.update - self.pending,
+            "update": self.update,
             "stopped": self.stopped,
         }
 

@@ -151,9 +151,10 @@ ON_META: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
 def _for_meta(stock: Callable[..., Any], on_meta: Callable[..., Any]) -> Callable[..., Any]:
     """Choose by the device of the first argument: a tensor, or a device's name."""
 
-    def chosen(first: Any, *args: Any, **options: Any) -> Any:
+    def chosen(*args: Any, **options: Any) -> Any:
+        first = args[0] if args else next(iter(options.values()))
         device = first.device.type if isinstance(first, Tensor) else first
-        return (on_meta if device == "meta" else stock)(first, *args, **options)
+        return (on_meta if device == "meta" else stock)(*args, **options)
 
     return chosen
 

@@ -7,7 +7,11 @@ import warnings
 
 from datasets import Dataset
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import BatchSizeFinder
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from pytorch_lightning.plugins.precision import BitsandbytesPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
@@ -29,6 +33,7 @@ def check_trainer(trainer: Trainer, quantization: str | None) -> None:
     """
     _check_imports(trainer)
     _check_finder(trainer)
+    _check_averaging(trainer)
     if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
         raise ValueError(
             "BitsandbytesPrecision would quantize the LoRA matrices too and train nothing: "
@@ -97,6 +102,21 @@ def _check_finder(trainer: Trainer) -> None:
             "BatchSizeFinder within a fit leaves the learning rate the schedule of the size it "
             "began with: call Tuner(trainer).scale_batch_size(...) before the fit"
         )
+
+
+def _check_averaging(trainer: Trainer) -> None:
+    """Refuse callbacks that average a copy of the whole module.
+
+    StochasticWeightAveraging copies it before ``configure_model`` has loaded anything, so it
+    averages nothing; WeightAveraging averages the frozen base too, and writes it into checkpoints.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging | WeightAveraging):
+            raise ValueError(
+                f"{type(callback).__name__} copies the whole module: it would average what is not "
+                "loaded yet, or write the frozen base into every checkpoint; leave it out, and "
+                "average the role folders of several checkpoints instead"
+            )
 
 
 def check_context_length(data: RowsData, context_length: int | None) -> None:

@@ -10,7 +10,13 @@ from pytorch_lightning import LightningModule
 
 from lightning_rlhf.functional.processes import Processes
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.training import belonging, checkpoint, checkpoint_io, other_processes
+from lightning_rlhf.training import (
+    belonging,
+    checkpoint,
+    checkpoint_io,
+    other_processes,
+    resume,
+)
 from lightning_rlhf.training.finite import refuse_nan
 from lightning_rlhf.training.hparams import refuse_imports
 
@@ -31,7 +37,6 @@ class RoleCheckpoints(LightningModule):
         # a checkpoint holds no frozen weight; what it must hold is checked by name
         self.strict_loading = False
         self.is_alone = False  # in a trial step, of which other processes make another number
-        self._rng: dict[str, Any] | None = None  # of a checkpoint, until the next batch
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until optimizers are there
 
     @property
@@ -48,10 +53,15 @@ class RoleCheckpoints(LightningModule):
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.keep_roles(checkpoint_, self._prefix(), self.backbone)
         refuse_nan(self._roles_in(checkpoint_), "the run", "they are not saved")
-        checkpoint_["rng"] = self.processes.gather_states(checkpoint.rng_state())
         if self._trainer is not None:
             checkpoint_[other_processes.KEY] = list(other_processes.step_of(self.trainer))
         checkpoint_[belonging.KEY] = belonging.stamp(self.backbone, self._trainer)
+        checkpoint_.update(self.progress_state())
+        resume.settle(self._trainer, checkpoint_)
+
+    def progress_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of a run beside its weights, by the checkpoint's keys."""
+        return {}
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         fits = self._trainer is not None and self._trainer.state.fn == "fit"
@@ -66,8 +76,6 @@ class RoleCheckpoints(LightningModule):
         checkpoint.restore_roles(checkpoint_, self._prefix(), self.backbone, type(self).__name__)
         belonging.check(checkpoint_, self.backbone, name)
         self.backbone.train_roles(*self.trained)
-        states = checkpoint_.get("rng")  # of each process; those of a seed are alike
-        self._rng = states[self.processes.rank % len(states)] if states else None
 
     def on_fit_start(self) -> None:
         """Compare the given settings with those that Lightning is about to restore over them."""
@@ -77,12 +85,6 @@ class RoleCheckpoints(LightningModule):
             checkpoint.refuse_overridden(settings, name)
             belonging.tell_differences(self._resumed, self, self.trainer)
             self._resumed = None
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Restore the random state of a checkpoint, only now: loaders drew from it meanwhile."""
-        if self._rng is not None:
-            checkpoint.set_rng_state(self._rng)
-            self._rng = None
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -46,3 +47,11 @@ class StepMean:
     def reset(self) -> None:
         """Forget batches whose step was never made."""
         self._first, self._total = None, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of a step that is still accumulated."""
+        return {"first": self._first, "total": self._total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a step."""
+        self._first, self._total = state["first"], state["total"]
