@@ -25,7 +25,7 @@ from lightning_rlhf.text.messages import (
 
 Row = dict[str, Any]
 Found = dict[str, tuple[str, Any]]  # kind -> column and its value
-SWITCHES = {"on", "off", "yes", "no"}  # of reasoning, which are no reasoning
+SWITCHES = {"on", "off", "yes", "no"}  # of reasoning: they hold none
 SHORT = 40  # characters of a text that may stand in another by chance
 # the mark of an image at either end of a text, and not an element of HTML or XML
 PLACEHOLDER = re.compile(
