@@ -228,8 +228,9 @@ def test_a_bad_row_says_why(name: str, change: dict[str, Any], reason: str) -> N
 
 
 def test_the_docs_name_every_format() -> None:
-    page = Path(__file__).parents[2] / "docs" / "data.md"
-    assert set(re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.M)) == set(NAMES) - COMMON
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    tables = page.partition("\n## Messages\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", tables, re.M)) == set(NAMES) - COMMON
 
 
 PAIRED = {"prompt": "Name a river.", "chosen": "The Rhine.", "rejected": "Oslo."}

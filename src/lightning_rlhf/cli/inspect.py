@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from datasets import IterableDataset
 from rich.text import Text
 
 from lightning_rlhf.cli.arguments import describe_run
@@ -18,6 +18,7 @@ from lightning_rlhf.data.datamodules import (
 )
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import Mixture, load_rows
+from lightning_rlhf.data.streaming import first_rows
 from lightning_rlhf.data.template_settings import Template
 from lightning_rlhf.models.loading import load_tokenizer, resolve
 from lightning_rlhf.reporting.data_view import show_data
@@ -126,14 +127,23 @@ def data_of(file: FileArguments, console: PrintableConsole) -> RowsData:
 
 
 def _kind_by_columns(file: FileArguments) -> str:
-    source = next(iter(file.source)) if isinstance(file.source, dict) else file.source
-    rows = load_rows(source)
-    columns = list(rows.column_names or [k for row in islice(rows, 1) for k in row])
+    """Choose the first kind of data that can read every source."""
+    sources = list(file.source) if isinstance(file.source, dict) else [file.source]
+    columns = {source: _columns(source) for source in sources}
     reasons: dict[str, str] = {}
     for name, reader in READERS.items():
         try:
-            reader.recognize(columns, source, file.options["format"])
+            for source in sources:
+                reader.recognize(columns[source], source, file.options["format"])
             return name
         except ValueError as reason:
             reasons[name] = str(reason)
     raise ValueError(reasons["preference"])
+
+
+def _columns(source: str) -> list[str]:
+    """Read the names of the columns of a source, of a stream those of its first block."""
+    rows = load_rows(source)
+    if isinstance(rows, IterableDataset):
+        return [*dict.fromkeys(k for row in first_rows(rows, source) for k in row)]
+    return list(rows.column_names)

@@ -33,6 +33,7 @@ class CommonSet(NamedTuple):
     read: Callable[[Row], Row]
     asked: bool = False
     gather: Gather | None = None
+    also: frozenset[str] = frozenset()
     unless: frozenset[str] = frozenset()  # it does not apply where one of them is there
 
 
@@ -177,7 +178,11 @@ def _vote_sets() -> Sequence[CommonSet]:
     return found
 
 
-COMMON_SETS = (
+ALSO = {  # columns that a layout reads where they are there
+    "orca-pairs": "label margin status", "oasst": "rank deleted review_result", "arena": "turn",
+    "oasst-rankings": "deleted review_result", "shp": "score_A score_B", "alpaca-farm": "input",
+}  # fmt: skip
+SETS = (
     *_feedback_sets(),
     *_strength_sets(),
     *_safe_rlhf_sets(),
@@ -229,3 +234,4 @@ COMMON_SETS = (
     *_set("nemo-rankings", "context completions", "context", other_tools.ranked_completions,
           RANKED),
 )  # fmt: skip
+COMMON_SETS = tuple(one._replace(also=frozenset(ALSO.get(one.name, "").split())) for one in SETS)

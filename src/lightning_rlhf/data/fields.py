@@ -8,9 +8,15 @@ from typing import Any
 
 from lightning_rlhf.text.messages import BadRow
 
-UP = frozenset("up thumbs_up thumbsup thumb_up good positive like liked true yes 👍 +1 1".split())
+UP = frozenset(
+    """up thumbs_up thumbsup thumb_up upvote upvoted good positive pos like liked true t yes y 👍
+    desirable desired preferred chosen accept accepted approve approved correct right helpful
+    pass passed win won""".split()
+)
 DOWN = frozenset(
-    "down thumbs_down thumbsdown thumb_down bad negative dislike disliked false no 👎 -1 0".split()
+    """down thumbs_down thumbsdown thumb_down downvote downvoted bad negative neg dislike disliked
+    false f no n 👎 undesirable undesired dispreferred not_preferred rejected reject
+    disapprove disapproved incorrect wrong unhelpful fail failed lose lost""".split()
 )
 
 
@@ -45,17 +51,39 @@ def read_share(value: Any, field: str) -> float:
     return share
 
 
-def read_label(value: Any, field: str) -> float:
+def read_label(value: Any, field: str, signed: bool | None = None) -> float:
     """Read whether an answer is good: 1 or 0, from a boolean, a number (-1 is 0) or a word.
 
-    A number between 0 and 1 is the probability that it is good.
+    A number between 0 and 1, or its text, is the probability that it is good.
+
+    Args:
+        value: as the row has it.
+        field: its name, for reasons.
+        signed: whether bad answers of the source have -1 (then 0 is not a label) or 0 (then -1 is
+            not); None where its labels were not looked at.
+
+    Raises:
+        BadRow: it is something else.
     """
     if isinstance(value, str):
         word = re.sub(r"[\s-]+(?=\w*[a-z])", "_", value.strip().lower())
-        if word not in UP | DOWN:
-            raise BadRow(f"{field} {value!r} is neither a thumb up nor down")
-        return float(word in UP)
+        if not is_number(word):
+            if word not in UP | DOWN:
+                raise BadRow(f"{field} {value!r} is neither a thumb up nor down")
+            return float(word in UP)
+        value = float(word)
+    if value == (0 if signed else -1) and signed is not None and value is not False:
+        raise BadRow(f"{field} {value:g} beside {'-1' if signed else '0'} is not a label")
     return 0.0 if value == -1 else read_share(value, field)
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def ranks_of(values: list[float]) -> list[int]:

@@ -14,6 +14,7 @@ from lightning_rlhf.data.common_sets import COMMON_SETS
 from lightning_rlhf.data.fields import read_number, read_text
 from lightning_rlhf.data.gathering import Gather
 from lightning_rlhf.data.hints import hint
+from lightning_rlhf.data.known_columns import known_beside
 from lightning_rlhf.data.layout import BESIDE, Layout
 from lightning_rlhf.text.display import quoted
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
@@ -36,6 +37,7 @@ class Format(NamedTuple):
     read: Callable[[Row], Row]  # its row -> our row
     asked: bool = False  # used only if it is asked for by name
     gather: Gather | None = None  # rows of a source -> rows that are read
+    also: frozenset[str] = frozenset()  # columns that it reads where they are there
     unless: frozenset[str] = frozenset()  # it does not apply where one of them is there
 
 
@@ -80,7 +82,8 @@ def _asked(row: Row) -> str | list[Message]:
     before: list[Message] = []
     if row.get("system"):
         before.append({"role": "system", "content": read_text(row["system"], "system")})
-    for turn in row.get("history") or []:
+    history = row.get("history") or []
+    for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2:
             raise BadRow("history is not a list of (question, answer)")
         before.append({"role": "user", "content": read_text(turn[0], "history")})
@@ -98,8 +101,11 @@ def _alpaca_pair(row: Row) -> Row:
 
 
 def _alpaca_feedback(row: Row) -> Row:
-    answer = row["response"] if row.get("response") is not None else row["output"]
-    return {"prompt": _asked(row), "completion": answer, "label": row["label"]}
+    return {"prompt": _asked(row), "completion": row["output"], "label": row["label"]}
+
+
+def _response_feedback(row: Row) -> Row:
+    return {"prompt": _asked(row), "completion": row["response"], "label": row["label"]}
 
 
 def _alpaca_response(row: Row) -> Row:
@@ -114,6 +120,8 @@ def _response_j_k(row: Row) -> Row:
 def _scored_pair(row: Row) -> Row:
     """Use the difference of the scores as the margin."""
     chosen, rejected = (read_number(row[f"score_{s}"], f"score_{s}") for s in SIDES)
+    if chosen < rejected:
+        raise BadRow("score_rejected is above score_chosen")
     return {**row, "margin": chosen - rejected}
 
 
@@ -161,33 +169,39 @@ def _question(row: Row) -> Row:
 
 
 def _format(
-    name: str, columns: str, gives: str, read: Callable[[Row], Row], asked: bool = False
+    name: str, columns: str, gives: str, read: Callable[[Row], Row], also: str = ""
 ) -> Format:
-    return Format(name, frozenset(columns.split()), frozenset(gives.split()), read, asked)
+    names = frozenset(columns.split()), frozenset(gives.split())
+    return Format(name, *names, read, also=frozenset(also.split()))
 
 
 # Of those whose columns are all there, the one with the most columns is used; of equals, the first.
+ASKED = "input system history"  # what ``_asked`` reads beside the instruction
+JUDGED = "label margin"  # what ``_judgment`` reads
 FORMATS = (
     _format("sharegpt-pairs", "conversations chosen rejected", "prompt chosen rejected",
-            _sharegpt_pair),
-    _format("sharegpt-feedback", "conversations label", "messages label", _sharegpt_feedback),
-    _format("sharegpt", "conversations", "messages", _sharegpt),
+            _sharegpt_pair, f"system {JUDGED}"),
+    _format("sharegpt-feedback", "conversations label", "messages label", _sharegpt_feedback,
+            "system"),
+    _format("sharegpt", "conversations", "messages", _sharegpt, "system"),
     _format("annotated", "instruction response1 response2 annotator1 annotator2 annotator3",
-            "prompt chosen rejected", _annotated),
-    _format("two-outputs", "input output_1 output_2 label", "prompt chosen rejected", _two_outputs),
-    _format("ultrafeedback", "instruction completions", "prompt completions", _rated),
+            "prompt chosen rejected", _annotated, ASKED),
+    _format("two-outputs", "input output_1 output_2 label", "prompt chosen rejected", _two_outputs,
+            "instruction system history"),
+    _format("ultrafeedback", "instruction completions", "prompt completions", _rated, ASKED),
     _format("ranked-answers", "prompt answers", "prompt completions", _answered),
-    _format("alpaca-pairs", "instruction chosen rejected", "prompt chosen rejected", _alpaca_pair),
+    _format("alpaca-pairs", "instruction chosen rejected", "prompt chosen rejected", _alpaca_pair,
+            f"{ASKED} {JUDGED}"),
     _format("alpaca-feedback", "instruction response label", "prompt completion label",
-            _alpaca_feedback),
+            _response_feedback, ASKED),
     _format("alpaca-feedback", "instruction output label", "prompt completion label",
-            _alpaca_feedback),
-    _format("alpaca", "instruction output", "prompt completion", _alpaca),
-    _format("instructions", "instruction response", "prompt completion", _alpaca_response),
+            _alpaca_feedback, ASKED),
+    _format("alpaca", "instruction output", "prompt completion", _alpaca, ASKED),
+    _format("instructions", "instruction response", "prompt completion", _alpaca_response, ASKED),
     _format("response-j-k", "question response_j response_k", "prompt chosen rejected",
-            _response_j_k),
+            _response_j_k, JUDGED),
     _format("scored-pairs", "prompt chosen rejected score_chosen score_rejected",
-            "prompt chosen rejected", _scored_pair, asked=True),  # it changes a reward model's loss
+            "prompt chosen rejected", _scored_pair, "label")._replace(asked=True),  # a margin
     _format("questions", "question answer", "prompt completion answer", _question),
     *(Format(*common) for common in COMMON_SETS),
 )  # fmt: skip
@@ -199,7 +213,7 @@ def recognize(
 ) -> Layout:
     """Choose the layout that accounts for most columns of a source; of equals, ours.
 
-    Of several sets of our own columns the first in ``accepts`` is read.
+    Of several sets of our own columns the first in ``accepts`` is read, of preferences the largest.
 
     Args:
         columns: of the source, renamed.
@@ -221,26 +235,35 @@ def recognize(
     best = max(usable, key=lambda f: len(f.columns), default=None)
     if ours and (best is None or max(map(len, ours)) >= len(best.columns)):
         _refuse_two_labels(ours, source)
-        _refuse_unread_order(ours[0], there if forced == "auto" else set(), source)
-        return _layout(_ours(*ours[0]), ours[0], accepts)
+        wanted = max(ours, key=len) if _labels(accepts) else ours[0]
+        _refuse_unread_order(wanted, there if forced == "auto" else set(), source)
+        return _layout(_ours(*wanted), wanted, columns, accepts)
     if best is not None:
-        return _layout(best, next(w for w in accepts if w <= best.gives), accepts)
+        return _layout(best, next(w for w in accepts if w <= best.gives), columns, accepts)
     raise ValueError(
         _mismatch(columns, accepts, source, reader=reader, forced=forced, fitting=fitting)
     )
 
 
-def _layout(format: Format, gives: set[str], accepts: Sequence[set[str]]) -> Layout:
-    labels = any("label" in wanted for wanted in accepts)  # else labels are not looked at
+def _labels(accepts: Sequence[set[str]]) -> bool:
+    """Tell whether a reader reads labels, as that of preferences does."""
+    return any("label" in wanted for wanted in accepts)
+
+
+def _layout(
+    format: Format, gives: set[str], columns: Sequence[str], accepts: Sequence[set[str]]
+) -> Layout:
     beside = {name for column in gives for name in BESIDE.get(column, ())}
-    keeps = {*gives, *beside, "tools"} - (set() if labels else {"label", "margin"})
+    keeps = {*gives, *beside, "tools"} - (set() if _labels(accepts) else {"label", "margin"})
     return Layout(
         name=format.name,
         columns=tuple(sorted(format.columns)),
         gives=tuple(sorted(gives)),
         keeps=None if {"prompt"} in accepts else tuple(sorted(keeps)),
+        also=tuple(sorted(format.also)),
         convert=format.read,
         gather=format.gather,
+        known=known_beside(columns, {*format.columns, *format.also, *gives}),
     )
 
 

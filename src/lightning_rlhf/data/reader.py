@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
@@ -13,8 +13,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_rlhf.data.cells import LOOKED_AT, look, reader, sample
 from lightning_rlhf.data.diagnosis import name_wrong_bytes
 from lightning_rlhf.data.gathering import gathered
+from lightning_rlhf.data.labels import look_at_labels, look_at_pairs, refuse_a_tree
 from lightning_rlhf.data.layout import Layout
 from lightning_rlhf.data.layouts import OURS, recognize
+from lightning_rlhf.data.source_columns import Columns
 from lightning_rlhf.data.sources import (
     Source,
     is_mixture,
@@ -44,6 +46,7 @@ class Reading(NamedTuple):
     layout: str  # its format, as the beginning of a sentence; "" for our own columns
     report: Report
     streamed: bool  # then the report covers its first block
+    account: str = ""  # what becomes of each column
 
 
 @dataclass(kw_only=True)
@@ -91,7 +94,13 @@ class Reader:
             rows = rows.take(self.max_rows)
         raw = first_rows(rows, name) if streamed else []
         columns = [*dict.fromkeys(k for row in raw for k in row)] if streamed else rows.column_names
-        maker, layout, format = self._maker(columns, name)
+        names = new_names(columns, self.columns, name)
+        renamed = [names.get(column, column) for column in columns]
+        format, note = self._choose(renamed, Columns(raw or rows, names), name)
+        account = format.account(renamed)
+        rank_zero_info(printable(f"{name}: {account}"))
+        maker, layout = self._maker(format, names, renamed)
+        layout += note
         if format.gather is not None:
             read = len(rows) if not streamed else 0
             rows = gathered(rows, format.gather, maker.names, source=name, format=format.name)
@@ -104,7 +113,7 @@ class Reader:
             if self.max_rows is not None:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
-        self.readings[name] = Reading(columns, layout, report, streamed)
+        self.readings[name] = Reading(columns, layout, report, streamed, account)
         rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")
@@ -125,20 +134,39 @@ class Reader:
         cells = look(renamed, maker.read, self.chat, answers=answers)
         return maker._replace(read=reader(cells, maker.read, self.chat)), layout + cells.note
 
-    def _maker(self, columns: list[str], name: str) -> tuple[Maker, str, Layout]:
-        """Make the encoder of rows with such columns; say its format, as a sentence and whole."""
-        names = new_names(columns, self.columns, name)
-        renamed = [names.get(column, column) for column in columns]
-        format = recognize(renamed, self.accepts, name, reader=self.name, forced=self.format)
-        layout = "" if format.name == OURS else f"read as {format.name}; "
-        layout += self.chat.opening_note + self.chat.ending_note + self.chat.date_note
-        if "tools" in renamed:
-            layout += self.chat.tools_note
+    def _choose(self, columns: list[str], there: Columns, name: str) -> tuple[Layout, str]:
+        """Choose the layout of a source, and look at the columns that decide what it means.
+
+        Returns:
+            The layout, and clauses for the log on what was seen.
+
+        Raises:
+            ValueError: no layout fits, or its labels or texts are not what they seem.
+        """
+        layout = recognize(columns, self.accepts, name, reader=self.name, forced=self.format)
+        refuse_a_tree(there, name, layout, columns)
+        if layout.gather is not None or layout.keeps is None:
+            return layout, ""
+        if "label" in layout.gives and "label" in columns:
+            signed, note = look_at_labels(there, name)
+            return replace(layout, signed=signed), note
+        if "rejected" in layout.gives and "margin" in layout.keeps:
+            return layout, look_at_pairs(there, name, layout)
+        return layout, ""
+
+    def _maker(
+        self, layout: Layout, names: dict[str, str], columns: list[str]
+    ) -> tuple[Maker, str]:
+        """Make the encoder of rows of a layout, and say it as the beginning of a sentence."""
+        said = "" if layout.name == OURS else f"read as {layout.name}; "
+        said += self.chat.opening_note + self.chat.ending_note + self.chat.date_note
+        if any(layout.known.get(column) == "tools" for column in columns):
+            said += self.chat.tools_note
         maker = Maker(
             names=names,
-            read=format.read,
+            read=layout.read,
             encode=self.encode,
             chat=self.chat,
             max_length=self.max_length,
         )
-        return maker, layout, format
+        return maker, said

@@ -75,10 +75,10 @@ def show_data(
 
 def _print_readings(data: RowsData, console: Console) -> None:
     weights: Any = data.source if is_mixture(data.source) else {}
-    for name, (columns, layout, report, streamed) in data.readings.items():
+    for name, (_, layout, report, streamed, account) in data.readings.items():
         console.print(Text(printable(name), "bold"))
         head = f"  {type(data).__name__}; {layout or 'our own columns; '}"
-        console.print(Text(printable(f"{head}columns: {', '.join(columns)}")))
+        console.print(Text(printable(f"{head}{account}")))
         part = "the first " if streamed else ""
         weight = f"; weight {weights[name]:g}" if name in weights else ""
         console.print(Text(f"  {part}{report.read:,} rows read, {report.kept:,} kept{weight}"))
