@@ -8,7 +8,7 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-faults bench-ranks wheel clean
+.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-faults bench-ranks bench-kills bench-inputs bench-templates wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -78,6 +78,9 @@ bench-faults: $(READY)  ## every fault of the table, each in a process of its ow
 
 bench-ranks: $(READY)  ## every method by one process and by two
 	$(BIN)/python benchmarks/two_processes.py --write true
+
+bench-inputs: $(READY)  ## ten thousand bad inputs of every kind: used, dropped or refused in a sentence
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline PYTHONPATH=tests $(BIN)/python benchmarks/bad_inputs.py --write true
 
 bench-templates: $(READY)  ## 2,600 conversations over chat templates of 13 manners and 5 tokenizers
 	$(BIN)/python tests/template_matrix.py

@@ -9,6 +9,7 @@ from typing import Literal
 import yaml
 
 from lightning_rlhf.constitution.seeds import digest, weighted
+from lightning_rlhf.text.display import quoted
 
 Kind = Literal["critique", "revision", "comparison"]
 NEEDS: dict[str, tuple[str, ...]] = {  # the texts a principle must have for each kind of draw
@@ -33,13 +34,16 @@ class Principle:
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
-            raise ValueError(f"principle {self.id!r}: weight {self.weight} must be 0 or more")
+            raise ValueError(f"principle {quoted(self.id)}: weight {self.weight} must be 0 or more")
         if not (self.revision or self.comparison):
             raise ValueError(
-                f"principle {self.id!r} asks for nothing: give critique and revision, or comparison"
+                f"principle {quoted(self.id)} asks for nothing: give critique and revision, or "
+                "comparison"
             )
         if self.critique and not self.revision:
-            raise ValueError(f"principle {self.id!r} has a critique but no revision: give both")
+            raise ValueError(
+                f"principle {quoted(self.id)} has a critique but no revision: give both"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,14 @@ class Constitution:
     def __post_init__(self) -> None:
         ids = [p.id for p in self.principles]
         if not ids:
-            raise ValueError(f"constitution {self.name!r} has no principles: give at least one")
+            raise ValueError(
+                f"constitution {quoted(self.name)} has no principles: give at least one"
+            )
         twice = next((i for i in ids if ids.count(i) > 1), None)
         if twice is not None:
-            raise ValueError(f"constitution {self.name!r} has two principles {twice!r}: rename one")
+            raise ValueError(
+                f"constitution {quoted(self.name)} has two principles {quoted(twice)}: rename one"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -72,7 +80,7 @@ class Constitution:
         for principle in self.principles:
             if principle.id == name:
                 return principle
-        raise KeyError(f"constitution {self.name!r} has no principle {name!r}")
+        raise KeyError(f"constitution {quoted(self.name)} has no principle {quoted(name)}")
 
     def to_yaml(self) -> str:
         """YAML that ``load`` reads back to the same hash."""
@@ -94,7 +102,7 @@ class Constitution:
         weights = [p.weight for p in able]
         if not sum(weights):
             raise ValueError(
-                f"constitution {self.name!r} has no principle with a {kind} text and a weight: "
-                f"add {' and '.join(NEEDS[kind])} to one"
+                f"constitution {quoted(self.name)} has no principle with a {kind} text and a "
+                f"weight: add {' and '.join(NEEDS[kind])} to one"
             )
         return able[weighted(weights, "principle", kind, *parts)]

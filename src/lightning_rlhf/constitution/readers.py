@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.constitution.principles import Constitution, Kind, Principle
+from lightning_rlhf.text.display import named, quoted
 from lightning_rlhf.text.documents import known, read_file, text_of
 
 DEFAULT = Path(__file__).with_name("default.yaml")
@@ -86,7 +88,7 @@ def _has(value: Any, *keys: str) -> bool:
 def _shape(value: Any) -> str:
     """Describe a value's shape, for an error."""
     if isinstance(value, dict):
-        return f"has the keys {{{', '.join(map(str, list(value)[:6]))}}}"
+        return f"has the keys {{{', '.join(named(key) for key in list(value)[:6])}}}"
     if isinstance(value, list):
         kinds = sorted({type(v).__name__ for v in value})
         return f"is a list of {' and '.join(kinds)}" if value else "is an empty list"
@@ -98,34 +100,44 @@ def _ours(value: dict[str, Any], path: Path) -> Constitution:
     for field in ("name", "version"):
         if value.get(field) in (None, ""):
             raise ValueError(f"{path} has no {field}, which each row stores: give one")
+        value[field] = _word(value[field], f"{path}: {field}")
     if not isinstance(value["principles"], list):
         raise ValueError(f"{path}: principles is not a list: write each as '- id: ...'")
     principles = tuple(
         _principle(p, f"{path} principle {i}") for i, p in enumerate(value["principles"], 1)
     )
-    return Constitution(str(value["name"]), str(value["version"]), principles)
+    return Constitution(value["name"], value["version"], principles)
 
 
 def _principle(value: Any, where: str) -> Principle:
     if not _has(value, "id"):
         raise ValueError(f"{where} has no id: write it as '- id: ...'")
-    where = f"{where} ({value['id']})"
+    id = _word(value["id"], f"{where}: id")
+    where = f"{where} ({named(id)})"
     known(value, FIELDS, where)
     names = ("critique", "revision", "comparison", "source")
     texts = {t: text_of(value[t], f"{where}: {t}") for t in names if value.get(t) is not None}
     tags, weight = value.get("tags") or [], value.get("weight", 1)
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError(f"{where}: tags is not a list of words: write it as [honest, kind]")
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        raise ValueError(f"{where}: weight {weight!r} is not a number: write it as 1.5")
-    return Principle(str(value["id"]), tags=tuple(tags), weight=float(weight), **texts)
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not -sys.float_info.max <= weight <= sys.float_info.max:
+        raise ValueError(f"{where}: weight {quoted(weight)} is not a number: write it as 1.5")
+    return Principle(id, tags=tuple(tags), weight=float(weight), **texts)
+
+
+def _word(value: Any, where: str) -> str:
+    """Read a name: text, or a number such as a version."""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{where} is {type(value).__name__}, not a word: put it in quotes")
+    return text_of(value if isinstance(value, str) else quoted(value), where)
 
 
 def _published(value: dict[str, Any], path: Path) -> Constitution:
     """Bai et al. (2022): ``{"prompt": [critique requests], "edit_request": revision request}``."""
     principles = []
     for name, entry in value.items():
-        where = f"{path} principle {name}"
+        where = f"{path} principle {named(name)}"
         known(entry, ("prompt", "edit_request"), where)
         requests = entry["prompt"] if isinstance(entry["prompt"], list) else [entry["prompt"]]
         if not requests:
@@ -133,7 +145,7 @@ def _published(value: dict[str, Any], path: Path) -> Constitution:
         revision = _plain(text_of(entry.get("edit_request"), f"{where}: edit_request"))
         for i, request in enumerate(requests):
             critique = _plain(text_of(request, f"{where}: prompt"))
-            id, weight = f"{name}-{i + 1}" if i else name, 1 / len(requests)
+            id, weight = f"{name}-{i + 1}" if i else str(name), 1 / len(requests)
             principles.append(Principle(id, critique, revision, weight=weight, source=path.name))
     return Constitution(path.stem, UNVERSIONED, tuple(principles))
 

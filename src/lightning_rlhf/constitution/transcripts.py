@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_rlhf.constitution.seeds import pick
+from lightning_rlhf.text.display import quoted
 from lightning_rlhf.text.documents import known, read_file, text_of
 from lightning_rlhf.text.messages import Message
 
@@ -56,7 +57,8 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.better not in ("first", "second"):
             raise ValueError(
-                f'comparison {self.id!r}: better must be "first" or "second", got {self.better!r}'
+                f'comparison {quoted(self.id)}: better must be "first" or "second", got '
+                f"{quoted(self.better)}"
             )
 
 
@@ -111,11 +113,13 @@ def _read(kind: type[T], entry: Any, where: str) -> T:
 
 
 def _chat(chat: Any, id: str, where: str) -> Transcript:
+    if not isinstance(chat, list):
+        raise ValueError(f"{where} is {type(chat).__name__}: write it as a list of six messages")
     roles = [m.get("role") if isinstance(m, dict) else None for m in chat]
     if roles != ["user", "assistant"] * 3:
         raise ValueError(
-            f"{where} has the roles {roles}: write question, answer, critique request, critique, "
-            "revision request, revision"
+            f"{where} has the roles {quoted(roles, 200)}: write question, answer, critique "
+            "request, critique, revision request, revision"
         )
     names = [field.name for field in fields(Transcript)][1:]
     texts = [text_of(m.get("content"), where) for m in chat]

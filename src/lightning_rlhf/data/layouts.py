@@ -15,6 +15,7 @@ from lightning_rlhf.data.fields import read_number, read_text
 from lightning_rlhf.data.gathering import Gather
 from lightning_rlhf.data.hints import hint
 from lightning_rlhf.data.layout import BESIDE, Layout
+from lightning_rlhf.text.display import quoted
 from lightning_rlhf.text.messages import BadRow, Message, read_messages
 
 Row = dict[str, Any]
@@ -122,8 +123,8 @@ VERDICT = {1: 1.0, 2: 0.0, 0: 0.5}  # the output that is better; 0 is a tie
 def _judged(prompt: Any, first: Any, second: Any, verdicts: Sequence[Any]) -> Row:
     """Make a pair of two outputs by the judges' majority; the label is its share."""
     for verdict in verdicts:
-        if verdict not in VERDICT:
-            raise BadRow(f"verdict {verdict!r} is not one of 1, 2 and 0 for a tie")
+        if not isinstance(verdict, int | float) or verdict not in VERDICT:
+            raise BadRow(f"verdict {quoted(verdict)} is not one of 1, 2 and 0 for a tie")
     share = mean(VERDICT[verdict] for verdict in verdicts)
     if share == 0.5:
         raise BadRow("judged a tie")

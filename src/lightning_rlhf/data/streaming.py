@@ -18,11 +18,11 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_rlhf.data.batching import Batches, fill
 from lightning_rlhf.data.token_table import Maker, Report, column, drop_bad_rows, held_out
 from lightning_rlhf.functional.processes import Processes
-from lightning_rlhf.text.display import printable
+from lightning_rlhf.text.display import printable, shortened
 
 BLOCK = 8192  # rows that are shuffled together, and in memory at once
 CHUNK = 1024  # rows that are Python objects at once
-READ_ERRORS = (DatasetGenerationError, ValueError, OSError)
+READ_ERRORS = (DatasetGenerationError, ValueError, OSError, KeyError, TypeError, OverflowError)
 
 
 def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
@@ -34,7 +34,8 @@ def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
     try:
         block = list(islice(rows, BLOCK))
     except READ_ERRORS as error:
-        raise ValueError(f"{name} cannot be read: {error.__cause__ or error}") from error
+        reason = shortened(str(error.__cause__ or error), 300)
+        raise ValueError(f"{name} cannot be read: {reason}") from error
     if not block:
         raise ValueError(f"{name} holds no rows")
     return block

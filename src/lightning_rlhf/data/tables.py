@@ -7,6 +7,7 @@ number. Here each value is written as JSON first, so that it comes back as it wa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,36 @@ from datasets import (
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rlhf.data.diagnosis import opened, surrogate
-from lightning_rlhf.text.display import printable
+from lightning_rlhf.text.display import HALF, named, printable, quoted
+
+# what Arrow and ``datasets`` raise of values that do not fit in one column
+UNFIT = (
+    pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError, KeyError,
+    RecursionError,
+)  # fmt: skip
+BIG = re.compile(r"\d{19}")
+DEEPEST = 100  # levels of lists and dicts in a value
 
 
 def as_json(value: Any) -> str | None:
     """Write a value as JSON; dates and the like as their text."""
-    return None if value is None else json.dumps(value, default=str, ensure_ascii=False)
+    if value is None:
+        return None
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if not BIG.search(text):
+        return text
+    return json.dumps(_within_64_bits(value), default=str, ensure_ascii=False)
+
+
+def _within_64_bits(value: Any) -> Any:
+    """Turn larger integers into floats: ``datasets`` would return all of the value as text."""
+    if isinstance(value, dict):
+        return {key: _within_64_bits(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_within_64_bits(one) for one in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(max(-(10**308), min(value, 10**308)))
+    return value
 
 
 def from_memory(source: Any, name: str) -> Dataset:
@@ -70,31 +95,74 @@ def _from_columns(columns: dict[str, Any], name: str) -> Dataset:
     if len({len(values) for values in lists.values()}) > 1:
         lengths = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
         raise ValueError(f"{name} has columns of several lengths: {lengths}; give one row to each")
+    _check_names_and_depth(lists, name)
     try:
-        return Dataset.from_dict(lists)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError) as error:
+        table = Dataset.from_dict(lists)
+        if not any(_names_twice(field.type) for field in table.data.schema):
+            return table
+    except UNFIT as error:
         for number, row in enumerate(zip(*lists.values(), strict=True), start=1):
             if half := surrogate(row):
                 raise ValueError(
                     f"{name}: row {number} holds {half}; fix or remove that row"
                 ) from error
-    types = {key: Json() for key, values in lists.items() if not _has_one_type(values)}
-    kept = {
-        k: [as_json(v) for v in values] if k in types else values for k, values in lists.items()
-    }
-    parts = [
-        Dataset.from_dict({k: v}, Features({k: types[k]}) if k in types else None)
-        for k, v in kept.items()
-    ]
-    return concatenate_datasets(parts, axis=1)
+    return concatenate_datasets([_column(k, v, name) for k, v in lists.items()], axis=1)
+
+
+def _column(key: str, values: list[Any], name: str) -> Dataset:
+    """Make a table of one column; values of several types are kept as JSON."""
+    if _has_one_type(values):
+        return Dataset.from_dict({key: values})
+    try:
+        texts = [as_json(value) for value in values]
+        return Dataset.from_dict({key: texts}, Features({key: Json()}))
+    except UNFIT as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name}: the column {quoted(key)} cannot be kept ({quoted(reason)}): give texts, "
+            "numbers, lists and dicts of them"
+        ) from error
+
+
+def _check_names_and_depth(columns: dict[str, list[Any]], name: str) -> None:
+    """Refuse what Arrow cannot name, and what it would take minutes to look at."""
+    for key, values in columns.items():
+        if HALF.search(key) or "\x00" in key:
+            raise ValueError(
+                f"{name}: the column {quoted(key)} has a name that no table can hold: rename it"
+            )
+        for number, value in enumerate(values, start=1):
+            if isinstance(value, list | dict) and not _is_flat(value, DEEPEST):
+                raise ValueError(
+                    f"{name}: row {number}: {named(key)} is nested deeper than {DEEPEST} levels: "
+                    "fix or remove that row"
+                )
+
+
+def _is_flat(value: list[Any] | dict[Any, Any], levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(
+        _is_flat(one, levels - 1) for one in inner if isinstance(one, list | dict)
+    )
 
 
 def _has_one_type(values: list[Any]) -> bool:
     try:
-        Dataset.from_dict({"": values})
-    except (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError):
+        table = Dataset.from_dict({"": values})
+    except UNFIT:
         return False
-    return True
+    return not _names_twice(table.data.schema[0].type)
+
+
+def _names_twice(kind: pa.DataType) -> bool:
+    """Tell whether a type has two fields of one name, as a dict with the keys 1 and "1" has."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _names_twice(kind.value_type)
+    if not pa.types.is_struct(kind):
+        return False
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    twice = len({field.name for field in fields}) < len(fields)
+    return twice or any(_names_twice(field.type) for field in fields)
 
 
 def joined(tables: Sequence[Dataset], files: Sequence[str]) -> Dataset:

@@ -81,7 +81,7 @@ class Maker(NamedTuple):
         """Encode a row as columns; a row that cannot be used keeps the reason instead."""
         read = row
         try:
-            read = self.read(row)
+            read = self._read(row)
             made = self.encode(read, self.chat, self.max_length)
             parts = made if isinstance(made, list) else [made]
             return [{**_columns(one), "part": i} for i, one in enumerate(parts)]
@@ -92,6 +92,12 @@ class Maker(NamedTuple):
             if half is None:
                 raise
             return [{"dropped": f"a text holds {half}", "part": 0}]
+
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.read(row)
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise BadRow(f"its fields have wrong kinds: {error}") from error
 
 
 def _columns(row: TokenRow) -> dict[str, Any]:

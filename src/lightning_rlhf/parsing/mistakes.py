@@ -13,12 +13,13 @@ from typing import Any
 
 import lightning_fabric
 import pytorch_lightning
-import yaml
+import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_rlhf.parsing import wording
-from lightning_rlhf.text.documents import broken
+from lightning_rlhf.text.display import printable, quoted, shortened
+from lightning_rlhf.text.documents import not_utf8, parsed
 from lightning_rlhf.text.suggest import did_you_mean, nearest
 from lightning_rlhf.text.writing import refusal, system_error
 from lightning_rlhf.training.hparams import argument_names
@@ -26,6 +27,7 @@ from lightning_rlhf.training.hparams import argument_names
 OWN = Path(__file__).parents[1]
 LIGHTNING = [Path(str(p.__file__)).parent for p in (pytorch_lightning, lightning_fabric)]
 MISTAKES = (ValueError, OSError, ImportError, MisconfigurationException, RuntimeError)
+CONFIGURED = (Trainer, LightningModule, LightningDataModule, Callback, torch.nn.Module)
 Verbs = Mapping[str, Callable[..., Any] | None]  # with the function, if its options are the verb's
 
 
@@ -37,6 +39,10 @@ def sentence(message: str, args: list[str], verbs: Verbs) -> str:
         args: of the command line, the verb first.
         verbs: all verbs.
     """
+    return shortened(printable(_sentence(message, args, verbs)))
+
+
+def _sentence(message: str, args: list[str], verbs: Verbs) -> str:
     for rule in (_other_package, _yaml, _option, _argument, _required, _verb, _name, _class):
         text = rule(message, args, verbs)
         if text is not None:
@@ -46,7 +52,9 @@ def sentence(message: str, args: list[str], verbs: Verbs) -> str:
     if text is None:
         lines = [re.sub(r"^- ", "", line.strip()) for line in message.splitlines()]
         reasons = dict.fromkeys(line for line in lines if line and not wording.NOISE.match(line))
-        text = "; ".join(reasons) or "cannot be read"
+        text = "; ".join(reasons)
+        if not text or wording.OF_PYTHON.search(text):
+            text = "a value has the wrong kind: compare it with --print_config"
     return f"{key}: {text}" if key else text
 
 
@@ -92,10 +100,18 @@ def _yaml(message: str, args: list[str], verbs: Verbs) -> str | None:
         if not file.is_file():
             return f"no config file at {file}"
         try:
-            yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            return broken(file, error)
-    return None
+            parsed(file.read_text(encoding="utf-8"), file)
+        except UnicodeDecodeError:
+            return not_utf8(file, file.read_bytes())
+        except ValueError as error:
+            return str(error)
+    match = wording.BAD_YAML.search(message)  # what a faster parser refuses
+    if match is None:
+        return None
+    names = ", ".join(map(str, _configs(args)))
+    return (
+        f"{names} line {match[1]} is broken YAML: {match[3].strip()} in column {match[2]}; fix it"
+    )
 
 
 def _option(message: str, args: list[str], verbs: Verbs) -> str | None:
@@ -212,6 +228,25 @@ def written_for_users(error: BaseException | None) -> BaseException | str | None
                 return found
         error = error.__cause__ or error.__context__
     return None
+
+
+def of_the_config(error: Exception) -> str | None:
+    """Write the sentence for what a constructor raises that was not made for such a value.
+
+    None if it is raised by code that is neither of this package nor of a library: there a fault is
+    the user's own to find.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = Path(frames[-1].f_code.co_filename)
+    if not last.is_relative_to(OWN) and not {"site-packages", "lib"} & set(last.parts):
+        return None
+    made = [type(frame.f_locals["self"]) for frame in frames if "self" in frame.f_locals]
+    named = [kind.__name__ for kind in made if issubclass(kind, CONFIGURED)]
+    owner = f"{named[-1]} cannot take" if named else "nothing can take"
+    return (
+        f"the config holds a value that {owner} ({type(error).__name__}: {quoted(str(error))}): "
+        "compare it with --print_config"
+    )
 
 
 def _alternatives(error: BaseException) -> list[BaseException]:

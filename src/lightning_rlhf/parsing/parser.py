@@ -16,6 +16,7 @@ from lightning_rlhf.models.lora import LoRA
 from lightning_rlhf.models.sampler import Sampling
 from lightning_rlhf.modules.ppo import Critic
 from lightning_rlhf.modules.update_schedule import UpdateSchedule
+from lightning_rlhf.parsing.mistakes import of_the_config
 from lightning_rlhf.training.checkpoint import check_file
 from lightning_rlhf.training.last_checkpoint import last_checkpoint
 
@@ -30,6 +31,20 @@ class AlignmentCLI(LightningCLI):
         that have to agree with a checkpoint (base, rank, roles) are checked as it loads. Values
         that it would override (learning rate, optimizer, patience) are refused.
         """
+
+    def instantiate_classes(self) -> None:
+        """Make the module, data and Trainer.
+
+        Raises:
+            ValueError: a value of the config has a kind that no constructor was made for.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            reason = of_the_config(error)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
 
     def before_fit(self) -> None:
         """Check the checkpoint before anything else is read."""

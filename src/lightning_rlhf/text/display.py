@@ -15,6 +15,7 @@ from rich.segment import Segment
 CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+HALF = re.compile("[\ud800-\udfff]")  # half of a character pair, which has no UTF-8
 LONGEST = 600  # characters of a sentence
 SECRET = re.compile(  # in a URL: user:password@, or a key in its query
     r"(://(?=[^/\s@]*@)|[?&](?:api[-_]?key|access[-_]?token|key|token|secret|sig)=)[^&\s@'\"]+",
@@ -38,6 +39,11 @@ def shortened(text: str, most: int = LONGEST) -> str:
 def sentence_of(error: object) -> str:
     """Write an error on a line of its own: printable, short, without a password or key of a URL."""
     return shortened(SECRET.sub(r"\1***", printable(str(error))))
+
+
+def named(value: Any, most: int = 40) -> str:
+    """Write a name of a file in a message, printable and short."""
+    return printable(shortened(str(value), most))
 
 
 def quoted(value: Any, most: int = 80) -> str:

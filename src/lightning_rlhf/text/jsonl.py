@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_rlhf.text.display import HALF
 from lightning_rlhf.text.documents import broken, not_utf8
 from lightning_rlhf.text.writing import replacing, writing
 
 FIX = "fix or remove that line"
-HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
