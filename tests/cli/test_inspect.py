@@ -218,3 +218,26 @@ def test_text_of_data_gives_no_orders(tiny_base: str, capsys: pytest.CaptureFixt
     assert show_data(data, Backbone(tiny_base).tokenizer, 1, console=console)
     text = capsys.readouterr().out
     assert "[red]\ufffd[0m" in text and "\x1b[1;32m" in text and "⟦" not in text
+
+
+def test_rows_are_compared_with_the_tokenizers_own_template(
+    tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal where they are equal; else what either has alone is marked, and a refusal is said."""
+    file = write(tmp_path, [{"messages": CONVERSATION}, {"messages": CONVERSATION[:2]}])
+    same = tmp_path / "same.jinja"
+    same.write_text("{% for m in messages %}{{ m['content'] + ' ' + eos_token }} {% endfor %}")
+    args = [file, "--tokenizer", tiny_base, "--as", "demonstration", "--compare", "--template"]
+    code, out = said([*args, str(same)], capsys)
+    assert code == 0
+    assert "row 1: the same 9 tokens" in out
+    assert "row 2: the same 5 tokens" in out
+    pairs = write(tmp_path, [{"prompt": "w1", "chosen": "w2", "rejected": "w3"}])
+    more = tmp_path / "more.jinja"
+    more.write_text(same.read_text() + "{% if not add_generation_prompt %}w7{% endif %}")
+    _, out = said([pairs, *args[1:3], "--compare", "--template", str(more)], capsys)
+    assert out.count("[-w7-]") == 2
+    assert "row 1: the same" not in out
+    with pytest.raises(SystemExit):
+        main(["inspect", *args, "raw"])
+    assert "--compare needs a chat template" in capsys.readouterr().err

@@ -38,7 +38,7 @@ class FileArguments(NamedTuple):
 
 def main(args: list[str]) -> int:
     """Show the data of a run, by the arguments of ``fit``, or of a file; no weights are read."""
-    rows, args = rows_option(args)
+    shown, args = view_options(args)
     console, updates = PrintableConsole(), 0
     if any(arg.startswith(("--config", "-c", "--data", "--model")) for arg in args):
         cli = describe_run(args)
@@ -50,18 +50,30 @@ def main(args: list[str]) -> int:
     else:
         data = data_of(parse_file_arguments(args), console)
         tokenizer = data.tokenizer
-    return 0 if show_data(data, tokenizer, rows, console=console, updates=updates) else 1
+    usable = show_data(
+        data,
+        tokenizer,
+        shown.rows,
+        console=console,
+        updates=updates,
+        against_template=shown.compare,
+    )
+    return 0 if usable else 1
 
 
-def rows_option(args: list[str]) -> tuple[int, list[str]]:
-    """Split the number of rows to show from the other arguments."""
-    own, rest = _rows_parser().parse_known_args(args)
-    return own.rows, rest
+def view_options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the options of what is shown from the other arguments."""
+    return _view_parser().parse_known_args(args)
 
 
-def _rows_parser() -> argparse.ArgumentParser:
+def _view_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("lightning-rlhf inspect", add_help=False, allow_abbrev=False)
-    parser.add_argument("--rows", type=int, default=2, help="number of rows to show")
+    parser.add_argument("--rows", type=int, default=3, help="number of rows to show")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="mark where these rows differ from the tokenizer's own apply_chat_template",
+    )
     return parser
 
 
@@ -72,7 +84,7 @@ def parse_file_arguments(args: list[str]) -> FileArguments:
         description="Show rows as a model sees them. Instead of a file, give the arguments of fit: "
         "lightning-rlhf inspect --config configs/dpo.yaml",
         allow_abbrev=False,
-        parents=[_rows_parser()],
+        parents=[_view_parser()],
     )
     parser.add_argument("source", help="a file, a folder, a hub id or {source: weight, ...}")
     parser.add_argument("--tokenizer", required=True, help="a model or the folder of a tokenizer")
@@ -83,7 +95,7 @@ def parse_file_arguments(args: list[str]) -> FileArguments:
     parser.add_argument("--max_tokens", type=int)
     parser.add_argument("--batch_size", type=int, default=8)
     options = vars(parser.parse_args(args))
-    del options["rows"]
+    del options["rows"], options["compare"]
     source, tokenizer, kind = (options.pop(k) for k in ("source", "tokenizer", "kind"))
     options["val_fraction"] = 0.0
     options["template"] = _template(options["template"])

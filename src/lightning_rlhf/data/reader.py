@@ -46,7 +46,9 @@ class Reading(NamedTuple):
     layout: str  # its format, as the beginning of a sentence; "" for our own columns
     report: Report
     streamed: bool  # then the report covers its first block
-    account: str = ""  # what becomes of each column
+    account: str  # what becomes of each column
+    rows: Any  # of the source, as its layout takes them; of a stream, its first block
+    maker: Maker  # makes token rows of them
 
 
 @dataclass(kw_only=True)
@@ -113,7 +115,15 @@ class Reader:
             if self.max_rows is not None:
                 rows = rows.select(range(min(self.max_rows, len(rows))))
             table, report = encode_rows(rows, maker)
-        self.readings[name] = Reading(columns, layout, report, streamed, account)
+        self.readings[name] = Reading(
+            columns,
+            layout,
+            report,
+            streamed,
+            account=account,
+            rows=raw if streamed else rows,
+            maker=maker,
+        )
         rank_zero_info(printable(f"{name}: {layout}{'the first ' if streamed else ''}{report}"))
         if len(table) == 0:
             raise ValueError(f"{name}: no row can be used: {report}")

@@ -95,6 +95,21 @@ class TemplateText:
         text = "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'])}: {_plain(m)}" for m in messages)
         return text + "\n\nAssistant:" if answer is None else text
 
+    def stock_ids(self, messages: list[Message], tools: Tools, asked: bool) -> list[int]:
+        """Tokenize a conversation by the tokenizer's own ``apply_chat_template``.
+
+        Raises:
+            BadRow: the template refuses it.
+        """
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tools, chat_template=self.jinja, add_generation_prompt=asked,
+                tokenize=False, **self._renderer.arguments,
+            )  # fmt: skip
+        except Exception as reason:  # a template may raise anything
+            raise BadRow(f"the chat template refuses: {reason}") from reason
+        return self._text.ids(str(text))
+
     def _begun(self, prompt: Prompt, begun: str, tools: Tools = None) -> str:
         """Render a prompt and the beginning of its answer, without what ends an answer."""
         before = self.render(prompt, None, tools)

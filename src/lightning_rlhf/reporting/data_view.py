@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,29 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from lightning_rlhf.data.comparison import compare
 from lightning_rlhf.data.datamodules import refuse_a_stream
 from lightning_rlhf.data.rows_data import RowsData
 from lightning_rlhf.data.sources import is_mixture, is_stream
 from lightning_rlhf.data.statistics import Figures, batch_plan, figures_of
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import cut_sentence, token_row
-from lightning_rlhf.reporting.rows_view import CUT, row_lines
+from lightning_rlhf.reporting.rows_view import CUT, comparison_line, row_lines
 from lightning_rlhf.text.display import printable
+from lightning_rlhf.text.messages import BadRow
 
 BINS = 10
 REASONS = 12  # for dropped rows, the most frequent
 
 
 def show_data(
-    data: Any, tokenizer: PreTrainedTokenizerBase, rows: int, *, console: Console, updates: int = 0
+    data: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    *,
+    console: Console,
+    updates: int = 0,
+    against_template: bool = False,
 ) -> bool:
     """Print what a run would be trained on, and return False if that is nothing.
 
@@ -34,6 +43,7 @@ def show_data(
         rows: number of rows to show.
         console: to print on; without color, tokens under the loss mask stand in ⟦ ⟧.
         updates: of each rollout, where a module samples its own completions.
+        against_template: compare each row with the tokenizer's own ``apply_chat_template``.
 
     Raises:
         ValueError: it is not a data module of this package, or cannot be read, or not by such a
@@ -65,6 +75,8 @@ def show_data(
         plain = not console.color_system
         for line in row_lines(token_row(table[number]), chat, special, plain):
             console.print(line, soft_wrap=False)
+    if against_template:
+        _print_comparison(data, rows, console)
     figures = figures_of(table)
     console.print(_lengths(figures), _histogram(figures, data.max_length, console.width))
     held_out = len(data.val_rows) if data.val_rows is not None else 0
@@ -75,11 +87,12 @@ def show_data(
 
 def _print_readings(data: RowsData, console: Console) -> None:
     weights: Any = data.source if is_mixture(data.source) else {}
-    for name, (_, layout, report, streamed, account) in data.readings.items():
+    for name, reading in data.readings.items():
+        report = reading.report
         console.print(Text(printable(name), "bold"))
-        head = f"  {type(data).__name__}; {layout or 'our own columns; '}"
-        console.print(Text(printable(f"{head}{account}")))
-        part = "the first " if streamed else ""
+        head = f"  {type(data).__name__}; {reading.layout or 'our own columns; '}"
+        console.print(Text(printable(f"{head}{reading.account}")))
+        part = "the first " if reading.streamed else ""
         weight = f"; weight {weights[name]:g}" if name in weights else ""
         console.print(Text(f"  {part}{report.read:,} rows read, {report.kept:,} kept{weight}"))
         for side, n in report.cut.most_common():
@@ -91,6 +104,21 @@ def _print_readings(data: RowsData, console: Console) -> None:
             console.print(Text(printable(f"  {n:,} dropped: {reason}{where}")))
         if len(report.dropped) > REASONS:
             console.print(Text(f"  and {len(report.dropped) - REASONS:,} other reasons"))
+
+
+def _print_comparison(data: RowsData, rows: int, console: Console) -> None:
+    """Compare the first rows of each source with the tokenizer's own chat template."""
+    for name, reading in data.readings.items():
+        title = f"{name}, beside the tokenizer's apply_chat_template"
+        console.rule(Text(printable(title)), align="left")
+        for number, row in enumerate(islice(reading.rows, rows), 1):
+            try:
+                texts = compare(row, reading.maker, data.template)
+            except BadRow as reason:
+                console.print(Text(printable(f"row {number} is dropped: {reason}")))
+                continue
+            for text in texts:
+                console.print(comparison_line(number, text, data.tokenizer), soft_wrap=False)
 
 
 def _lengths(figures: Figures) -> Table:

@@ -9,6 +9,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lightning_rlhf.data import statistics
+from lightning_rlhf.data.comparison import Compared
 from lightning_rlhf.data.statistics import Run
 from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.tokens import TokenRow
@@ -51,6 +52,30 @@ def row_lines(row: TokenRow, chat: ChatTemplate, special: set[int], plain: bool)
             text.append("[…cut…]", CUT)
         lines.append(Text(f"{_title(row, i)}: ", "bold").append_text(text))
     return lines
+
+
+def comparison_line(number: int, compared: Compared, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """Render a row's text beside the chat template's own: what either has alone is marked.
+
+    Args:
+        number: of the row.
+        compared: its tokens and the template's.
+        tokenizer: decodes them.
+    """
+    line = Text(f"row {number}: ", "bold")
+    if compared.refused:
+        return line.append(printable(compared.refused), CUT)
+    if compared.same:
+        (piece,) = compared.pieces
+        return line.append(f"the same {len(piece.ids)} tokens")
+    for kind, ids in compared.pieces:
+        text = visible(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)))
+        if kind == "both":
+            line.append(text, NOT_IN_LOSS)
+        else:
+            mark = "+" if kind == "ours" else "-"
+            line.append(f"[{mark}{text}{mark}]", IN_LOSS if kind == "ours" else CUT)
+    return line.append("\n[+here alone+] [-in the template's text alone-]", NOT_IN_LOSS)
 
 
 def _title(row: TokenRow, i: int) -> str:
