@@ -8,7 +8,7 @@ PEER := .peer/.ready
 PPO_PEER := .peer-ppo/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-faults bench-ranks bench-kills bench-inputs bench-templates wheel clean
+.PHONY: help quickstart real test lint types check bench golden seeds bench-stability bench-faults bench-ranks bench-kills bench-inputs bench-templates bench-families wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -84,6 +84,9 @@ bench-inputs: $(READY)  ## ten thousand bad inputs of every kind: used, dropped 
 
 bench-templates: $(READY)  ## 2,600 conversations over chat templates of 13 manners and 5 tokenizers
 	$(BIN)/python tests/template_matrix.py
+
+bench-families: $(READY)  ## tiny models of 126 families through every method and form of saving
+	$(BIN)/python tests/families.py benchmarks/families.md
 
 bench-kills: $(READY)  ## kill fits, predicts and a recipe wherever the draw says; they end in the same bits
 	$(BIN)/python benchmarks/kills.py --write true

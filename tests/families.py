@@ -1,6 +1,6 @@
 """Tiny models of every family of causal language models that transformers can build.
 
-``python tests/families.py`` walks them through every method and prints a table.
+``python tests/families.py FILE`` walks them through every method and writes a table.
 """
 
 from __future__ import annotations
@@ -250,15 +250,23 @@ def _short(reason: Exception) -> str:
     return text if isinstance(reason, ValueError) else f"{type(reason).__name__} {text}"
 
 
-def main() -> None:
-    """Print a Markdown table of the families named on the command line, or of all."""
+COLUMNS = ["load", "sft", "reward", "dpo", "kto", "ppo", "gap", "nf4", "saved", "merged",
+           "classifier", "planned"]  # fmt: skip
+HEAD = """# Families of causal language models
+
+`make bench-families` writes this table: tiny random models of every family that transformers can
+build, through two steps of each method. "gap" is the largest difference of the sampler's log-probs
+from the trainer's (nats, ragged prompts), "saved" the relative error of the adapter in plain peft,
+"merged" and "classifier" the merged model's check, "planned" the peak of PPO's plan on a card.
+"refused" is a sentence of ours, "broken" anybody else's exception; the numbers are notes.
+"""
+
+
+def main(file: Path, names: list[str]) -> None:
+    """Write a Markdown table of some families, or of all."""
     logging.disable(logging.WARNING)
-    columns = ["load", "sft", "reward", "dpo", "kto", "ppo", "gap", "nf4", "saved", "merged",
-               "classifier", "planned"]  # fmt: skip
-    print("| family |", " | ".join(columns), "|")
-    print("|---" * (len(columns) + 1) + "|")
-    notes: dict[str, int] = {}
-    for family in sys.argv[1:] or families():
+    rows, notes = [], dict[str, int]()
+    for family in names or families():
         with tempfile.TemporaryDirectory() as folder:
             cells = walk(family, Path(folder))
         for column, text in cells.items():
@@ -266,11 +274,13 @@ def main() -> None:
             reason = reason.replace(family, "FAMILY").replace("|", "/")
             if colon:
                 cells[column] = f"{kind} ({notes.setdefault(reason, len(notes) + 1)})"
-        print(f"| {family} |", " | ".join(cells.get(c, "") for c in columns), "|", flush=True)
-    print()
-    for reason, number in notes.items():
-        print(f"{number}. {reason}")
+        rows.append(f"| {family} | {' | '.join(cells.get(c, '') for c in COLUMNS)} |")
+        print(rows[-1], flush=True)
+        head = f"| family | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|"
+        listed = "\n".join(f"{number}. {reason}" for reason, number in notes.items())
+        table = "\n".join(rows)
+        file.write_text(f"{HEAD}\n{head}\n{table}\n\n{listed}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2:])
