@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import sys
 import tempfile
 import traceback
@@ -272,6 +273,7 @@ def main(file: Path, names: list[str]) -> None:
         for column, text in cells.items():
             kind, colon, reason = text.partition(": ")
             reason = reason.replace(family, "FAMILY").replace("|", "/")
+            reason = re.sub(r"\w+For\w+(?= cannot be merged| does not run)", "MODEL", reason)
             if colon:
                 cells[column] = f"{kind} ({notes.setdefault(reason, len(notes) + 1)})"
         rows.append(f"| {family} | {' | '.join(cells.get(c, '') for c in COLUMNS)} |")

@@ -109,5 +109,5 @@ def test_bad_feedback_says_why(row: dict, reason: str) -> None:
 def test_singles_and_pairs_in_one_file_are_refused(runs: Runs) -> None:
     empty = dict.fromkeys(("chosen", "rejected", "completion", "label"))
     rows = [{**empty, **row} for row in [*number_pairs(2), *labeled(2)]]
-    with pytest.raises(ValueError, match="mixes single completions with pairs"):
+    with pytest.raises(ValueError, match="has a pair, and a completion with a label"):
         runs.trainer().fit(KTOModule(runs.backbone()), PreferenceData(rows, val_fraction=0))

@@ -234,7 +234,7 @@ DATA = [
         "a prompt column under another name",
         typed(rows=[{"asked": "w1", "chosen": "w2", "rejected": "w3"}]),
         "rows.jsonl: no row can be used: 1 rows read, 0 kept; 1 dropped (without a "
-        "prompt column, both sides must be messages or transcripts, first in row 1)",
+        "prompt, an answer must be a conversation or transcript, first in row 1)",
     ),
     Mistake(
         "a number where text should be",

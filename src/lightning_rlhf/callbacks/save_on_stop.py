@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_rlhf.callbacks.run_folder import checkpoint_folder, run_folder
+from lightning_rlhf.text.display import printable
 from lightning_rlhf.text.writing import claim
 from lightning_rlhf.training.resume import last_whole
 from lightning_rlhf.training.stopping import Stopped, StopRequest
@@ -117,7 +118,8 @@ class SaveOnStop(Callback):
     def _last_resort(self) -> None:
         if self._trainer is not None and self._trainer.state.fn == "fit":
             path = self._save(self._trainer)
-            print(f"the checkpoint to go on from is {path}" if path else "", file=sys.stderr)
+            if path is not None:
+                sys.stderr.write(printable(f"the checkpoint to go on from is {path}") + "\n")
 
 
 def _saved_before(trainer: Trainer) -> Path | None:

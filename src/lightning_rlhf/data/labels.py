@@ -166,9 +166,12 @@ def _is_share(value: Any) -> bool:
 
 def _listed(values: Any) -> str:
     """Name some values in a sentence."""
-    texts = sorted((v for v in values if isinstance(v, str)), key=str)
+    texts = sorted(v[:40] + "..." * (len(v) > 40) for v in values if isinstance(v, str))
     numbers = sorted(v for v in values if not isinstance(v, str))
-    shown = [*(f"{v:g}" for v in numbers), *(repr(v) for v in texts)]
+    shown = [
+        *(f"{v:g}" for v in numbers),
+        *(repr(v if len(v) <= 40 else f"{v[:40]}...") for v in texts),
+    ]
     rest = len(shown) - SHOWN
     names = ", ".join(shown[:SHOWN]) + (f" and {rest:,} others" if rest > 0 else "")
     return f"the value{'s' if len(shown) > 1 else ''} {names}"

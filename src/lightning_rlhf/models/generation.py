@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, stop_ids
+from lightning_rlhf.models.sampler import HFSampler, Sample, Sampling, room, stop_ids
 
 
 def generate(
@@ -21,10 +21,12 @@ def generate(
         backbone: loaded.
         role: answers the prompts.
         prompts: token ids.
-        max_new_tokens: length at which an answer that does not end is cut.
+        max_new_tokens: length at which an answer that does not end is cut; it is cut before, where
+            the model's context ends.
         temperature: 0 is greedy.
     """
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    new = room(backbone, prompts, max_new_tokens)
+    sampling = Sampling(max_new_tokens=new, temperature=temperature)
     return HFSampler().sample(backbone, role, prompts, sampling)
 
 

@@ -34,9 +34,10 @@ class ScalarHead(nn.Module):
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part of a causal LM that computes its hidden states."""
-    decoder: PreTrainedModel = model.get_decoder()
-    if decoder is model:  # Llama 4's text model gives itself
-        decoder = model.model
+    decoder = model.get_decoder()
+    if decoder is model or not isinstance(decoder, PreTrainedModel):
+        decoder = model.model  # Llama 4's text model gives itself, ModernBERT its output layer
+    assert isinstance(decoder, PreTrainedModel)
     return decoder
 
 

@@ -216,6 +216,14 @@ def check_fits(backbone: Backbone, prompt: int, new: int) -> None:
         )
 
 
+def room(backbone: Backbone, prompts: Sequence[list[int]], most: int) -> int:
+    """Number of tokens, up to ``most``, that fit the model behind the longest prompt."""
+    there = backbone.context_length
+    if there is None:
+        return most
+    return max(1, min(most, there - max(map(len, prompts), default=0)))
+
+
 def _uniform(
     shape: tuple[int, int], device: torch.device, seeds: Sequence[int] | None
 ) -> torch.Tensor:

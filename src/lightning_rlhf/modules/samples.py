@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.batches import PromptBatch
 from lightning_rlhf.models.backbone import POLICY, Backbone
 from lightning_rlhf.models.generation import generate
-from lightning_rlhf.models.sampler import HFSampler, Sampling
+from lightning_rlhf.models.sampler import HFSampler, Sampling, room
 
 
 class Table(NamedTuple):
@@ -49,19 +49,10 @@ def complete(
     ]
 
 
-def room(backbone: Backbone, prompts: list[list[int]], most: int) -> int:
-    """Number of tokens, up to ``most``, that fit the model behind the longest prompt."""
-    there = backbone.context_length
-    if there is None:
-        return most
-    return max(1, min(most, there - max(map(len, prompts), default=0)))
-
-
 def greedy_table(backbone: Backbone, prompts: list[list[int]], max_new_tokens: int) -> Table:
     """Greedy completions of prompts, a column for every role that has no scalar head."""
     roles = [name for name in backbone.roles if name not in backbone.heads]
-    new = room(backbone, prompts, max_new_tokens)
-    answers = [generate(backbone, role, prompts, new, temperature=0.0) for role in roles]
+    answers = [generate(backbone, role, prompts, max_new_tokens, temperature=0.0) for role in roles]
     rows = [
         [decode(backbone, prompt), *(decode(backbone, a.ids) for a in of_roles)]
         for prompt, *of_roles in zip(prompts, *answers, strict=True)

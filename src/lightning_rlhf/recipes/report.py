@@ -56,7 +56,7 @@ def columns_of(stages: list[PreparedStage]) -> dict[str, str]:
     names: dict[str, str] = {}
     for stage in stages:  # in their order: a stage is about an earlier one
         about = stage.spec.get("about")
-        names[stage.name] = stage.name if about is None else names[about]
+        names[stage.name] = stage.name if about is None else names.get(about, about)
     return names
 
 

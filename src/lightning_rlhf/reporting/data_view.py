@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,8 +47,7 @@ def show_data(
         against_template: compare each row with the tokenizer's own ``apply_chat_template``.
 
     Raises:
-        ValueError: it is not a data module of this package, or cannot be read, or not by such a
-            module.
+        ValueError: it is not a data module of this package, or it cannot be read.
     """
     if not isinstance(data, RowsData):
         raise ValueError(
@@ -68,13 +68,7 @@ def show_data(
     _print_readings(data, console)
     table = data.train_rows
     assert table is not None, "setup has run"
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    chat = ChatTemplate(tokenizer, data.template)
-    for number in range(min(rows, len(table))):
-        console.rule(f"row {number + 1}, as the model sees it", align="left")
-        plain = not console.color_system
-        for line in row_lines(token_row(table[number]), chat, special, plain):
-            console.print(line, soft_wrap=False)
+    _print_rows(table.select(range(min(rows, len(table)))), data, console)
     if against_template:
         _print_comparison(data, rows, console)
     figures = figures_of(table)
@@ -104,6 +98,16 @@ def _print_readings(data: RowsData, console: Console) -> None:
             console.print(Text(printable(f"  {n:,} dropped: {reason}{where}")))
         if len(report.dropped) > REASONS:
             console.print(Text(f"  and {len(report.dropped) - REASONS:,} other reasons"))
+
+
+def _print_rows(rows: Dataset, data: RowsData, console: Console) -> None:
+    tokenizer = data.tokenizer
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    chat = ChatTemplate(tokenizer, data.template)
+    for number, row in enumerate(rows, 1):
+        console.rule(f"row {number}, as the model sees it", align="left")
+        for line in row_lines(token_row(row), chat, special, plain=not console.color_system):
+            console.print(line, soft_wrap=False)
 
 
 def _print_comparison(data: RowsData, rows: int, console: Console) -> None:

@@ -96,9 +96,7 @@ class StopRequest:
             return
         self._noticed()
         name = SIGNALS[signal.Signals(number)]
-        print(
-            f"\n{name}: the run stops after this step; a second one stops it now", file=sys.stderr
-        )
+        sys.stderr.write(f"\n{name}: the run stops after this step; a second one stops it now\n")
         self._arm(GRACE)
 
     def _insist(self, number: int, frame: FrameType | None) -> None:
