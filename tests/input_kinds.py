@@ -398,7 +398,7 @@ def row_files(draw: random.Random, place: Place) -> str:
     text = f"[{','.join(lines)}]" if suffix == ".json" else "\n".join(lines)
     content = text.encode(errors="surrogatepass")
     file = place.folder / f"rows{draw.getrandbits(60)}{suffix}"
-    file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    file.write_bytes(gzip.compress(content, mtime=0) if suffix.endswith("gz") else content)
     prefix = "stream:" if draw.random() < 0.2 and drawn.reader is not PromptData else ""
     if not prefix:
         return train_on(draw, place, drawn, str(file))

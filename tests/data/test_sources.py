@@ -230,7 +230,7 @@ def test_columns_like_those_of_an_agents_log_stay(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("a.jsonl.gz", b'{"prompt": "p"}\n', "is not a gzip archive, though its name says so"),
-        ("b.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99)[:-20], "is cut or damaged: fetch"),
+        ("b.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20], "is cut or damaged: fetch"),
         ("c.json", b"[]", "is empty: it holds no rows"),
         ("d.csv", b"prompt,chosen\n", "is empty: it holds no rows"),
         ("e.jsonl", b'{"prompt": "p"}\n{"prompt": "\\ud83d"}\n', "line 2 holds half of a char"),
@@ -260,7 +260,7 @@ def test_a_broken_file_is_named(name: str, content: bytes, says: str, tmp_path: 
 
 def test_gzip_under_a_plain_name_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_bytes(gzip.compress(b'{"prompt": 1}\n{"prompt": "01"}\n'))
+    file.write_bytes(gzip.compress(b'{"prompt": 1}\n{"prompt": "01"}\n', mtime=0))
     assert prompts(str(file)) == [1, "01"]
 
 
