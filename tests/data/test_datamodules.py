@@ -597,3 +597,28 @@ def test_the_format_is_said_and_can_be_forced(
     assert "the list given as source: read as alpaca; 3 rows read, 3 kept" in caplog.text
     forced = DemonstrationData(rows, format="sharegpt", val_fraction=0, tokenizer=words)
     assert "so it is not sharegpt: {conversations} is missing" in refused(forced)
+
+
+def test_rows_of_one_opening_cannot_be_split(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They fall on one side, whichever it is: said, or refused with what helps."""
+    caplog.set_level("INFO")
+    seen = set()
+    for i in range(8):
+        opening = f"green tree {i}"
+        rows = [
+            {"prompt": opening, "chosen": chosen, "rejected": "blue"}
+            for chosen in ("red", "green", "tree")
+        ]
+        data = PreferenceData(rows, tokenizer=tokenizer, val_fraction=0.5, template="raw")
+        if held_out(np.array([split_key(opening)], dtype=np.uint64), 0.5)[0]:
+            with pytest.raises(ValueError, match="begin with the same user turn; give val_source"):
+                data.setup()
+            seen.add("refused")
+        else:
+            caplog.clear()
+            data.setup()
+            assert "0 of 3 rows are held out" in caplog.text
+            seen.add("said")
+    assert seen == {"said", "refused"}

@@ -75,7 +75,7 @@ TABLE = "\n".join([",".join(ROWS[0]), *(",".join(row.values()) for row in ROWS)]
 
 
 def zipped(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(gzip.compress(text.encode()))
+    return lambda path: path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def folder(path: Path) -> None:

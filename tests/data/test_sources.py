@@ -19,6 +19,7 @@ from lightning_rlhf.data.sources import is_mixture, load_rows, local_path
 from lightning_rlhf.data.tables import read_json
 
 SIDES = {"chosen": "a", "rejected": "b"}
+CUT = gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20]  # no time: it is a test's name
 
 
 def write(file: Path, *rows: dict[str, Any]) -> Path:
@@ -230,7 +231,7 @@ def test_columns_like_those_of_an_agents_log_stay(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("a.jsonl.gz", b'{"prompt": "p"}\n', "is not a gzip archive, though its name says so"),
-        ("b.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20], "is cut or damaged: fetch"),
+        ("b.jsonl.gz", CUT, "is cut or damaged: fetch"),
         ("c.json", b"[]", "is empty: it holds no rows"),
         ("d.csv", b"prompt,chosen\n", "is empty: it holds no rows"),
         ("e.jsonl", b'{"prompt": "p"}\n{"prompt": "\\ud83d"}\n', "line 2 holds half of a char"),

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +27,7 @@ from lightning_rlhf.data.templates import ChatTemplate
 from lightning_rlhf.data.token_table import Encode, Maker, column, held_out, token_row
 from lightning_rlhf.data.tokens import TokenRow
 from lightning_rlhf.functional.processes import Processes
+from lightning_rlhf.text.display import printable
 
 
 class RowsData(LightningDataModule):
@@ -144,13 +146,30 @@ class RowsData(LightningDataModule):
         if self.val_source is not None:
             self.train_rows, self.val_rows = rows, reader.read(self.val_source)
         else:
-            is_val = held_out(column(rows, "split_key").to_numpy(), self.val_fraction)
-            self.val_rows = rows.select(np.flatnonzero(is_val))
-            self.train_rows = rows.select(np.flatnonzero(~is_val))
+            self._split(rows)
         self._made_with = self.tokenizer
+
+    def _split(self, rows: Dataset) -> None:
+        """Hold prompts out for validation.
+
+        Raises:
+            ValueError: no row is left to train on.
+        """
+        keys = column(rows, "split_key").to_numpy()
+        is_val = held_out(keys, self.val_fraction)
+        self.val_rows = rows.select(np.flatnonzero(is_val))
+        self.train_rows = rows.select(np.flatnonzero(~is_val))
+        name, one = name_of(self.source), len(rows) > 1 and len(set(keys.tolist())) == 1
         if len(self.train_rows) == 0:
-            raise ValueError(
-                f"{name_of(self.source)}: every prompt fell into validation; lower val_fraction"
+            fix = "give val_source, or val_fraction=0" if one else "lower val_fraction"
+            same = ", since all rows begin with the same user turn" * one
+            raise ValueError(f"{name}: every prompt fell into validation{same}; {fix}")
+        if one and self.val_fraction > 0:
+            rank_zero_info(
+                printable(
+                    f"{name}: 0 of {len(rows):,} rows are held out, since all begin with the same "
+                    "user turn: give val_source to validate"
+                )
             )
 
     def teardown(self, stage: str) -> None:

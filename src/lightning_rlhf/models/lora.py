@@ -54,6 +54,10 @@ class LoRA:
     alpha_pattern: dict[str, int] | None = None
     layers_to_transform: list[int] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.r, int) or self.r < 1 or not isinstance(self.alpha, int | float):
+            raise ValueError(f"LoRA needs r of 1 or more and alpha, got {self.r!r}, {self.alpha!r}")
+
     def config(self) -> LoraConfig:
         """Convert to PEFT's configuration."""
         targets = self.target_modules
