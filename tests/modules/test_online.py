@@ -331,3 +331,17 @@ def test_an_interrupted_step_is_repeated(runs: Runs, at: int) -> None:
     assert resumed.rollouts_made == 3
     for name, weight in runs.weights(whole).items():
         assert torch.equal(weight, runs.weights(resumed)[name]), name
+
+
+def test_a_new_fit_does_not_train_on_the_rollout_of_an_earlier_one(light: Runs) -> None:
+    """A fit may stop between the updates of a rollout; the next may have other prompts."""
+    module, data = light.make("ppo", rows=16)
+    assert module.updates_per_rollout > 1
+    light.trainer(max_steps=1, max_epochs=-1).fit(module, data)
+    made = module.rollouts_made
+    collected = []
+    collect = module.collect_rollout
+    module.collect_rollout = lambda batch: (collected.append(batch), collect(batch))
+    light.trainer(max_steps=1, max_epochs=-1).fit(module, data)
+    assert len(collected) == 1
+    assert module.rollouts_made == made + 1

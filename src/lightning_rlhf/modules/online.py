@@ -148,6 +148,11 @@ class OnlineModule(AlignmentModule):
         per_answer = torch.zeros(tokens.last_index.shape, device=tokens.last_index.device)
         return UpdateBatch(tokens, blank, blank, per_answer)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":  # a checkpoint brings its rollout; another fit's may have other prompts
+            self._progress = RolloutProgress()
+
     # ---- a rollout ----
 
     @property
