@@ -34,7 +34,7 @@ real: $(READY) $(MODEL)  ## the same on SmolLM2-135M in 4 bits and your own pref
 	bash examples/real.sh "$(DATA)" $(ARGS)
 
 test: $(READY) $(MODEL)  ## all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(READY)  ## style
 	$(BIN)/ruff check .

@@ -219,12 +219,14 @@ def objects(draw: random.Random) -> Any:
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """List every (container, key) in a nested value."""
-    keys = list(value) if isinstance(value, dict) else range(len(value))
-    found = [(value, key) for key in keys]
-    for key in keys:
-        if isinstance(value[key], dict | list):
-            found += places(value[key])
+    """List every (container, key) in a nested value; it may be deeper than Python calls."""
+    found, containers = [], [value]
+    while containers:
+        inside = containers.pop(0)
+        for key in list(inside) if isinstance(inside, dict) else range(len(inside)):
+            found.append((inside, key))
+            if isinstance(inside[key], dict | list):
+                containers.append(inside[key])
     return found
 
 

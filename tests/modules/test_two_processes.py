@@ -16,6 +16,7 @@ METHODS = ["SFT", "reward, rankings", "DPO with NLL", "KTO, labels", "PPO", "GRP
 ONLINE = ["PPO", "GRPO", "RLOO"]
 FIXED = ["SFT", "KTO, labels"]
 RESUMED = [*FIXED, *ONLINE]
+pytestmark = pytest.mark.xdist_group("two processes")  # one pair of processes runs them all
 TOKENS = {"name": "DPO", "rows": 80, "data": {"max_tokens": 60}}  # batches of a token budget
 STREAM = {"name": "SFT", "source": "rows.jsonl", "dropout": 0.3}
 UNEVEN: dict[str, dict[str, Any]] = {

@@ -202,7 +202,13 @@ def load_causal_lm(
     kwargs: dict[str, Any] = {"dtype": dtype}
     if quantization == "nf4":
         _refuse_prequantized(path)
-        kwargs["quantization_config"] = nf4_config(dtype, _kept_whole(skeleton(path)))
+        bare = skeleton(path)
+        if any(hasattr(module, "_rescale_layers") for module in bare.modules()):
+            raise ValueError(
+                f"{type(bare).__name__} rescales its weights between training and evaluation, "
+                "which 4-bit weights under an adapter cannot take: give quantization=None"
+            )
+        kwargs["quantization_config"] = nf4_config(dtype, _kept_whole(bare))
     if device.type != "cpu":
         kwargs["device_map"] = {"": device}
     if attention is not None:
