@@ -159,7 +159,7 @@ class RowsData(LightningDataModule):
         is_val = held_out(keys, self.val_fraction)
         self.val_rows = rows.select(np.flatnonzero(is_val))
         self.train_rows = rows.select(np.flatnonzero(~is_val))
-        name, one = name_of(self.source), len(rows) > 1 and len(set(keys.tolist())) == 1
+        name, one = name_of(self.source), len(rows) > 1 and bool(keys.min() == keys.max())
         if len(self.train_rows) == 0:
             fix = "give val_source, or val_fraction=0" if one else "lower val_fraction"
             same = ", since all rows begin with the same user turn" * one

@@ -90,7 +90,7 @@ class Columns:
         values = [row.get(source) for row in self.rows]
         try:
             return pa.chunked_array([pa.array(values)])
-        except (pa.ArrowException, OverflowError):
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
             texts = [None if v is None else json.dumps(v, default=str) for v in values]
             return pa.chunked_array([pa.array(texts, pa.json_())])
 

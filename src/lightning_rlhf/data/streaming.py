@@ -29,7 +29,7 @@ def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
     """Read the first block of a stream.
 
     Raises:
-        ValueError: it is empty or cannot be read.
+        ValueError: it is empty, cannot be read, or has rows without named columns.
     """
     try:
         block = list(islice(rows, BLOCK))
@@ -38,6 +38,10 @@ def first_rows(rows: IterableDataset, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{name} cannot be read: {reason}") from error
     if not block:
         raise ValueError(f"{name} holds no rows")
+    for number, row in enumerate(block, 1):
+        if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+            kind = type(row).__name__ if not isinstance(row, dict) else "of other names than text"
+            raise ValueError(f"{name}: row {number} is {kind}: give rows of named columns")
     return block
 
 

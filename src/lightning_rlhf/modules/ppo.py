@@ -73,8 +73,7 @@ class PPOModule(OnlineModule):
 
     Args:
         backbone: the base and its roles.
-        reward: the name of a reward role, a function ``(prompts, completions, rows) -> scores``, or
-            one or several ``Reward``.
+        reward: a role, ``(prompts, completions, rows) -> scores``, or one or more ``Reward``.
         critic: the critic and the advantages.
         sampling: how completions are drawn.
         shaping: how scores become rewards: KL, penalty, scale.
@@ -103,6 +102,8 @@ class PPOModule(OnlineModule):
             backbone, reward,
             sampling=sampling, shaping=shaping, updates=updates, sampler=sampler, lr=lr, **optim,
         )  # fmt: skip
+        if not isinstance(critic, Critic):
+            raise ValueError(f"critic takes a Critic, got {critic!r}")
         self.critic = critic
 
     def add_roles(self) -> None:
